@@ -1,0 +1,230 @@
+//! One QEMU process with its serial line and its control channel.
+//!
+//! QEMU is the client of both sockets: ours listen before it starts, so nothing it says can be
+//! missed and nobody waits for a socket file to appear. It starts with its processors stopped
+//! (`-S`); power-on is the moment [`Qemu::power_on`] lets them run. The process sits in a group of
+//! its own, so that Ctrl-C reaches the harness alone and the guest can be switched off in order,
+//! and it dies with the thread that started it (see [`crate::tools`]).
+
+use crate::clock::PowerClock;
+use crate::qmp::Qmp;
+use crate::serial::Serial;
+use crate::tools::Tools;
+use anyhow::{Context, Result, bail};
+use serde_json::json;
+use std::fs::{self, File};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+/// The program of the tools root.
+pub const PROGRAM: &str = "qemu-system-x86_64";
+/// QEMU opens its sockets before it loads anything big.
+const CONNECT: Duration = Duration::from_secs(30);
+/// How often a child's end is looked for; std has no wait with a deadline.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// A running QEMU.
+#[derive(Debug)]
+pub struct Qemu {
+    child: Child,
+    status: Option<ExitStatus>,
+    serial: Serial,
+    qmp: Option<Qmp>,
+    clock: PowerClock,
+    errors: PathBuf,
+}
+
+/// Where the sockets are. Their path must fit into `sun_path` (108 bytes, unix(7)), which a
+/// folder deep in a workspace does not, so they get a short one of their own for a moment.
+#[derive(Debug)]
+struct Sockets(PathBuf);
+
+impl Sockets {
+    fn new() -> Result<Self> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let dir = Path::new("/tmp").join(format!("vm-{}-{number}", std::process::id()));
+        fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        Ok(Self(dir))
+    }
+
+    fn listen(&self, name: &str) -> Result<UnixListener> {
+        let path = self.0.join(name);
+        let listener = UnixListener::bind(&path)
+            .with_context(|| format!("cannot listen on {}", path.display()))?;
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    }
+}
+
+impl Drop for Sockets {
+    fn drop(&mut self) {
+        // A leftover socket in /tmp is untidy and nothing more.
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+impl Qemu {
+    /// Starts QEMU with `arguments`, stopped at its first instruction. `logs` gets `serial.log`,
+    /// `qmp.log` and `qemu.err`.
+    ///
+    /// # Errors
+    /// When QEMU cannot be started or ends at once: the message is QEMU's own.
+    pub fn start(tools: &Tools, arguments: &[String], logs: &Path, serial: bool) -> Result<Self> {
+        let sockets = Sockets::new()?;
+        let control = sockets.listen("qmp")?;
+        let port = serial.then(|| sockets.listen("serial")).transpose()?;
+        let errors = logs.join("qemu.err");
+        let stderr =
+            File::create(&errors).with_context(|| format!("cannot write {}", errors.display()))?;
+        let mut command = tools.command(PROGRAM);
+        command
+            .args(["-S", "-nodefaults", "-no-user-config", "-display", "none"])
+            .args(["-mon", "chardev=qmp,mode=control", "-chardev"])
+            .arg(format!(
+                "socket,id=qmp,path={}",
+                sockets.0.join("qmp").display()
+            ));
+        if serial {
+            command.arg("-chardev").arg(format!(
+                "socket,id=serial0,path={}",
+                sockets.0.join("serial").display()
+            ));
+            command.args(["-serial", "chardev:serial0"]);
+        } else {
+            command.args(["-serial", "none"]);
+        }
+        command
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(stderr)
+            .process_group(0);
+        let child = command.spawn().context("cannot start QEMU")?;
+        let clock = PowerClock::default();
+        let mut qemu = Self {
+            child,
+            status: None,
+            serial: Serial::absent(),
+            qmp: None,
+            clock,
+            errors,
+        };
+        if let Some(port) = port {
+            let stream = qemu.accept(&port)?;
+            qemu.serial = Serial::read(stream, &logs.join("serial.log"), qemu.clock.clone())?;
+        }
+        let stream = qemu.accept(&control)?;
+        qemu.qmp = Some(Qmp::open(stream, &logs.join("qmp.log"), &qemu.clock)?);
+        Ok(qemu)
+    }
+
+    /// Lets the processors run; from here the clock counts.
+    ///
+    /// # Errors
+    /// When QEMU is gone.
+    pub fn power_on(&self) -> Result<()> {
+        self.clock.start();
+        self.qmp()?.execute("cont", json!({}))?;
+        Ok(())
+    }
+
+    /// The serial line.
+    #[must_use]
+    pub fn serial(&self) -> &Serial {
+        &self.serial
+    }
+
+    /// The control channel.
+    ///
+    /// # Errors
+    /// Only while the start is not finished.
+    pub fn qmp(&self) -> Result<&Qmp> {
+        self.qmp.as_ref().context("QEMU has no control channel yet")
+    }
+
+    /// Time since power-on.
+    #[must_use]
+    pub fn clock(&self) -> &PowerClock {
+        &self.clock
+    }
+
+    /// The exit status, once the process has ended.
+    ///
+    /// # Errors
+    /// When the child cannot be waited for.
+    pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
+        if self.status.is_none() {
+            self.status = self.child.try_wait().context("cannot wait for QEMU")?;
+        }
+        Ok(self.status)
+    }
+
+    /// Waits for the end of the process; `None` when it outlives the deadline.
+    ///
+    /// # Errors
+    /// When the child cannot be waited for.
+    pub fn wait_end(&mut self, deadline: Instant) -> Result<Option<ExitStatus>> {
+        loop {
+            if let Some(status) = self.ended()? {
+                self.serial.join();
+                return Ok(Some(status));
+            }
+            if Instant::now() >= deadline {
+                return Ok(None);
+            }
+            sleep(LOOK);
+        }
+    }
+
+    /// What QEMU wrote to its standard error.
+    #[must_use]
+    pub fn complaints(&self) -> String {
+        fs::read_to_string(&self.errors)
+            .unwrap_or_default()
+            .trim()
+            .to_owned()
+    }
+
+    /// Ends the process at once.
+    pub fn kill(&mut self) {
+        if matches!(self.ended(), Ok(None)) {
+            // Fails only when it has ended in between.
+            let _ = self.child.kill();
+            self.status = self.child.wait().ok();
+        }
+        self.serial.join();
+    }
+
+    fn accept(&mut self, listener: &UnixListener) -> Result<UnixStream> {
+        let deadline = Instant::now() + CONNECT;
+        loop {
+            match listener.accept() {
+                Ok((stream, _)) => {
+                    stream.set_nonblocking(false)?;
+                    return Ok(stream);
+                }
+                Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {}
+                Err(e) => return Err(e).context("cannot accept QEMU's connection"),
+            }
+            if let Some(status) = self.ended()? {
+                bail!("QEMU did not start ({status}): {}", self.complaints());
+            }
+            if Instant::now() >= deadline {
+                bail!("QEMU did not connect within {CONNECT:?}");
+            }
+            sleep(LOOK);
+        }
+    }
+}
+
+impl Drop for Qemu {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}

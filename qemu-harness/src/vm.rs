@@ -1,0 +1,416 @@
+//! A virtual appliance: what the machine is made of, and what can be done to it while it runs.
+//!
+//! The machine is QEMU's q35 with UEFI firmware, one virtio disk, one virtio network card behind
+//! QEMU's user-mode network with the API port forwarded, and a serial port. Nothing else is
+//! plugged in unless asked for: each device costs the firmware time and the guest a driver.
+
+use crate::accel::FIRMWARE;
+use crate::api::Api;
+use crate::host::{Host, Place};
+use crate::qemu::{PROGRAM, Qemu};
+use crate::qmp::Qmp;
+use crate::serial::{Seen, Serial};
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Value, json};
+use std::fs;
+use std::net::TcpListener;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// The port of the runtime inside the guest.
+pub const GUEST_PORT: u16 = 8000;
+
+/// How the machine is connected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Network {
+    /// No network card.
+    None,
+    /// QEMU's user-mode network, the API on this port of the host's loopback; a free one if `None`.
+    User(Option<u16>),
+}
+
+/// What the machine is made of.
+#[derive(Debug, Clone)]
+pub struct VmConfig {
+    /// Memory in MiB.
+    pub memory_mib: u32,
+    /// Processors.
+    pub cpus: u32,
+    /// How it is connected.
+    pub network: Network,
+    /// Whether it has a serial port.
+    pub serial: bool,
+    /// Whether a reset of the guest boots again; otherwise it ends QEMU.
+    pub reboots: bool,
+    /// Whether it has an i6300ESB watchdog that resets it.
+    pub watchdog: bool,
+    /// SMBIOS type 11 strings.
+    pub oem_strings: Vec<String>,
+    /// fw_cfg files: name and content.
+    pub fw_cfg: Vec<(String, String)>,
+}
+
+impl Default for VmConfig {
+    fn default() -> Self {
+        Self {
+            memory_mib: 1024,
+            cpus: 2,
+            network: Network::User(None),
+            serial: true,
+            reboots: false,
+            watchdog: false,
+            oem_strings: Vec::new(),
+            fw_cfg: Vec::new(),
+        }
+    }
+}
+
+impl VmConfig {
+    /// Appends to the kernel command line of the UKI, as a VM host can (systemd-stub(7)).
+    #[must_use]
+    pub fn kernel_argument(mut self, argument: &str) -> Self {
+        self.oem_strings
+            .push(format!("io.systemd.stub.kernel-cmdline-extra={argument}"));
+        self
+    }
+
+    /// Hands a credential in through SMBIOS.
+    #[must_use]
+    pub fn credential(mut self, name: &str, value: &str) -> Self {
+        self.oem_strings
+            .push(format!("io.systemd.credential:{name}={value}"));
+        self
+    }
+
+    fn arguments(
+        &self,
+        host: &Host,
+        disk: &Path,
+        variables: &Path,
+        port: Option<u16>,
+    ) -> Vec<String> {
+        let mut words = host.accel.arguments();
+        let mut add = |option: &str, value: String| words.extend([option.to_owned(), value]);
+        add("-machine", "q35,smm=off,vmport=off,hpet=off".into());
+        add("-m", self.memory_mib.to_string());
+        add("-smp", self.cpus.to_string());
+        let firmware = "if=pflash,format=raw,unit=0,readonly=on";
+        add("-drive", format!("{firmware},file={FIRMWARE}"));
+        let store = "if=pflash,format=raw,unit=1";
+        add(
+            "-drive",
+            format!("{store},file={}", option_value(variables)),
+        );
+        let drive = "if=none,id=disk0,format=raw,discard=unmap";
+        add("-drive", format!("{drive},file={}", option_value(disk)));
+        add("-device", "virtio-blk-pci,drive=disk0,bootindex=0".into());
+        if self.network != Network::None {
+            let forward = port.map_or_else(String::new, |port| {
+                format!(",hostfwd=tcp:127.0.0.1:{port}-:{GUEST_PORT}")
+            });
+            add("-netdev", format!("user,id=net0{forward}"));
+            // No boot ROM: the firmware would try to boot from the network first.
+            add(
+                "-device",
+                "virtio-net-pci,netdev=net0,id=nic0,romfile=".into(),
+            );
+        }
+        if self.watchdog {
+            add("-device", "i6300esb,id=watchdog0".into());
+            add("-action", "watchdog=reset".into());
+        }
+        for text in &self.oem_strings {
+            add(
+                "-smbios",
+                format!("type=11,value={}", text.replace(',', ",,")),
+            );
+        }
+        for (name, text) in &self.fw_cfg {
+            add(
+                "-fw_cfg",
+                format!("name={name},string={}", text.replace(',', ",,")),
+            );
+        }
+        if !self.reboots {
+            words.push("-no-reboot".into());
+        }
+        words
+    }
+}
+
+/// QEMU reads `,` in an option value as its end; a doubled one stands for itself.
+fn option_value(path: &Path) -> String {
+    path.display().to_string().replace(',', ",,")
+}
+
+/// How a machine ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ended {
+    /// QEMU's reason: `guest-shutdown`, `guest-reset`, `host-qmp-quit`, ...
+    pub reason: String,
+}
+
+/// A machine that is switched on. Dropping it pulls the plug.
+#[derive(Debug)]
+pub struct Vm {
+    qemu: Qemu,
+    api: Option<Api>,
+    _place: Place,
+}
+
+impl Vm {
+    /// Starts a machine from a disk and firmware variables that belong to it alone.
+    ///
+    /// # Errors
+    /// When something is missing or in use; the message names it.
+    pub fn start(
+        host: &Host,
+        config: &VmConfig,
+        disk: &Path,
+        variables: &Path,
+        logs: &Path,
+    ) -> Result<Self> {
+        for file in [disk, variables, &host.tools.file(FIRMWARE)] {
+            ensure!(file.is_file(), "{} is missing", file.display());
+        }
+        let port = match config.network {
+            Network::None => None,
+            Network::User(wanted) => Some(free_port(wanted)?),
+        };
+        let arguments = config.arguments(host, disk, variables, port);
+        write_replay(host, config, &arguments, logs)?;
+        let place = host.place()?;
+        let qemu = Qemu::start(&host.tools, &arguments, logs, config.serial)
+            .map_err(|error| explain(error, port))?;
+        qemu.power_on()?;
+        Ok(Self {
+            qemu,
+            api: port.map(Api::new),
+            _place: place,
+        })
+    }
+
+    /// The serial line.
+    #[must_use]
+    pub fn serial(&self) -> &Serial {
+        self.qemu.serial()
+    }
+
+    /// The control channel.
+    ///
+    /// # Errors
+    /// Never for a started machine.
+    pub fn qmp(&self) -> Result<&Qmp> {
+        self.qemu.qmp()
+    }
+
+    /// The runtime's API.
+    ///
+    /// # Errors
+    /// When the machine has no network.
+    pub fn api(&self) -> Result<&Api> {
+        self.api.as_ref().context("this machine has no network")
+    }
+
+    /// Host time since power-on.
+    #[must_use]
+    pub fn elapsed(&self) -> Duration {
+        self.qemu.clock().elapsed()
+    }
+
+    /// The moment `at` after power-on.
+    #[must_use]
+    pub fn instant(&self, at: Duration) -> Instant {
+        self.qemu.clock().instant(at)
+    }
+
+    /// Waits for an event from serial line `from` on, at most `within`.
+    ///
+    /// # Errors
+    /// When it does not come; the message quotes the end of the serial log.
+    pub fn wait(
+        &self,
+        from: usize,
+        name: &str,
+        fields: &[(&str, &str)],
+        within: Duration,
+    ) -> Result<Seen> {
+        self.serial()
+            .wait_for(from, Instant::now() + within, name, fields)
+    }
+
+    /// Waits for health over the API, and gives its body.
+    ///
+    /// # Errors
+    /// When it does not come within `within`.
+    pub fn wait_healthy(&self, within: Duration) -> Result<Value> {
+        let deadline = Instant::now() + within;
+        let step = Duration::from_millis(50);
+        let patience = Duration::from_secs(5);
+        self.api()?
+            .wait_healthy(deadline, step, patience)
+            .with_context(|| self.serial().quote_end(0))
+    }
+
+    /// Presses the power button (ACPI).
+    ///
+    /// # Errors
+    /// When QEMU is gone.
+    pub fn power_button(&self) -> Result<()> {
+        self.qmp()?.execute("system_powerdown", json!({}))?;
+        Ok(())
+    }
+
+    /// Presses the power button and waits for the guest to switch itself off.
+    ///
+    /// # Errors
+    /// When it does not within `within`, or ends otherwise.
+    pub fn power_down(&mut self, within: Duration) -> Result<()> {
+        self.power_button()?;
+        let ended = self.wait_end(within)?;
+        ensure!(
+            ended.reason == "guest-shutdown",
+            "the machine did not power off but ended by {}\n{}",
+            ended.reason,
+            self.serial().quote_end(0)
+        );
+        Ok(())
+    }
+
+    /// Presses the reset button.
+    ///
+    /// # Errors
+    /// When QEMU is gone.
+    pub fn reset(&self) -> Result<()> {
+        self.qmp()?.execute("system_reset", json!({}))?;
+        Ok(())
+    }
+
+    /// Plugs the network cable in or out.
+    ///
+    /// # Errors
+    /// When the machine has no network card.
+    pub fn set_link(&self, up: bool) -> Result<()> {
+        self.qmp()?
+            .execute("set_link", json!({"name": "nic0", "up": up}))?;
+        Ok(())
+    }
+
+    /// Pulls the plug.
+    pub fn kill(&mut self) {
+        self.qemu.kill();
+    }
+
+    /// Whether QEMU still runs.
+    ///
+    /// # Errors
+    /// When the process cannot be looked at.
+    pub fn is_on(&mut self) -> Result<bool> {
+        Ok(self.qemu.ended()?.is_none())
+    }
+
+    /// Waits for the machine to end by itself: power-off, or a reset when it may not reboot.
+    ///
+    /// # Errors
+    /// When it still runs after `within`.
+    pub fn wait_end(&mut self, within: Duration) -> Result<Ended> {
+        let deadline = Instant::now() + within;
+        if self.qemu.wait_end(deadline)?.is_none() {
+            bail!(
+                "the machine still runs after {} s\n{}",
+                within.as_secs(),
+                self.serial().quote_end(0)
+            );
+        }
+        // The control channel is read to its end by now, or will be in a moment.
+        let reason = self
+            .qmp()?
+            .wait_event(0, Instant::now() + Duration::from_secs(5), "SHUTDOWN")
+            .and_then(|event| Some(event.data.get("reason")?.as_str()?.to_owned()))
+            .unwrap_or_else(|| format!("QEMU's end: {}", self.qemu.complaints()));
+        Ok(Ended { reason })
+    }
+}
+
+/// A port of the loopback that can be listened on, or an error that names the one wanted.
+fn free_port(wanted: Option<u16>) -> Result<u16> {
+    let listener = TcpListener::bind(("127.0.0.1", wanted.unwrap_or(0))).map_err(|error| {
+        let port = wanted.unwrap_or(0);
+        anyhow::Error::new(error).context(format!(
+            "port {port} of 127.0.0.1 cannot be used for the API; stop what listens there \
+             (`ss -ltnp sport = :{port}` names it) or choose another with --port"
+        ))
+    })?;
+    Ok(listener.local_addr()?.port())
+}
+
+/// Between our look at the port and QEMU's, somebody else may have taken it.
+fn explain(error: anyhow::Error, port: Option<u16>) -> anyhow::Error {
+    match port {
+        Some(port) if format!("{error:#}").contains("host forwarding") => {
+            error.context(format!("port {port} of 127.0.0.1 is in use"))
+        }
+        _ => error,
+    }
+}
+
+fn write_replay(host: &Host, config: &VmConfig, arguments: &[String], logs: &Path) -> Result<()> {
+    let quoted: Vec<String> = arguments.iter().map(|word| shell_word(word)).collect();
+    let console = if config.serial {
+        "-serial mon:stdio"
+    } else {
+        "-serial none -monitor stdio"
+    };
+    let script = format!(
+        "#!/bin/sh\n# Boots this machine again; its disk and variables go on from where they are.\n\
+         # With a serial port: Ctrl-a x ends it, Ctrl-a c is QEMU's monitor.\n\
+         cd {} || exit 1\nexec cargo vm tools {PROGRAM} -nodefaults -no-user-config -display none \
+         {console} \\\n  {}\n",
+        shell_word(&host.paths.workspace.display().to_string()),
+        quoted.join(" ")
+    );
+    let path = logs.join("replay.sh");
+    fs::write(&path, script).with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn shell_word(word: &str) -> String {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_./=,:@%+".contains(&b);
+    if !word.is_empty() && word.bytes().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_in_use_is_named() {
+        let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = taken.local_addr().expect("an address").port();
+        let error = free_port(Some(port)).expect_err("it is taken");
+        assert!(
+            format!("{error:#}").contains(&format!("port {port} ")),
+            "{error:#}"
+        );
+        assert_ne!(free_port(None).expect("some port"), 0);
+    }
+
+    #[test]
+    fn words_survive_the_shell() {
+        assert_eq!(shell_word("-smp"), "-smp");
+        assert_eq!(shell_word(""), "''");
+        assert_eq!(shell_word("a b'c"), r"'a b'\''c'");
+    }
+
+    #[test]
+    fn kernel_arguments_go_through_the_stub() {
+        let config = VmConfig::default().kernel_argument("astromesh.x=1");
+        assert_eq!(
+            config.oem_strings,
+            ["io.systemd.stub.kernel-cmdline-extra=astromesh.x=1"]
+        );
+    }
+}
