@@ -1,13 +1,18 @@
 //! The verbs of the command line that make things: `image` and `lock`.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 
-use anyhow::{Result, bail};
-use lexopt::prelude::Value;
+use anyhow::{Context, Result, bail};
+use lexopt::ValueExt;
+use lexopt::prelude::{Long, Value};
 
+use crate::image::{self, ImageOptions, Kind};
 use crate::lock::{self, Resolve};
 use crate::paths::Paths;
+use crate::reproduce;
 use crate::tools::Tools;
+use crate::wheels;
 
 /// `cargo vm tools PROGRAM [ARGUMENT...]`: runs a program of the tools root.
 ///
@@ -24,6 +29,47 @@ pub fn tools(arguments: Vec<OsString>) -> Result<()> {
         .args(arguments)
         .status()?;
     std::process::exit(status.code().unwrap_or(1));
+}
+
+/// `cargo vm image [--out DIR] [--version VERSION] [--init FILE] [--config FILE]
+/// [--append ARGUMENT]... [--control | --floor] [--verify-reproducible]`: builds the image.
+///
+/// # Errors
+/// When an option is unknown or the image cannot be built.
+pub fn image(arguments: Vec<OsString>) -> Result<()> {
+    let mut options = ImageOptions::default();
+    let mut verify = false;
+    let mut parser = lexopt::Parser::from_args(arguments);
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Long("out") => options.out = Some(absolute(parser.value()?)?),
+            Long("init") => options.init = Some(absolute(parser.value()?)?),
+            Long("config") => options.config = Some(absolute(parser.value()?)?),
+            Long("version") => options.version = parser.value()?.string()?,
+            Long("append") => options.command_line.push(parser.value()?.string()?),
+            Long("control") => options.kind = Kind::Control,
+            Long("floor") => options.kind = Kind::Floor,
+            Long("verify-reproducible") => verify = true,
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    let paths = Paths::discover()?;
+    let tools = Tools::prepare(&paths)?;
+    let image = image::build(&paths, &tools, &options)?;
+    for file in image.files() {
+        println!("{}", file.display());
+    }
+    println!("roothash {}", image.roothash);
+    if verify {
+        let count = reproduce::verify(&paths, &tools, &options)?;
+        println!("built twice: {count} files are the same to the byte");
+    }
+    Ok(())
+}
+
+fn absolute(value: OsString) -> Result<PathBuf> {
+    let path = PathBuf::from(value);
+    std::path::absolute(&path).with_context(|| format!("`{}` is no path", path.display()))
 }
 
 /// `cargo vm lock [tools|packages|control|wheels]...`: renews lock files; all when none is named.
@@ -53,6 +99,8 @@ pub fn lock(arguments: Vec<OsString>) -> Result<()> {
         .filter(|name| wanted.is_empty() || wanted.iter().any(|w| w == name))
     {
         if name == "wheels" {
+            let changes = wheels::renew(&paths, &Tools::prepare(&paths)?)?;
+            print!("requirements.lock\n{changes}");
             continue;
         }
         let how = if name == "tools" {

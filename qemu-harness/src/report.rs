@@ -1,0 +1,114 @@
+//! What a build says about itself: the manifest and the bill of materials.
+//!
+//! Both hold nothing that differs between two builds of the same inputs: no time, no host, no
+//! random serial number.
+
+use std::fs;
+
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+
+use crate::fetch::sha256_file;
+use crate::image::{IMAGE_ID, Image};
+use crate::rootfs::{Base, Inputs, versions};
+
+/// Writes the manifest: every file of the image with size and hash, and what was locked.
+///
+/// # Errors
+/// When a file of the image cannot be read.
+pub fn manifest(image: &Image, inputs: &Inputs, base: &Base) -> Result<()> {
+    let mut files = Vec::new();
+    for path in image
+        .files()
+        .into_iter()
+        .filter(|path| *path != image.manifest)
+    {
+        let size = fs::metadata(path)
+            .with_context(|| format!("no file {}", path.display()))?
+            .len();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        files.push(json!({"name": name, "size": size, "sha256": sha256_file(path)?}));
+    }
+    let manifest = json!({
+        "image": IMAGE_ID,
+        "version": image.version,
+        "roothash": image.roothash,
+        "kernel": base.kernel,
+        "files": files,
+        "locked": versions(inputs),
+    });
+    fs::write(&image.manifest, format!("{manifest:#}\n"))
+        .with_context(|| format!("cannot write {}", image.manifest.display()))
+}
+
+/// Writes the bill of materials in CycloneDX 1.6, with a package URL for each component.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn sbom(image: &Image, inputs: &Inputs, kernel: &str) -> Result<()> {
+    let mut components: Vec<Value> = Vec::new();
+    for package in &inputs.packages.packages {
+        components.push(json!({
+            "type": if package.name.starts_with("linux-image") { "operating-system" } else { "library" },
+            "name": package.name,
+            "version": package.version,
+            "purl": format!("pkg:deb/debian/{}@{}?arch=amd64&distro=trixie", package.name, escape(&package.version)),
+            "hashes": [{"alg": "SHA-256", "content": package.sha256}],
+        }));
+    }
+    for wheel in &inputs.wheels.list {
+        components.push(json!({
+            "type": "library",
+            "name": wheel.name,
+            "version": wheel.version,
+            "purl": format!("pkg:pypi/{}@{}", wheel.name, escape(&wheel.version)),
+            "hashes": [{"alg": "SHA-256", "content": wheel.sha256}],
+        }));
+    }
+    components.push(json!({
+        "type": "application",
+        "name": "astromesh-init",
+        "version": env!("CARGO_PKG_VERSION"),
+        "licenses": [{"license": {"id": "Apache-2.0"}}],
+    }));
+    let sbom = json!({
+        "bomFormat": "CycloneDX",
+        "specVersion": "1.6",
+        "version": 1,
+        "metadata": {
+            "component": {
+                "type": "operating-system",
+                "name": IMAGE_ID,
+                "version": image.version,
+                "properties": [{"name": "kernel", "value": kernel}],
+            },
+        },
+        "components": components,
+    });
+    fs::write(&image.sbom, format!("{sbom:#}\n"))
+        .with_context(|| format!("cannot write {}", image.sbom.display()))
+}
+
+/// Percent-encoding for the version in a package URL.
+fn escape(version: &str) -> String {
+    version
+        .chars()
+        .map(|c| {
+            if c.is_ascii_alphanumeric() || ".-_~".contains(c) {
+                c.to_string()
+            } else {
+                format!("%{:02X}", u32::from(c))
+            }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_escaped_in_addresses() {
+        assert_eq!(escape("1:1.3.dfsg+really-2~x"), "1%3A1.3.dfsg%2Breally-2~x");
+    }
+}

@@ -1,0 +1,49 @@
+//! Whether two builds of the same inputs give the same bytes.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+
+use crate::fetch::sha256_file;
+use crate::image::{self, Image, ImageOptions};
+use crate::paths::Paths;
+use crate::tools::Tools;
+use crate::tree;
+
+/// Builds the image twice from nothing but locked downloads, in two folders with names of
+/// different length, and compares every file; gives how many there are.
+///
+/// # Errors
+/// Names the files that differ; both builds are then kept for a look.
+pub fn verify(paths: &Paths, tools: &Tools, options: &ImageOptions) -> Result<usize> {
+    let place = paths.out.join("reproduce");
+    tree::remove(&place)?;
+    let one = build(paths, tools, options, &place.join("one"))?;
+    let two = build(paths, tools, options, &place.join("the-other"))?;
+    let mut differ = Vec::new();
+    for (a, b) in one.files().into_iter().zip(two.files()) {
+        if sha256_file(a)? != sha256_file(b)? {
+            differ.push(format!("{} and {}", a.display(), b.display()));
+        }
+    }
+    if !differ.is_empty() {
+        bail!(
+            "two builds of the same inputs differ:\n  {}",
+            differ.join("\n  ")
+        );
+    }
+    let count = one.files().len();
+    tree::remove(&place)?;
+    Ok(count)
+}
+
+fn build(paths: &Paths, tools: &Tools, options: &ImageOptions, place: &Path) -> Result<Image> {
+    fs::create_dir_all(place).with_context(|| format!("cannot make {}", place.display()))?;
+    let options = ImageOptions {
+        out: Some(place.join("image")),
+        scratch: Some(place.join("base")),
+        ..options.clone()
+    };
+    image::build(paths, tools, &options)
+}

@@ -1,0 +1,475 @@
+//! The base: everything of the image that does not depend on our own binary.
+//!
+//! Three trees, made once per set of inputs and kept in the cache by the hash of those inputs:
+//!
+//! - `root`: what the root file system will hold, but for init, its configuration and os-release;
+//! - `initramfs`: the kernel modules of the initramfs;
+//! - `boot`: kernel, UKI stub and loader, laid out where mkosi looks for them.
+//!
+//! `root` is filled by taking, not by removing: the interpreter, its standard library without
+//! what an appliance never imports, the runtime's wheels, and then the shared libraries that
+//! these files ask for. A library that is asked for and not in a locked package is an error.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::thread;
+
+use anyhow::{Context, Result, bail, ensure};
+use sha2::{Digest, Sha256};
+
+use crate::elf;
+use crate::fetch;
+use crate::lock::{Lock, hex};
+use crate::modules::Kernel;
+use crate::node;
+use crate::paths::Paths;
+use crate::tools::{Tools, run};
+use crate::tree;
+use crate::wheels::Wheels;
+
+/// Changed whenever this file makes other trees from the same inputs.
+const RECIPE: &str = "1";
+/// The folder of Debian's shared libraries.
+const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
+/// The interpreter of trixie.
+pub const PYTHON: &str = "python3.13";
+/// Where the runtime's packages are.
+pub const SITE: &str = "opt/astromesh/venv/lib/python3.13/site-packages";
+
+/// Parts of the standard library that an appliance never imports: development, documentation,
+/// terminals, and the sources of what is compiled elsewhere.
+const STDLIB_WITHOUT: [&str; 14] = [
+    "__pycache__",
+    "config-3.13-x86_64-linux-gnu",
+    "curses",
+    "dbm",
+    "ensurepip",
+    "idlelib",
+    "lib2to3",
+    "pydoc_data",
+    "sitecustomize.py",
+    "test",
+    "tkinter",
+    "turtle.py",
+    "turtledemo",
+    "venv",
+];
+/// Compiled parts of it, likewise: terminals and old databases, whose libraries would come along.
+const DYNLOAD_WITHOUT: [&str; 6] = ["_curses", "_dbm", "_gdbm", "_test", "_tkinter", "readline"];
+
+/// The three trees and what they were made from.
+#[derive(Debug, Clone)]
+pub struct Base {
+    /// What the root will hold.
+    pub root: PathBuf,
+    /// Modules of the initramfs.
+    pub initramfs: PathBuf,
+    /// Kernel, stub and loader.
+    pub boot: PathBuf,
+    /// Release of the kernel.
+    pub kernel: String,
+    /// Hash of all inputs.
+    pub digest: String,
+}
+
+/// What a base is made from.
+#[derive(Debug)]
+pub struct Inputs {
+    /// Packages of the image.
+    pub packages: Lock,
+    /// Wheels of the runtime.
+    pub wheels: Wheels,
+}
+
+impl Inputs {
+    /// Reads the lock files.
+    ///
+    /// # Errors
+    /// When one is missing or malformed.
+    pub fn read(paths: &Paths) -> Result<Self> {
+        Ok(Self {
+            packages: Lock::read(&paths.image_definition().join("packages.lock"))?,
+            wheels: Wheels::read(paths)?,
+        })
+    }
+
+    fn digest(&self, paths: &Paths, tools: &Tools) -> Result<String> {
+        let image = paths.image_definition();
+        let mut hash = Sha256::new();
+        for text in [
+            RECIPE,
+            tools.digest(),
+            &self.packages.digest(),
+            &self.wheels.digest(),
+        ] {
+            hash.update(text);
+            hash.update("\n");
+        }
+        for part in [
+            "rootfs",
+            "astromesh-node",
+            "dist",
+            "modules.initramfs.list",
+            "modules.root.list",
+        ] {
+            tree::hash_into(&image.join(part), &mut hash)?;
+        }
+        Ok(hex(&hash.finalize()))
+    }
+}
+
+/// Makes the base, or finds it in the cache; `store` is another folder to make it in, for
+/// whoever wants to see it made twice.
+///
+/// # Errors
+/// When packages or wheels are not to be had, or do not fit together.
+pub fn base(paths: &Paths, tools: &Tools, inputs: &Inputs, store: Option<&Path>) -> Result<Base> {
+    let digest = inputs.digest(paths, tools)?;
+    let store = store
+        .map_or_else(|| paths.cache.join("base"), Path::to_path_buf)
+        .join(&digest[..16]);
+    fs::create_dir_all(&store).with_context(|| format!("cannot make {}", store.display()))?;
+    let guard = File::create(store.join("lock"))
+        .with_context(|| format!("cannot write in {}", store.display()))?;
+    guard
+        .lock()
+        .with_context(|| format!("cannot lock {}", store.display()))?;
+    let done = store.join("base");
+    if !done.is_dir() {
+        let debs = fetch::packages(paths, &inputs.packages)?;
+        eprintln!("making the base of the image");
+        let work = store.join("work");
+        for folder in [&work, &store.join("base.new")] {
+            tree::remove(folder)?;
+        }
+        let made = make(paths, tools, inputs, &debs, &work, &store.join("base.new"))
+            .with_context(|| format!("cannot make the base of the image in {}", store.display()));
+        tree::remove(&work)?;
+        made?;
+        fs::rename(store.join("base.new"), &done)?;
+    }
+    let kernel =
+        fs::read_to_string(done.join("kernel")).context("the cached base names no kernel")?;
+    Ok(Base {
+        root: done.join("root"),
+        initramfs: done.join("initramfs"),
+        boot: done.join("boot"),
+        kernel,
+        digest,
+    })
+}
+
+fn make(
+    paths: &Paths,
+    tools: &Tools,
+    inputs: &Inputs,
+    debs: &[PathBuf],
+    work: &Path,
+    to: &Path,
+) -> Result<()> {
+    let image = paths.image_definition();
+    fetch::unpack(debs, work)?;
+    let (root, initramfs, boot) = (to.join("root"), to.join("initramfs"), to.join("boot"));
+    for folder in [&root, &initramfs, &boot] {
+        fs::create_dir_all(folder)?;
+    }
+    skeleton(&root)?;
+    tree::copy(&image.join("rootfs"), &root)?;
+    certificates(work, &root)?;
+    python(work, &root)?;
+    inputs.wheels.install(paths, tools, &root.join(SITE))?;
+    virtual_environment(&root, inputs)?;
+    node::install(paths, tools, &root)?;
+    tree::prune(&root.join(SITE), &|path| {
+        let name = path.file_name().unwrap_or_default();
+        // Launchers with the shebang of the machine that built, compiled files of another
+        // interpreter, and type stubs.
+        name == "__pycache__"
+            || path == root.join(SITE).join("bin")
+            || path.extension().is_some_and(|ext| ext == "pyi")
+    })?;
+    libraries(work, &root)?;
+
+    let kernel = Kernel::read(tools, work)?;
+    let lists = [
+        image.join("modules.initramfs.list"),
+        image.join("modules.root.list"),
+    ];
+    kernel.stage(tools, &lists[..1], &initramfs)?;
+    kernel.stage(tools, &lists, &root)?;
+    boot_files(work, &boot, &kernel.release)?;
+
+    tree::normalise(
+        &root,
+        &[
+            "usr/bin/astromeshd",
+            "usr/bin/python3.13",
+            "usr/lib64/ld-linux-x86-64.so.2",
+        ],
+    )?;
+    tree::normalise(&initramfs, &[])?;
+    compile(tools, &root)?;
+    fs::write(to.join("kernel"), &kernel.release)?;
+    Ok(())
+}
+
+/// Folders and links that exist before anything is put in.
+fn skeleton(root: &Path) -> Result<()> {
+    for folder in [
+        "dev",
+        "efi",
+        "etc",
+        "opt",
+        "proc",
+        "run",
+        "sys",
+        "tmp",
+        "usr/bin",
+        "usr/lib",
+        "usr/lib64",
+        "usr/sbin",
+        "var",
+    ] {
+        fs::create_dir_all(root.join(folder))?;
+    }
+    for name in ["bin", "sbin", "lib", "lib64"] {
+        symlink(format!("usr/{name}"), root.join(name))?;
+    }
+    fs::create_dir_all(root.join("etc"))?;
+    symlink("/run/resolv.conf", root.join("etc/resolv.conf"))?;
+    symlink("/proc/self/mounts", root.join("etc/mtab"))?;
+    Ok(())
+}
+
+/// The bundle that TLS libraries read, as Debian's script would have made it.
+fn certificates(work: &Path, root: &Path) -> Result<()> {
+    let folder = work.join("usr/share/ca-certificates/mozilla");
+    let mut files: Vec<PathBuf> = fs::read_dir(&folder)
+        .with_context(|| format!("no certificates in {}", folder.display()))?
+        .flatten()
+        .map(|e| e.path())
+        .collect();
+    files.sort();
+    let mut bundle = String::new();
+    for file in files {
+        let text =
+            fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        bundle.push_str(text.trim_end());
+        bundle.push('\n');
+    }
+    ensure!(
+        bundle.matches("BEGIN CERTIFICATE").count() > 50,
+        "the certificate package holds too few certificates"
+    );
+    let target = root.join("etc/ssl/certs");
+    fs::create_dir_all(&target)?;
+    fs::write(target.join("ca-certificates.crt"), bundle)?;
+    // Where OpenSSL as Debian builds it looks by default.
+    fs::create_dir_all(root.join("usr/lib/ssl"))?;
+    symlink("/etc/ssl/certs", root.join("usr/lib/ssl/certs"))?;
+    symlink(
+        "/etc/ssl/certs/ca-certificates.crt",
+        root.join("usr/lib/ssl/cert.pem"),
+    )?;
+    Ok(())
+}
+
+fn python(work: &Path, root: &Path) -> Result<()> {
+    let binary = format!("usr/bin/{PYTHON}");
+    fs::copy(work.join(&binary), root.join(&binary))
+        .with_context(|| format!("the packages hold no /{binary}"))?;
+    let library = format!("usr/lib/{PYTHON}");
+    tree::copy(&work.join(&library), &root.join(&library))?;
+    let top = root.join(&library);
+    let dynload = top.join("lib-dynload");
+    tree::prune(&top, &|path| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        (path.parent() == Some(&top) && STDLIB_WITHOUT.contains(&name.as_ref()))
+            || name == "__pycache__"
+            || (path.parent() == Some(&dynload)
+                && DYNLOAD_WITHOUT.iter().any(|start| name.starts_with(start)))
+    })
+}
+
+fn virtual_environment(root: &Path, inputs: &Inputs) -> Result<()> {
+    let venv = root.join("opt/astromesh/venv");
+    fs::create_dir_all(venv.join("bin"))?;
+    symlink(format!("/usr/bin/{PYTHON}"), venv.join("bin/python3"))?;
+    symlink("python3", venv.join("bin/python"))?;
+    let package = format!("{PYTHON}-minimal");
+    let version = &inputs
+        .packages
+        .get(&package)
+        .with_context(|| format!("{package} is not locked"))?
+        .version;
+    let version = version.split('-').next().unwrap_or(version);
+    fs::write(
+        venv.join("pyvenv.cfg"),
+        format!("home = /usr/bin\ninclude-system-site-packages = false\nversion = {version}\n"),
+    )?;
+    Ok(())
+}
+
+/// Copies the shared libraries that the files of `root` ask for, and those that these ask for.
+fn libraries(work: &Path, root: &Path) -> Result<()> {
+    fs::create_dir_all(root.join(LIBRARIES))?;
+    let mut queue: Vec<PathBuf> = tree::files(root)?;
+    let mut present: BTreeSet<String> = queue
+        .iter()
+        .filter_map(|path| path.file_name())
+        .map(|name| name.to_string_lossy().into_owned())
+        .collect();
+    while let Some(path) = queue.pop() {
+        let Some(links) = elf_links(&path)? else {
+            continue;
+        };
+        for name in links.needed {
+            // The loader is a library too, at the place the interpreters name.
+            if name.starts_with("ld-linux") || !present.insert(name.clone()) {
+                continue;
+            }
+            let source = work.join(LIBRARIES).join(&name);
+            ensure!(
+                source.exists(),
+                "{} needs {name}, which no package of image/packages.lock has: add the package to \
+                 image/packages.list and run `cargo vm lock packages`",
+                path.strip_prefix(root).unwrap_or(&path).display()
+            );
+            let target = root.join(LIBRARIES).join(&name);
+            fs::copy(&source, &target)
+                .with_context(|| format!("cannot copy {}", source.display()))?;
+            queue.push(target);
+        }
+        if let Some(interpreter) = links.interpreter {
+            ensure!(
+                interpreter == "/lib64/ld-linux-x86-64.so.2",
+                "{} asks for the loader {interpreter}, which is not that of Debian",
+                path.display()
+            );
+        }
+    }
+    let loader = "usr/lib64/ld-linux-x86-64.so.2";
+    fs::copy(work.join(loader), root.join(loader)).context("libc6 holds no loader")?;
+    Ok(())
+}
+
+fn elf_links(path: &Path) -> Result<Option<elf::Links>> {
+    if fs::symlink_metadata(path)?.is_symlink() {
+        return Ok(None);
+    }
+    let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    if !elf::is_elf(&bytes) {
+        return Ok(None);
+    }
+    elf::links(&bytes)
+        .with_context(|| format!("cannot read the ELF file {}", path.display()))
+        .map(Some)
+}
+
+/// Kernel, stub and loader where mkosi looks for them. The index files are there, empty and
+/// newer than the kernel, so that mkosi does not look for depmod in the image.
+fn boot_files(work: &Path, boot: &Path, release: &str) -> Result<()> {
+    let modules = boot.join("usr/lib/modules").join(release);
+    fs::create_dir_all(&modules)?;
+    let kernel = work.join(format!("boot/vmlinuz-{release}"));
+    fs::copy(&kernel, modules.join("vmlinuz"))
+        .with_context(|| format!("no kernel at {}", kernel.display()))?;
+    for name in [
+        "modules.dep",
+        "modules.dep.bin",
+        "modules.symbols",
+        "modules.symbols.bin",
+    ] {
+        fs::write(modules.join(name), "")?;
+    }
+    let efi = "usr/lib/systemd/boot/efi";
+    fs::create_dir_all(boot.join(efi))?;
+    for name in [
+        "systemd-bootx64.efi",
+        "linuxx64.efi.stub",
+        "addonx64.efi.stub",
+    ] {
+        fs::copy(work.join(efi).join(name), boot.join(efi).join(name))
+            .with_context(|| format!("systemd-boot-efi holds no {name}"))?;
+    }
+    tree::normalise(boot, &[])
+}
+
+/// Compiles all of Python to bytecode, next to its source.
+///
+/// `unchecked-hash`: the interpreter takes the bytecode without looking at the source's time or
+/// contents, which the verified root makes safe. The tools root's interpreter is of the same
+/// version. One process per tree, each in a fixed order: what a process has seen before shows in
+/// the bytecode it writes (interned strings are shared or not), so the order must not change.
+fn compile(tools: &Tools, root: &Path) -> Result<()> {
+    let tag = run(tools.command("python3").args([
+        "-c",
+        "import sys; print('python%d.%d' % sys.version_info[:2])",
+    ]))?;
+    if tag.trim() != PYTHON {
+        bail!(
+            "the tools root has {}, the image {PYTHON}: bytecode of one is not for the other",
+            tag.trim()
+        );
+    }
+    let trees = [format!("usr/lib/{PYTHON}"), SITE.to_owned()];
+    thread::scope(|scope| {
+        let handles: Vec<_> = trees
+            .iter()
+            .map(|tree| {
+                scope.spawn(move || {
+                    let mut command = tools.command("python3");
+                    command.env("PYTHONHASHSEED", "0");
+                    command.args([
+                        "-m",
+                        "compileall",
+                        "-q",
+                        "-j",
+                        "1",
+                        "--invalidation-mode",
+                        "unchecked-hash",
+                    ]);
+                    run(command
+                        .arg("-s")
+                        .arg(root)
+                        .args(["-p", "/"])
+                        .arg(root.join(tree)))
+                    .with_context(|| format!("cannot compile {tree}"))
+                })
+            })
+            .collect();
+        for handle in handles {
+            match handle.join() {
+                Ok(result) => drop(result?),
+                Err(_) => bail!("a thread that compiled bytecode ended early"),
+            }
+        }
+        Ok(())
+    })
+}
+
+/// The versions of everything in the image that was locked, for manifest and SBOM.
+#[must_use]
+pub fn versions(inputs: &Inputs) -> BTreeMap<&'static str, BTreeMap<String, String>> {
+    let packages = inputs
+        .packages
+        .packages
+        .iter()
+        .map(|p| (p.name.clone(), p.version.clone()))
+        .collect();
+    let wheels = inputs
+        .wheels
+        .list
+        .iter()
+        .map(|w| (w.name.clone(), w.version.clone()))
+        .collect();
+    BTreeMap::from([("packages", packages), ("wheels", wheels)])
+}
+
+/// Makes a file executable for all and writable for its owner.
+pub(crate) fn make_executable(path: &Path) -> Result<()> {
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755))
+        .with_context(|| format!("cannot chmod {}", path.display()))
+}
