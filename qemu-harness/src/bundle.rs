@@ -32,11 +32,7 @@ impl Run {
     /// # Errors
     /// When the image or the firmware is missing, or the disk of the host is full.
     pub fn new(host: &Host, name: &str, image: &Path) -> Result<Self> {
-        ensure!(
-            image.is_file(),
-            "the image {} is missing; `cargo vm image` builds it",
-            image.display()
-        );
+        readable_image(image)?;
         let variables = host.tools.file("usr/share/OVMF/OVMF_VARS_4M.fd");
         ensure!(
             variables.is_file(),
@@ -158,6 +154,25 @@ impl Drop for Run {
             eprintln!("the evidence is kept in {}", self.dir.display());
         }
     }
+}
+
+/// Checks that there is an image to boot.
+///
+/// # Errors
+/// Names it when it is missing or no file.
+pub fn readable_image(image: &Path) -> Result<()> {
+    let meta = fs::metadata(image).with_context(|| {
+        format!(
+            "the image {} cannot be read; `cargo vm image` builds one",
+            image.display()
+        )
+    })?;
+    ensure!(
+        meta.is_file() && meta.len() > 0,
+        "{} is not a disk image",
+        image.display()
+    );
+    Ok(())
 }
 
 /// Makes the first folder `NAME-1`, `NAME-2`, ... that is not there, and drops the oldest.

@@ -109,7 +109,7 @@ pub fn svg(title: &str, stages: &Stages) -> Result<String> {
 
 fn round(value: f64) -> String {
     let text = format!("{value:.1}");
-    text.strip_suffix(".0").map_or(text.clone(), str::to_owned)
+    text.strip_suffix(".0").unwrap_or(&text).to_owned()
 }
 
 fn escape(text: &str) -> String {

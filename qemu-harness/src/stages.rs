@@ -33,7 +33,14 @@ pub struct Stage {
 pub struct Stages(pub Vec<Stage>);
 
 /// Stage name, event name and the field that must match.
-const EVENTS: &[(&str, &str, Option<(&str, &str)>)] = &[
+type Rule = (
+    &'static str,
+    &'static str,
+    Option<(&'static str, &'static str)>,
+);
+
+/// The stages that events mark.
+const EVENTS: &[Rule] = &[
     ("initramfs", "boot.start", Some(("stage", "initramfs"))),
     ("root", "boot.root", None),
     ("system", "boot.start", Some(("stage", "system"))),

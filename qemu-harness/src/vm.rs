@@ -332,8 +332,11 @@ impl Vm {
     }
 }
 
-/// A port of the loopback that can be listened on, or an error that names the one wanted.
-fn free_port(wanted: Option<u16>) -> Result<u16> {
+/// A port of the loopback that can be listened on: the one wanted, or any.
+///
+/// # Errors
+/// Names the port when it is in use.
+pub fn free_port(wanted: Option<u16>) -> Result<u16> {
     let listener = TcpListener::bind(("127.0.0.1", wanted.unwrap_or(0))).map_err(|error| {
         let port = wanted.unwrap_or(0);
         anyhow::Error::new(error).context(format!(

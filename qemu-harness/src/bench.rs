@@ -1,0 +1,241 @@
+//! `cargo vm bench`: our boot against systemd's, and against no init at all.
+//!
+//! Three images with the same kernel, the same runtime and the same root but for what is PID 1:
+//! ours; systemd as a distribution would set it up (the control); and the floor, which loads the
+//! modules, mounts the root, gives the link its address and executes the runtime. All three are
+//! measured from outside in the same way: from the moment the kernel's EFI stub speaks on the
+//! serial line to the first 200 of `GET /v1/health` through the forwarded port, on the host's
+//! clock. The runs are interleaved, so that a host that gets slower or faster does so for all.
+
+use crate::accel::Choice;
+use crate::bundle::Run;
+use crate::cli::{Usage, number};
+use crate::host::Host;
+use crate::image::{self, ImageOptions};
+use crate::stages::Stages;
+use crate::vm::VmConfig;
+use anyhow::{Context, Result, ensure};
+use lexopt::prelude::*;
+use serde_json::{Value, json};
+use std::ffi::OsString;
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// No boot of the three takes a quarter of this under TCG.
+const DEADLINE: Duration = Duration::from_secs(300);
+/// The resolution of the measurement: the pause between two questions.
+const STEP: Duration = Duration::from_millis(10);
+/// A question asked before the guest has an address is lost; it must not hold up the next one.
+const PATIENCE: Duration = Duration::from_millis(250);
+/// Budget: our kernel start to health over the floor's.
+pub const OVER_FLOOR: f64 = 1.05;
+/// Budget: ours over systemd's.
+pub const OVER_SYSTEMD: f64 = 0.50;
+
+/// What `cargo vm bench` was asked for.
+#[derive(Debug)]
+pub struct Options {
+    runs: usize,
+    json: Option<PathBuf>,
+    accel: Choice,
+}
+
+impl Options {
+    /// Reads the arguments after `bench`.
+    ///
+    /// # Errors
+    /// A [`Usage`] error for what is unknown or makes no sense.
+    pub fn parse(arguments: Vec<OsString>) -> Result<Self> {
+        let mut options = Self {
+            runs: 3,
+            json: None,
+            accel: Choice::Auto,
+        };
+        let mut parser = lexopt::Parser::from_args(arguments);
+        while let Some(argument) = parser.next()? {
+            match argument {
+                Long("runs") => options.runs = number(&parser.value()?.string()?)?,
+                Long("json") => options.json = Some(parser.value()?.into()),
+                Long("accel") => {
+                    let name = parser.value()?.string()?;
+                    options.accel = name.parse().map_err(|e| Usage(format!("{e}")))?;
+                }
+                other => return Err(other.unexpected().into()),
+            }
+        }
+        if options.runs == 0 {
+            return Err(Usage("--runs needs at least 1".into()).into());
+        }
+        Ok(options)
+    }
+}
+
+/// One of the three.
+#[derive(Debug)]
+struct Contender {
+    name: &'static str,
+    image: PathBuf,
+    /// Seconds from kernel start to health, one a run.
+    times: Vec<f64>,
+}
+
+/// Builds, boots, measures, prints.
+///
+/// # Errors
+/// When an image cannot be built or a boot does not become healthy.
+pub fn run(options: &Options) -> Result<()> {
+    crate::setup::prepare()?;
+    let host = Host::prepare(options.accel)?;
+    let mut contenders = Vec::new();
+    for (name, image_options) in [
+        ("ours", ImageOptions::default()),
+        ("systemd", ImageOptions::control()),
+        ("floor", ImageOptions::floor()),
+    ] {
+        let image = image::build(&host.paths, &host.tools, &image_options)
+            .with_context(|| format!("the image `{name}`"))?;
+        contenders.push(Contender {
+            name,
+            image: image.raw,
+            times: Vec::new(),
+        });
+    }
+    for number in 1..=options.runs {
+        for contender in &mut contenders {
+            let time = measure(&host, contender.name, &contender.image)?;
+            eprintln!("run {number}  {:<8} {time:.3} s", contender.name);
+            contender.times.push(time);
+        }
+    }
+    print!("{}", table(&host, &contenders)?);
+    if let Some(file) = &options.json {
+        crate::boot::write_json(file, &report(&host, &contenders)?)?;
+    }
+    Ok(())
+}
+
+fn measure(host: &Host, name: &str, image: &Path) -> Result<f64> {
+    Run::scoped(host, &format!("bench-{name}"), image, |run| {
+        let vm = run.boot(&VmConfig::default())?;
+        let deadline = Instant::now() + DEADLINE;
+        // Nothing is asked before the kernel runs: the firmware has no network to answer with.
+        vm.serial()
+            .wait_line(0, deadline, "the kernel's EFI stub", |line| {
+                line.text.starts_with("EFI stub: ")
+            })?;
+        vm.api()?
+            .wait_healthy(deadline, STEP, PATIENCE)
+            .with_context(|| vm.serial().quote_end(0))?;
+        let stages = Stages::read(&vm.serial().lines(0), Some(vm.elapsed()));
+        stages
+            .kernel_to_api()
+            .context("the kernel's start is not in the serial log")
+    })
+}
+
+/// Smallest, middle and largest.
+fn spread(times: &[f64]) -> Result<(f64, f64, f64)> {
+    let mut sorted = times.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let middle = sorted.len() / 2;
+    let median = match (sorted.get(middle), middle.checked_sub(1)) {
+        (Some(high), Some(low)) if sorted.len().is_multiple_of(2) => {
+            f64::midpoint(*high, sorted.get(low).copied().unwrap_or(*high))
+        }
+        (Some(value), _) => *value,
+        (None, _) => 0.0,
+    };
+    match (sorted.first(), sorted.last()) {
+        (Some(min), Some(max)) => Ok((*min, median, *max)),
+        _ => anyhow::bail!("nothing was measured"),
+    }
+}
+
+/// Our median over another's.
+fn ratio(contenders: &[Contender], other: &str) -> Result<f64> {
+    let median = |name: &str| {
+        let contender = contenders.iter().find(|c| c.name == name);
+        spread(&contender.with_context(|| format!("no `{name}`"))?.times).map(|s| s.1)
+    };
+    let base = median(other)?;
+    ensure!(base > 0.0, "`{other}` took no time");
+    Ok(median("ours")? / base)
+}
+
+fn table(host: &Host, contenders: &[Contender]) -> Result<String> {
+    let mut out = String::new();
+    let runs = contenders.first().map_or(0, |c| c.times.len());
+    writeln!(
+        out,
+        "kernel start to health, seconds, {} runs each, {}",
+        runs, host.accel
+    )?;
+    writeln!(out, "{:<10} {:>8} {:>8} {:>8}", "", "min", "median", "max")?;
+    for contender in contenders {
+        let (min, median, max) = spread(&contender.times)?;
+        writeln!(
+            out,
+            "{:<10} {min:>8.3} {median:>8.3} {max:>8.3}",
+            contender.name
+        )?;
+    }
+    for (other, budget) in [("floor", OVER_FLOOR), ("systemd", OVER_SYSTEMD)] {
+        let ratio = ratio(contenders, other)?;
+        let verdict = if ratio <= budget { "met" } else { "MISSED" };
+        writeln!(
+            out,
+            "ours over {other:<8} {ratio:.3}  budget {budget:.2}  {verdict}"
+        )?;
+    }
+    Ok(out)
+}
+
+fn report(host: &Host, contenders: &[Contender]) -> Result<Value> {
+    let mut figures = serde_json::Map::new();
+    for contender in contenders {
+        let (min, median, max) = spread(&contender.times)?;
+        figures.insert(
+            contender.name.to_owned(),
+            json!({"runs": contender.times, "min": min, "median": median, "max": max}),
+        );
+    }
+    Ok(json!({
+        "figure": "kernel start to health, seconds on the host's clock",
+        "accelerator": host.accel.to_string(),
+        "contenders": figures,
+        "over_floor": {"ratio": ratio(contenders, "floor")?, "budget": OVER_FLOOR},
+        "over_systemd": {"ratio": ratio(contenders, "systemd")?, "budget": OVER_SYSTEMD},
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn medians_of_odd_and_even() {
+        assert_eq!(spread(&[3.0, 1.0, 2.0]).expect("some"), (1.0, 2.0, 3.0));
+        assert_eq!(
+            spread(&[4.0, 1.0, 2.0, 3.0]).expect("some"),
+            (1.0, 2.5, 4.0)
+        );
+        assert_eq!(spread(&[5.0]).expect("one"), (5.0, 5.0, 5.0));
+        assert!(spread(&[]).is_err());
+    }
+
+    #[test]
+    fn ratios_are_of_medians() {
+        let contender = |name, times: &[f64]| Contender {
+            name,
+            image: PathBuf::new(),
+            times: times.to_vec(),
+        };
+        let all = [
+            contender("ours", &[5.0, 5.0, 9.0]),
+            contender("systemd", &[10.0]),
+        ];
+        assert_eq!(ratio(&all, "systemd").expect("both"), 0.5);
+        assert!(ratio(&all, "floor").is_err());
+    }
+}

@@ -1,0 +1,176 @@
+//! The command line: verbs, usage, exit status.
+//!
+//! Exit status 0: done. 1: it failed, and the last words say why. 2: the command line itself was
+//! wrong.
+
+use crate::accel::{Choice, choose};
+use crate::boot;
+use crate::chart;
+use crate::image_cli;
+use crate::paths::Paths;
+use crate::setup;
+use crate::stages::Stages;
+use crate::tools::Tools;
+use anyhow::{Context, Result};
+use std::ffi::OsString;
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+usage: cargo boot [--once] [--json FILE] [--accel auto|kvm|tcg] [--port PORT] [--image FILE]
+       cargo vm image [--out DIR] [--version VERSION] [--init FILE] [--config FILE]
+                      [--append ARGUMENT]... [--control | --floor] [--verify-reproducible]
+                                           build the image and nothing else
+       cargo vm bench [--runs N] [--json FILE] [--accel ...]
+                                           compare with systemd and with the floor
+       cargo vm chart FILE                 FILE.json of `cargo boot --json` to FILE.svg
+       cargo vm setup                      install what the host lacks, make the tools root
+       cargo vm accel                      say which accelerator works here
+       cargo vm lock [NAME ...]            renew the locks of packages and wheels
+       cargo vm tools PROGRAM [ARG ...]    run a program of the tools root
+";
+
+/// The command line makes no sense; the text says which part.
+#[derive(Debug)]
+pub struct Usage(pub String);
+
+impl fmt::Display for Usage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Usage {}
+
+/// Runs one command line, without the name of the program.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let mut arguments = arguments.into_iter();
+    let verb = arguments.next();
+    let result = match verb.as_ref().map(|verb| verb.to_string_lossy()) {
+        Some(verb) => dispatch(&verb, arguments.collect()),
+        None => Err(Usage("nothing to do".into()).into()),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            if error.is::<Usage>() || error.is::<lexopt::Error>() {
+                eprint!("{USAGE}");
+                ExitCode::from(2)
+            } else {
+                ExitCode::FAILURE
+            }
+        }
+    }
+}
+
+fn dispatch(verb: &str, arguments: Vec<OsString>) -> Result<()> {
+    match verb {
+        "boot" => boot::run(&boot::Options::parse(arguments)?),
+        "image" => image_cli::image(arguments),
+        "bench" => crate::bench::run(&crate::bench::Options::parse(arguments)?),
+        "chart" => draw(&only_one(arguments, "a report")?),
+        "setup" => {
+            none(arguments)?;
+            setup::prepare()?;
+            Tools::prepare(&Paths::discover()?)?;
+            Ok(())
+        }
+        "accel" => {
+            none(arguments)?;
+            let paths = Paths::discover()?;
+            let tools = Tools::prepare(&paths)?;
+            println!("{}", choose(Choice::Auto, &paths, &tools)?);
+            Ok(())
+        }
+        "lock" => image_cli::lock(arguments),
+        "tools" => image_cli::tools(arguments),
+        "help" | "--help" | "-h" => {
+            print!("{USAGE}");
+            Ok(())
+        }
+        other => Err(Usage(format!("unknown command `{other}`")).into()),
+    }
+}
+
+/// `cargo vm chart boot.json` writes boot.svg beside it.
+fn draw(report: &Path) -> Result<()> {
+    let text =
+        fs::read_to_string(report).with_context(|| format!("cannot read {}", report.display()))?;
+    let value: serde_json::Value =
+        serde_json::from_str(&text).with_context(|| format!("{} is not JSON", report.display()))?;
+    let stages = Stages::from_report(&value)
+        .with_context(|| format!("{} is not a boot report", report.display()))?;
+    let name = value.get("image").and_then(|name| name.as_str());
+    let accel = value.get("accelerator").and_then(|name| name.as_str());
+    let title = format!(
+        "{}, {}",
+        name.unwrap_or("one boot"),
+        accel.unwrap_or("unknown accelerator")
+    );
+    let target = report.with_extension("svg");
+    fs::write(&target, chart::svg(&title, &stages)?)
+        .with_context(|| format!("cannot write {}", target.display()))?;
+    println!("{}", target.display());
+    Ok(())
+}
+
+fn none(arguments: Vec<OsString>) -> Result<()> {
+    match lexopt::Parser::from_args(arguments).next()? {
+        None => Ok(()),
+        Some(argument) => Err(argument.unexpected().into()),
+    }
+}
+
+fn only_one(arguments: Vec<OsString>, what: &str) -> Result<PathBuf> {
+    let mut file = None;
+    let mut parser = lexopt::Parser::from_args(arguments);
+    while let Some(argument) = parser.next()? {
+        match argument {
+            lexopt::Arg::Value(value) if file.is_none() => file = Some(PathBuf::from(value)),
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    file.ok_or_else(|| Usage(format!("name {what}")).into())
+}
+
+/// A number of the command line.
+///
+/// # Errors
+/// A [`Usage`] error that quotes it.
+pub fn number<T: std::str::FromStr>(text: &str) -> Result<T> {
+    text.parse()
+        .map_err(|_| Usage(format!("`{text}` is not a number that can be used here")).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(words: &[&str]) -> String {
+        format!("{:?}", run(words.iter().map(OsString::from)))
+    }
+
+    #[test]
+    fn a_wrong_command_line_is_status_2() {
+        let wrong = format!("{:?}", ExitCode::from(2));
+        for words in [
+            &[][..],
+            &["fly"],
+            &["boot", "--fly"],
+            &["chart"],
+            &["setup", "x"],
+            &["bench", "--runs", "many"],
+        ] {
+            assert_eq!(status(words), wrong, "{words:?}");
+        }
+    }
+
+    #[test]
+    fn a_failure_is_status_1() {
+        let failed = format!("{:?}", ExitCode::FAILURE);
+        assert_eq!(status(&["chart", "/no/such/report.json"]), failed);
+    }
+}
