@@ -1,1 +1,5 @@
-//! Placeholder.
+//! What the tests that cross crates share.
+
+#![forbid(unsafe_code)]
+
+pub mod appliance;
