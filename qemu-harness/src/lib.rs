@@ -39,6 +39,7 @@ pub mod serial;
 pub mod setup;
 pub mod stages;
 pub mod tools;
+pub mod trace;
 pub mod tree;
 pub mod vm;
 pub mod wheels;

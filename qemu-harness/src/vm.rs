@@ -10,11 +10,12 @@ use crate::host::{Host, Place};
 use crate::qemu::{PROGRAM, Qemu};
 use crate::qmp::Qmp;
 use crate::serial::{Seen, Serial};
+use crate::trace::{self, Read};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 use std::fs;
 use std::net::TcpListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// The port of the runtime inside the guest.
@@ -44,6 +45,8 @@ pub struct VmConfig {
     pub reboots: bool,
     /// Whether it has an i6300ESB watchdog that resets it.
     pub watchdog: bool,
+    /// Whether QEMU keeps a trace of what is read from the disk.
+    pub trace_reads: bool,
     /// SMBIOS type 11 strings.
     pub oem_strings: Vec<String>,
     /// fw_cfg files: name and content.
@@ -59,6 +62,7 @@ impl Default for VmConfig {
             serial: true,
             reboots: false,
             watchdog: false,
+            trace_reads: false,
             oem_strings: Vec::new(),
             fw_cfg: Vec::new(),
         }
@@ -155,6 +159,7 @@ pub struct Ended {
 pub struct Vm {
     qemu: Qemu,
     api: Option<Api>,
+    reads: PathBuf,
     _place: Place,
 }
 
@@ -179,6 +184,12 @@ impl Vm {
         };
         let arguments = config.arguments(host, disk, variables, port);
         write_replay(host, config, &arguments, logs)?;
+        let reads = logs.join("reads.log");
+        let mut arguments = arguments;
+        if config.trace_reads {
+            let file = reads.display().to_string();
+            arguments.extend(["-trace", trace::EVENT, "-D", &file].map(str::to_owned));
+        }
         let place = host.place()?;
         let qemu = Qemu::start(&host.tools, &arguments, logs, config.serial)
             .map_err(|error| explain(error, port))?;
@@ -186,6 +197,7 @@ impl Vm {
         Ok(Self {
             qemu,
             api: port.map(Api::new),
+            reads,
             _place: place,
         })
     }
@@ -294,6 +306,14 @@ impl Vm {
         self.qmp()?
             .execute("set_link", json!({"name": "nic0", "up": up}))?;
         Ok(())
+    }
+
+    /// What was read from the disk so far, if `trace_reads` was set.
+    ///
+    /// # Errors
+    /// When there is no trace.
+    pub fn reads(&self) -> Result<Vec<Read>> {
+        trace::reads(&self.reads)
     }
 
     /// Pulls the plug.

@@ -131,7 +131,7 @@ fn the_disk_is_in_order(run: &Run) -> Result<()> {
     let last = partitions.last().context("no partitions")?;
     ensure!(last.kind == gpt::VAR, "the last partition is {last:?}");
     let place = format!("{}?offset={}", run.disk().display(), last.start);
-    let header = tools.output("dumpe2fs", &["-h", &place])?;
+    let header = tools.output("debugfs", &["-R", "show_super_stats -h", &place])?;
     let field = |name: &str| {
         header
             .lines()
