@@ -1,0 +1,248 @@
+//! A lease: what an ACK grants, with its times made sane.
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use super::reply::Reply;
+use crate::cidr::Cidr;
+
+/// Leases shorter than this are refused: the traffic to keep one would be a flood, and the
+/// address would be gone at the first lost frame.
+pub const SHORTEST_LEASE: Duration = Duration::from_secs(10);
+
+/// RFC 2131, section 3.3: this lease time means for ever.
+const INFINITE: u32 = u32::MAX;
+
+/// RFC 791: every host must take datagrams of 576 bytes; a smaller "MTU" is a mistake or an
+/// attack. The upper bound is the link's, which the driver knows.
+const SMALLEST_MTU: u16 = 576;
+
+/// When a lease was granted, and when what must happen. All instants are time since boot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Times {
+    /// The lease runs from here: when the request was sent that the server confirmed
+    /// (RFC 2131, section 4.4.1), so that we never believe in it longer than the server does.
+    pub granted: Duration,
+    /// `None` for a lease without end.
+    pub end: Option<End>,
+}
+
+/// The three instants of a lease that ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct End {
+    /// T1: ask the server for more time.
+    pub renew: Duration,
+    /// T2: ask any server.
+    pub rebind: Duration,
+    /// The address is no longer ours.
+    pub expire: Duration,
+}
+
+impl Times {
+    /// From the seconds in an ACK. T1 and T2 that are missing or out of order are replaced by
+    /// the defaults of RFC 2131, section 4.4.5: one half and seven eighths.
+    fn new(granted: Duration, lease: u32, t1: Option<u32>, t2: Option<u32>) -> Times {
+        if lease == INFINITE {
+            return Times { granted, end: None };
+        }
+        let whole = Duration::from_secs(lease.into());
+        let usable = |seconds: Option<u32>| {
+            let instant = Duration::from_secs(seconds?.into());
+            (!instant.is_zero() && instant < whole).then_some(instant)
+        };
+        let t2 = usable(t2).unwrap_or(whole * 7 / 8);
+        let t1 = usable(t1).unwrap_or(whole / 2);
+        let (t1, t2) = if t1 < t2 {
+            (t1, t2)
+        } else {
+            (whole / 2, whole * 7 / 8)
+        };
+        Times {
+            granted,
+            end: Some(End {
+                renew: granted + t1,
+                rebind: granted + t2,
+                expire: granted + whole,
+            }),
+        }
+    }
+
+    /// When the address stops being ours, if ever.
+    pub fn expire(&self) -> Option<Duration> {
+        self.end.map(|end| end.expire)
+    }
+
+    /// Whether the lease still runs.
+    pub fn is_valid_at(&self, now: Duration) -> bool {
+        self.expire().is_none_or(|expire| now < expire)
+    }
+}
+
+/// A lease as it is used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lease {
+    /// Our address and its subnet.
+    pub address: Cidr,
+    /// Who granted it.
+    pub server: Ipv4Addr,
+    /// Routers of option 3, best first.
+    pub routers: Vec<Ipv4Addr>,
+    /// Routes of option 121; when there are any, they replace the routers (RFC 3442).
+    pub routes: Vec<(Cidr, Ipv4Addr)>,
+    /// DNS servers, best first.
+    pub dns: Vec<Ipv4Addr>,
+    /// The domain of this network.
+    pub domain: Option<String>,
+    /// The name the server has for us.
+    pub hostname: Option<String>,
+    /// The MTU of this network.
+    pub mtu: Option<u16>,
+    /// Its times.
+    pub times: Times,
+    /// The ACK itself, to be kept over a restart.
+    pub ack: Vec<u8>,
+}
+
+/// Why an OFFER or ACK gives no lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// The address cannot belong to a host, or not to one of that subnet.
+    #[error("address {0} cannot belong to a host")]
+    Address(Cidr),
+    /// Option 54 is missing: there is nobody to renew from.
+    #[error("no server identifier")]
+    NoServer,
+    /// Option 51 is missing.
+    #[error("no lease time")]
+    NoTime,
+    /// See [`SHORTEST_LEASE`].
+    #[error("lease time of {0} s is too short")]
+    TooShort(u32),
+    /// It ended before its ACK arrived.
+    #[error("lease was over on arrival")]
+    Over,
+}
+
+impl Lease {
+    /// The lease that `reply` grants or offers, running from `granted`.
+    pub fn from_reply(reply: &Reply, granted: Duration, ack: &[u8]) -> Result<Lease, Refused> {
+        // Exhaustive on purpose: a new field of a reply must find its place here.
+        let Reply {
+            kind: _,
+            xid: _,
+            chaddr: _,
+            yiaddr,
+            server,
+            client_id: _,
+            mask,
+            routers,
+            routes,
+            dns,
+            domain,
+            hostname,
+            mtu,
+            lease_time,
+            t1,
+            t2,
+            message: _,
+            malformed: _,
+        } = reply;
+        let address = mask
+            .and_then(|mask| Cidr::from_mask(*yiaddr, mask))
+            .filter(|address| address.prefix() > 0)
+            .unwrap_or_else(|| classful(*yiaddr));
+        if !address.is_usable_by_a_host() {
+            return Err(Refused::Address(address));
+        }
+        let lease_time = lease_time.ok_or(Refused::NoTime)?;
+        if Duration::from_secs(lease_time.into()) < SHORTEST_LEASE {
+            return Err(Refused::TooShort(lease_time));
+        }
+        Ok(Lease {
+            address,
+            server: server.ok_or(Refused::NoServer)?,
+            routers: routers.clone(),
+            routes: routes.clone(),
+            dns: dns.clone(),
+            domain: domain.clone(),
+            hostname: hostname.clone(),
+            mtu: mtu.filter(|mtu| *mtu >= SMALLEST_MTU),
+            times: Times::new(granted, lease_time, *t1, *t2),
+            ack: ack.to_vec(),
+        })
+    }
+
+    /// The lease time as granted, in seconds; `None` for ever.
+    pub fn seconds(&self) -> Option<u64> {
+        let end = self.times.end?;
+        Some((end.expire - self.times.granted).as_secs())
+    }
+}
+
+/// The prefix of an address whose mask is missing or broken: the class of RFC 791, which is what
+/// servers that leave option 1 out assume.
+fn classful(address: Ipv4Addr) -> Cidr {
+    let prefix = match address.octets()[0] {
+        0..=127 => 8,
+        128..=191 => 16,
+        192..=223 => 24,
+        224..=255 => 32,
+    };
+    Cidr::new(address, prefix).unwrap_or_else(|| Cidr::host(address))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn s(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn good_times_are_kept_and_bad_ones_derived_again() {
+        let end = |lease, t1, t2| {
+            let end = Times::new(s(100), lease, t1, t2).end.expect("ends");
+            (
+                (end.renew - s(100)).as_secs_f64(),
+                (end.rebind - s(100)).as_secs_f64(),
+                (end.expire - s(100)).as_secs_f64(),
+            )
+        };
+        assert_eq!(end(3600, Some(600), Some(1200)), (600.0, 1200.0, 3600.0));
+        assert_eq!(end(3600, None, None), (1800.0, 3150.0, 3600.0));
+        assert_eq!(end(3600, Some(600), None), (600.0, 3150.0, 3600.0));
+        for t2 in [0, 3600, u32::MAX] {
+            assert_eq!(
+                end(3600, Some(600), Some(t2)),
+                (600.0, 3150.0, 3600.0),
+                "{t2}"
+            );
+        }
+        for (t1, t2) in [
+            (0, 0),
+            (1200, 600),
+            (3600, 3600),
+            (2400, 1800),
+            (7200, 7300),
+            (3500, 0),
+        ] {
+            assert_eq!(
+                end(3600, Some(t1), Some(t2)),
+                (1800.0, 3150.0, 3600.0),
+                "{t1} {t2}"
+            );
+        }
+        assert_eq!(end(3600, None, Some(60)), (1800.0, 3150.0, 3600.0));
+        assert_eq!(end(3600, Some(3500), None), (1800.0, 3150.0, 3600.0));
+    }
+
+    #[test]
+    fn only_the_largest_lease_time_is_for_ever() {
+        assert_eq!(Times::new(s(1), u32::MAX, Some(1), Some(2)).end, None);
+        let almost = Times::new(s(1), u32::MAX - 1, None, None);
+        assert_eq!(almost.expire(), Some(s(u64::from(u32::MAX))));
+        assert!(almost.is_valid_at(s(u64::from(u32::MAX) - 1)));
+        assert!(!almost.is_valid_at(s(u64::from(u32::MAX))));
+    }
+}
