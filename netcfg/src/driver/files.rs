@@ -1,0 +1,54 @@
+//! Files written whole or not at all: the new text beside the old one, then a rename.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use crate::mac::Mac;
+
+/// Replaces `path`. With `durable` the change survives a power cut once this returns; a reader
+/// sees the old text or the new one, never a part, in any case.
+pub fn replace(path: &Path, text: &str, durable: bool) -> io::Result<()> {
+    let folder = path.parent().unwrap_or_else(|| Path::new("."));
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let fresh = folder.join(format!(".{name}.new"));
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o644)
+        .open(&fresh)?;
+    file.write_all(text.as_bytes())?;
+    if durable {
+        file.sync_all()?;
+    }
+    fs::rename(&fresh, path)?;
+    if durable {
+        File::open(folder)?.sync_all()?;
+    }
+    Ok(())
+}
+
+/// A file that is expected to be small; no more than 64 KiB of it.
+pub fn read_small(path: &Path) -> Option<String> {
+    let mut text = String::new();
+    let file = File::open(path).ok()?;
+    io::Read::read_to_string(&mut io::Read::take(file, 1 << 16), &mut text).ok()?;
+    Some(text)
+}
+
+/// Where the lease of a card is kept: by its address, for names may change from boot to boot.
+pub fn lease_path(state_dir: &Path, mac: Mac) -> PathBuf {
+    state_dir.join(format!("lease-{}", mac.to_string().replace(':', "")))
+}
+
+/// Sets `net.FAMILY.conf.LINK.KEY`. A kernel without that family has nothing to set.
+pub fn set_link_sysctl(family: &str, link: &str, key: &str, value: &str) -> io::Result<()> {
+    let path = format!("/proc/sys/net/{family}/conf/{link}/{key}");
+    let file = OpenOptions::new().write(true).open(path);
+    match file.and_then(|mut file| file.write_all(value.as_bytes())) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
+}
