@@ -4,10 +4,13 @@
 //! with the root hash first on its command line, and the ESP with loader and UKI. Root and hash
 //! tree come out minimal, so that they fit any slot. repart then lays out the disk from these.
 
-use std::fs;
+use std::fs::{self, File, OpenOptions};
+use std::io::Read;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use serde::Deserialize;
 
 use crate::image::{EPOCH, IMAGE_ID, Image};
 use crate::paths::Paths;
@@ -175,38 +178,85 @@ pub fn disk(paths: &Paths, tools: &Tools, image: &Image, esp: &Path, work: &Path
 
     let (data, hash) = halves(&image.roothash);
     let values = [
-        ("ESP", esp.display().to_string()),
         ("VERSION", image.version.clone()),
         ("ROOT_UUID", data),
-        ("ROOT", image.root.display().to_string()),
         ("VERITY_UUID", hash),
-        ("VERITY", image.verity.display().to_string()),
-        ("VAR", var.display().to_string()),
+        ("VAR_BYTES", fs::metadata(&var)?.len().to_string()),
     ];
     let layout = work.join("layout");
     fill(&paths.image_definition().join("layout"), &layout, &values)?;
     let raw = work.join("disk.raw");
     let mut repart = tools.command("systemd-repart");
-    repart
-        .env("SOURCE_DATE_EPOCH", EPOCH)
-        .env("SYSTEMD_LOG_LEVEL", "notice");
     repart.args([
         "--empty=create",
         "--size=auto",
         "--offline=yes",
         "--dry-run=no",
-        "--pretty=no",
-        "--discard=yes",
+        "--json=short",
     ]);
     repart
         .args(["--sector-size=512", "--seed", DISK_SEED, "--definitions"])
         .arg(&layout);
-    run(repart.arg(&raw)).context("cannot lay out the disk")?;
-    // Blocks are copied zeros and all; as holes they take no room.
-    run(tools.command("fallocate").arg("--dig-holes").arg(&raw))
-        .context("cannot make the disk sparse")?;
+    let table = run(repart.arg(&raw)).context("cannot lay out the disk")?;
+    let table: Vec<Slot> =
+        serde_json::from_str(&table).context("repart's answer is not as expected")?;
+    let disk = OpenOptions::new().write(true).open(&raw)?;
+    let contents = [
+        ("00-esp.conf", esp),
+        ("10-root-a.conf", image.root.as_path()),
+        ("11-verity-a.conf", image.verity.as_path()),
+        ("30-var.conf", var.as_path()),
+    ];
+    for (definition, source) in contents {
+        let slot = table
+            .iter()
+            .find(|slot| slot.file.ends_with(definition))
+            .with_context(|| format!("repart made no partition of {definition}"))?;
+        put(source, &disk, slot)
+            .with_context(|| format!("cannot fill the partition of {definition}"))?;
+    }
     fs::rename(&raw, &image.raw)
         .with_context(|| format!("cannot put {} into place", image.raw.display()))
+}
+
+/// A partition as repart describes it.
+#[derive(Deserialize)]
+struct Slot {
+    file: PathBuf,
+    offset: u64,
+    raw_size: u64,
+}
+
+/// Copies a file into a partition; blocks of zeros stay holes, so that the disk is as small on
+/// the builder's disk as what is in it.
+fn put(source: &Path, disk: &File, slot: &Slot) -> Result<()> {
+    let mut file =
+        File::open(source).with_context(|| format!("cannot open {}", source.display()))?;
+    let size = file.metadata()?.len();
+    ensure!(
+        size <= slot.raw_size,
+        "{} has {size} bytes, its partition {}: make it larger in image/layout",
+        source.display(),
+        slot.raw_size
+    );
+    let mut block = [0; 4096];
+    let mut at = slot.offset;
+    loop {
+        let mut filled = 0;
+        while filled < block.len() {
+            match file.read(&mut block[filled..])? {
+                0 => break,
+                count => filled += count,
+            }
+        }
+        if filled == 0 {
+            return Ok(());
+        }
+        if block[..filled].iter().any(|byte| *byte != 0) {
+            disk.write_all_at(&block[..filled], at)?;
+        }
+        at += filled as u64;
+    }
 }
 
 /// Root hash to the UUIDs of data and hash partition (Discoverable Partitions Specification).

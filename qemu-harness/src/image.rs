@@ -41,7 +41,7 @@ const ROOT_FS_UUID: &str = "6f1d2c9e-3f0b-4a57-9d55-a57203e5a0f5";
 /// Above this the build fails: two slots and their growth must fit small disks.
 const ROOT_LIMIT: u64 = 128 << 20;
 /// How the root is compressed: measured in `image/README.md`.
-const COMPRESSION: [&str; 2] = ["-zlz4hc,12", "-C65536"];
+const COMPRESSION: [&str; 2] = ["-zlz4hc,9", "-C65536"];
 /// After `roothash=`: where to talk; a quiet console; reboot 10 s after a panic; all of init's
 /// lines, which printk would otherwise limit.
 const COMMAND_LINE: &str = "console=ttyS0 loglevel=5 panic=10 printk.devkmsg=on";
