@@ -1,0 +1,310 @@
+//! The only unsafe code of the crate: making a child that is clean from its first instruction.
+//!
+//! `clone3` puts the child into its cgroup and returns a pidfd in one step (kernel:
+//! `CLONE_INTO_CGROUP`, `CLONE_PIDFD`), so there is no moment in which a process of a service
+//! is outside of its tree, and no race with the reuse of a pid. Between `clone3` and `execve` the
+//! child does raw system calls only: everything that needs memory was prepared by the parent,
+//! because a lock that another part of the program held at the clone would stay held for ever.
+//!
+//! The calls go past the C library where it would look at its own idea of the thread (musl's
+//! `setresuid` synchronises threads that the child does not have).
+
+use rustix::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::ffi::{CString, c_char, c_int, c_long};
+use std::io;
+use std::ptr;
+
+/// Everything the child needs, made before it exists.
+#[derive(Debug)]
+pub struct ChildPlan<'a> {
+    /// Program by absolute path.
+    pub program: CString,
+    /// Its arguments, the first being its name.
+    pub arguments: Vec<CString>,
+    /// Its environment.
+    pub environment: Vec<CString>,
+    /// Its working directory.
+    pub directory: CString,
+    /// Its cgroup.
+    pub cgroup: Option<BorrowedFd<'a>>,
+    /// Which descriptors it gets, and as which number. All others are closed.
+    pub descriptors: Vec<(BorrowedFd<'a>, RawFd)>,
+    /// The write end of the pipe that tells why it could not become its program. Close-on-exec.
+    pub error_pipe: BorrowedFd<'a>,
+    /// User id.
+    pub uid: u32,
+    /// Group id.
+    pub gid: u32,
+    /// Supplementary groups.
+    pub groups: Vec<u32>,
+    /// Capabilities it keeps if it is not root, as a bit mask.
+    pub capabilities: u64,
+    /// File mode creation mask.
+    pub umask: u32,
+    /// `RLIMIT_NOFILE`.
+    pub nofile: u64,
+    /// Text for `/proc/self/oom_score_adj`.
+    pub oom_score_adjust: CString,
+}
+
+/// The step at which a child failed, as told through the error pipe.
+pub const STEPS: [&str; 9] = [
+    "",
+    "fds",
+    "oom_score_adj",
+    "rlimit",
+    "groups",
+    "user",
+    "capabilities",
+    "chdir",
+    "exec",
+];
+
+/// A child that was made.
+#[derive(Debug)]
+pub struct Child {
+    /// Its pid, valid until it is reaped.
+    pub pid: i32,
+    /// Its pidfd.
+    pub pidfd: OwnedFd,
+}
+
+/// The argument of `clone3` (kernel: `include/uapi/linux/sched.h`, `CLONE_ARGS_SIZE_VER2`).
+#[repr(C)]
+#[derive(Default)]
+struct CloneArgs {
+    flags: u64,
+    pidfd: u64,
+    child_tid: u64,
+    parent_tid: u64,
+    exit_signal: u64,
+    stack: u64,
+    stack_size: u64,
+    tls: u64,
+    set_tid: u64,
+    set_tid_size: u64,
+    cgroup: u64,
+}
+
+/// kernel: `include/uapi/linux/sched.h`.
+const CLONE_PIDFD: u64 = 0x1000;
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// Makes the child. It is in its cgroup when this returns, and on its way to its program; what
+/// stops it there is told through the error pipe, see [`STEPS`].
+///
+/// # Errors
+/// What `clone3` says: `EAGAIN` above `pids.max`, `ENOMEM`, `ENODEV` for a cgroup that is gone.
+pub fn spawn(plan: &ChildPlan<'_>) -> io::Result<Child> {
+    let pointers = |strings: &[CString]| -> Vec<*const c_char> {
+        strings
+            .iter()
+            .map(|s| s.as_ptr())
+            .chain([ptr::null()])
+            .collect()
+    };
+    let arguments = pointers(&plan.arguments);
+    let environment = pointers(&plan.environment);
+    let mut pidfd: c_int = -1;
+    let args = CloneArgs {
+        flags: CLONE_PIDFD | plan.cgroup.map_or(0, |_| CLONE_INTO_CGROUP),
+        pidfd: ptr::from_mut(&mut pidfd) as u64,
+        exit_signal: libc::SIGCHLD as u64,
+        cgroup: plan
+            .cgroup
+            .map_or(0, |fd| u64::from(fd.as_raw_fd().unsigned_abs())),
+        ..CloneArgs::default()
+    };
+    // SAFETY: without CLONE_VM the child has its own copy of the address space, as after fork;
+    // `args` and the place it points to outlive the call. The child runs `run_child` only.
+    let pid = unsafe {
+        libc::syscall(
+            libc::SYS_clone3,
+            ptr::from_ref(&args),
+            size_of::<CloneArgs>(),
+        )
+    };
+    match pid {
+        -1 => Err(io::Error::last_os_error()),
+        0 => run_child(plan, &arguments, &environment),
+        pid => {
+            // SAFETY: the kernel stored a new descriptor there, which nobody else owns.
+            let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+            let pid =
+                i32::try_from(pid).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
+            Ok(Child { pid, pidfd })
+        }
+    }
+}
+
+/// The child's way to its program. Never returns; allocates nothing, takes no lock.
+fn run_child(
+    plan: &ChildPlan<'_>,
+    arguments: &[*const c_char],
+    environment: &[*const c_char],
+) -> ! {
+    let mut error_fd = plan.error_pipe.as_raw_fd();
+    let step = prepare(plan, &mut error_fd).err().unwrap_or_else(|| {
+        // SAFETY: all three are NUL-terminated arrays and strings that `plan` keeps alive.
+        unsafe {
+            libc::execve(
+                plan.program.as_ptr(),
+                arguments.as_ptr(),
+                environment.as_ptr(),
+            )
+        };
+        8
+    });
+    // SAFETY: `__errno_location` is this thread's errno; a plain read.
+    let errno = unsafe { *libc::__errno_location() };
+    let [a, b, c, d] = errno.to_ne_bytes();
+    let report = [step, a, b, c, d];
+    // SAFETY: `report` outlives the write; `_exit` runs no handlers of the parent's copy.
+    unsafe {
+        libc::write(error_fd, report.as_ptr().cast(), report.len());
+        libc::_exit(127)
+    }
+}
+
+/// Everything before `execve`; the error is the step in [`STEPS`], errno says the rest.
+fn prepare(plan: &ChildPlan<'_>, error_fd: &mut RawFd) -> Result<(), u8> {
+    let check = |result: c_long, step: u8| if result < 0 { Err(step) } else { Ok(result) };
+    // SAFETY: plain system calls on values; the structures live on this stack.
+    unsafe {
+        let mut default: libc::sigaction = std::mem::zeroed();
+        default.sa_sigaction = libc::SIG_DFL;
+        for signal in 1..=64 {
+            libc::sigaction(signal, &raw const default, ptr::null_mut());
+        }
+        let mut none: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut none);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, ptr::null_mut());
+        libc::setsid();
+    }
+    move_descriptors(plan, error_fd).map_err(|()| 1u8)?;
+    // SAFETY: the path and the text are NUL-terminated; the descriptor is closed again.
+    unsafe {
+        let fd = check(
+            libc::open(
+                c"/proc/self/oom_score_adj".as_ptr(),
+                libc::O_WRONLY | libc::O_CLOEXEC,
+            )
+            .into(),
+            2,
+        )?;
+        let fd = c_int::try_from(fd).unwrap_or(-1);
+        let text = plan.oom_score_adjust.as_bytes();
+        check(
+            libc::write(fd, text.as_ptr().cast(), text.len()) as c_long,
+            2,
+        )?;
+        libc::close(fd);
+        libc::umask(plan.umask);
+        let limit = libc::rlimit {
+            rlim_cur: plan.nofile,
+            rlim_max: plan.nofile,
+        };
+        check(
+            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit).into(),
+            3,
+        )?;
+        check(
+            libc::syscall(libc::SYS_setgroups, plan.groups.len(), plan.groups.as_ptr()),
+            4,
+        )?;
+        check(
+            libc::syscall(libc::SYS_setresgid, plan.gid, plan.gid, plan.gid),
+            4,
+        )?;
+        if plan.uid != 0 {
+            become_user(plan.uid, plan.capabilities)?;
+        }
+        check(libc::chdir(plan.directory.as_ptr()).into(), 7)?;
+    }
+    Ok(())
+}
+
+/// Gives up root for `uid`, keeping `capabilities` over the exec as ambient ones
+/// (capabilities(7)), and every way back with `no_new_privs`.
+///
+/// # Safety
+/// Only in a child that has one thread and is about to exec.
+unsafe fn become_user(uid: u32, capabilities: u64) -> Result<(), u8> {
+    let check = |result: c_long, step: u8| if result < 0 { Err(step) } else { Ok(()) };
+    // `_LINUX_CAPABILITY_VERSION_3` (kernel: `include/uapi/linux/capability.h`).
+    let header: [u32; 2] = [0x2008_0522, 0];
+    let low = u32::try_from(capabilities & 0xffff_ffff).unwrap_or(0);
+    let high = u32::try_from(capabilities >> 32).unwrap_or(0);
+    // Two of effective, permitted, inheritable.
+    let data: [u32; 6] = [low, low, low, high, high, high];
+    // SAFETY: plain system calls on values and on arrays that outlive them.
+    unsafe {
+        check(libc::prctl(libc::PR_SET_KEEPCAPS, 1, 0, 0, 0).into(), 6)?;
+        check(libc::syscall(libc::SYS_setresuid, uid, uid, uid), 5)?;
+        check(
+            libc::syscall(libc::SYS_capset, header.as_ptr(), data.as_ptr()),
+            6,
+        )?;
+        for capability in (0..64u64).filter(|c| capabilities >> c & 1 == 1) {
+            check(
+                libc::prctl(
+                    libc::PR_CAP_AMBIENT,
+                    libc::PR_CAP_AMBIENT_RAISE,
+                    capability,
+                    0,
+                    0,
+                )
+                .into(),
+                6,
+            )?;
+        }
+        check(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0).into(), 6)
+    }
+}
+
+/// Puts every descriptor of the plan at its number and marks all others close-on-exec.
+///
+/// All are first moved above every target, so that no target overwrites a source.
+fn move_descriptors(plan: &ChildPlan<'_>, error_fd: &mut RawFd) -> Result<(), ()> {
+    const ABOVE: c_int = 1 << 9;
+    let check = |result: c_int| if result < 0 { Err(()) } else { Ok(result) };
+    // SAFETY: plain system calls on descriptor numbers that the plan keeps open.
+    unsafe {
+        *error_fd = check(libc::fcntl(*error_fd, libc::F_DUPFD_CLOEXEC, ABOVE))?;
+        let mut moved = [-1; 256];
+        for (slot, (source, _)) in moved.iter_mut().zip(&plan.descriptors) {
+            *slot = check(libc::fcntl(
+                source.as_raw_fd(),
+                libc::F_DUPFD_CLOEXEC,
+                ABOVE,
+            ))?;
+        }
+        let mut highest = 2;
+        for (slot, (_, target)) in moved.iter().zip(&plan.descriptors) {
+            check(libc::dup2(*slot, *target))?;
+            highest = highest.max(*target);
+        }
+        let closed = libc::syscall(
+            libc::SYS_close_range,
+            highest + 1,
+            libc::c_uint::MAX,
+            libc::CLOSE_RANGE_CLOEXEC,
+        );
+        if closed < 0 { Err(()) } else { Ok(()) }
+    }
+}
+
+/// The descriptor that the parent passed under this number.
+///
+/// # Errors
+/// If there is none.
+pub fn passed(number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: a plain query, which fails with EBADF for a number that is not open.
+    if number < 3 || unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {
+        return Err(io::Error::other(format!(
+            "descriptor {number} was not passed"
+        )));
+    }
+    // SAFETY: it is open, and by the protocol with the parent nobody else in this program owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
