@@ -1,1 +1,23 @@
-//! Placeholder.
+//! The userland of an immutable appliance, as one program with several roles.
+//!
+//! [`roles`] says which role a process has and starts it. As PID 1 the program runs two stages:
+//! [`initramfs`] finds and verifies the root, [`system`] runs the machine on it. The other roles
+//! are children that PID 1 supervises like any service, because what can hang or is fed by a
+//! stranger must not be in PID 1.
+//!
+//! Everything that happens is told as an event through one [`emit::Emitter`].
+
+#![deny(unsafe_code)]
+
+pub mod cmdline;
+pub mod config;
+pub mod devices;
+pub mod emit;
+pub mod failure;
+pub mod initramfs;
+pub mod kmsg_logger;
+pub mod mounts;
+pub mod roles;
+#[allow(unsafe_code, reason = "the only module that may; see its prose")]
+pub mod sys;
+pub mod system;

@@ -1,2 +1,7 @@
-//! Placeholder.
-fn main() {}
+//! The program: every role of the userland.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    astromesh_init::roles::run()
+}

@@ -1,0 +1,141 @@
+//! The kernel command line: what of it is ours.
+//!
+//! The line comes from the UKI, but the host of a virtual machine can append to it (systemd-stub,
+//! `io.systemd.stub.kernel-cmdline-extra`). So the first `roothash=` counts, a different later one is
+//! an error, and nothing that is appended can weaken what the image said. Unknown words that start
+//! with `astromesh.` are told as a warning, since they are most likely a typo; words of others are
+//! not ours to judge.
+
+use std::time::Duration;
+
+/// What follows when the machine cannot boot on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnFailure {
+    /// Reboot: the loader's boot counting then falls back to the other slot.
+    #[default]
+    Reboot,
+    /// Stay, so that the console can be read.
+    Halt,
+}
+
+impl OnFailure {
+    /// As it is written.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Reboot => "reboot",
+            Self::Halt => "halt",
+        }
+    }
+}
+
+/// Our part of the command line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cmdline {
+    /// `roothash=`: the root hash of the verity tree, 32 bytes.
+    pub roothash: Option<[u8; 32]>,
+    /// `astromesh.on-failure=reboot|halt`.
+    pub on_failure: OnFailure,
+    /// `astromesh.root-timeout=SECONDS`: how long to wait for the root's partitions.
+    pub root_timeout: Duration,
+    /// What is wrong with it, one sentence each.
+    pub problems: Vec<String>,
+    /// What may be wrong with it.
+    pub warnings: Vec<String>,
+}
+
+/// Disks of slow machines and of software emulation show up within seconds; a minute is past any
+/// doubt.
+const ROOT_TIMEOUT: Duration = Duration::from_secs(60);
+
+impl Cmdline {
+    /// Reads the text of `/proc/cmdline`.
+    #[must_use]
+    pub fn parse(text: &str) -> Self {
+        let mut line = Self {
+            roothash: None,
+            on_failure: OnFailure::default(),
+            root_timeout: ROOT_TIMEOUT,
+            problems: Vec::new(),
+            warnings: Vec::new(),
+        };
+        for word in text.split_ascii_whitespace() {
+            // Words after `--` are arguments of init (kernel: `Documentation/admin-guide/kernel-parameters.rst`).
+            if word == "--" {
+                break;
+            }
+            match word.split_once('=').unwrap_or((word, "")) {
+                ("roothash", value) => line.take_roothash(value),
+                ("astromesh.on-failure", "reboot") => line.on_failure = OnFailure::Reboot,
+                ("astromesh.on-failure", "halt") => line.on_failure = OnFailure::Halt,
+                ("astromesh.root-timeout", value) => match value.parse() {
+                    Ok(seconds @ 1..=3600) => line.root_timeout = Duration::from_secs(seconds),
+                    _ => line
+                        .warnings
+                        .push(format!("{word}: not a number of seconds from 1 to 3600")),
+                },
+                (name, _) if name.starts_with("astromesh.") => {
+                    line.warnings.push(format!("{word}: unknown"))
+                }
+                _ => {}
+            }
+        }
+        line
+    }
+
+    fn take_roothash(&mut self, value: &str) {
+        match (self.roothash, parse_hash(value)) {
+            (_, None) => self
+                .problems
+                .push(format!("roothash={value}: not 64 hexadecimal digits")),
+            (None, hash) => self.roothash = hash,
+            (Some(first), Some(later)) if first == later => {}
+            (Some(_), Some(_)) => self.problems.push(format!(
+                "roothash={value}: a second, different one is refused"
+            )),
+        }
+    }
+}
+
+fn parse_hash(text: &str) -> Option<[u8; 32]> {
+    let digits: Vec<u8> = text
+        .chars()
+        .map(|c| c.to_digit(16))
+        .map(|d| d.and_then(|d| u8::try_from(d).ok()))
+        .collect::<Option<_>>()?;
+    let mut hash = [0u8; 32];
+    if digits.len() != 64 {
+        return None;
+    }
+    for (byte, pair) in hash.iter_mut().zip(digits.chunks_exact(2)) {
+        *byte = pair.iter().fold(0, |sum, digit| sum << 4 | digit);
+    }
+    Some(hash)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_roothash_counts_and_another_is_refused() {
+        let a = "ab".repeat(32);
+        let b = "cd".repeat(32);
+        let line = Cmdline::parse(&format!("quiet roothash={a} console=ttyS0 roothash={a}"));
+        assert_eq!((line.roothash, line.problems.len()), (Some([0xab; 32]), 0));
+        let line = Cmdline::parse(&format!("roothash={a} roothash={b}"));
+        assert_eq!((line.roothash, line.problems.len()), (Some([0xab; 32]), 1));
+        assert_eq!(Cmdline::parse("roothash=xyz").problems.len(), 1);
+        assert_eq!(Cmdline::parse("-- roothash=xyz").problems.len(), 0);
+    }
+
+    #[test]
+    fn options_and_typos() {
+        let line = Cmdline::parse(
+            "astromesh.on-failure=halt astromesh.root-timeout=5 astromesh.rot=1 root=/dev/x",
+        );
+        assert_eq!(line.on_failure, OnFailure::Halt);
+        assert_eq!(line.root_timeout, Duration::from_secs(5));
+        assert_eq!(line.warnings, ["astromesh.rot=1: unknown"]);
+    }
+}

@@ -1,0 +1,113 @@
+//! The kernel's announcements of devices (netlink(7), `NETLINK_KOBJECT_UEVENT`).
+//!
+//! Waiting for a device means waiting for its announcement. The socket is opened before sysfs is
+//! looked at, so what comes in between is not missed. Only the kernel itself is believed: any
+//! root process may send to the group, so the sender's port must be 0. When the kernel had to drop
+//! announcements (`ENOBUFS`) the receiver is told to look again at everything.
+
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::io::Errno;
+use rustix::net::netlink::{KOBJECT_UEVENT, SocketAddrNetlink};
+use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, bind, recvfrom, socket_with};
+use std::io;
+
+/// Group 1 is the kernel's own; group 2 is udev's.
+const KERNEL_GROUP: u32 = 1;
+
+/// kernel: `UEVENT_BUFFER_SIZE` is 2048, with the header before it.
+const MESSAGE_MAX: usize = 4096;
+
+/// The socket.
+#[derive(Debug)]
+pub struct Uevents(OwnedFd);
+
+/// One announcement, or the news that some were lost.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Uevent {
+    /// `ACTION`: `add`, `remove`, `change`, ... Empty if announcements were lost.
+    pub action: String,
+    /// `SUBSYSTEM`.
+    pub subsystem: String,
+    /// `DEVNAME`, below `/dev`.
+    pub devname: String,
+    /// `MODALIAS`.
+    pub modalias: String,
+}
+
+impl Uevents {
+    /// Opens the socket, non-blocking.
+    ///
+    /// # Errors
+    /// If the kernel refuses it.
+    pub fn open() -> io::Result<Self> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = socket_with(
+            AddressFamily::NETLINK,
+            SocketType::RAW,
+            flags,
+            Some(KOBJECT_UEVENT),
+        )?;
+        // Room for a burst of devices; beyond the limit only with privilege, so no matter if not.
+        let _ = rustix::net::sockopt::set_socket_recv_buffer_size_force(&socket, 1 << 20);
+        bind(&socket, &SocketAddrNetlink::new(0, KERNEL_GROUP))?;
+        Ok(Self(socket))
+    }
+
+    /// For the loop.
+    #[must_use]
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+
+    /// The next announcement, if one is there.
+    #[must_use]
+    pub fn next(&self) -> Option<Uevent> {
+        loop {
+            let mut message = [0u8; MESSAGE_MAX];
+            match recvfrom(&self.0, &mut message, RecvFlags::DONTWAIT) {
+                Ok((count, _, Some(sender))) => {
+                    let kernel = SocketAddrNetlink::try_from(sender).is_ok_and(|a| a.pid() == 0);
+                    if kernel {
+                        return Some(parse(message.get(..count).unwrap_or_default()));
+                    }
+                }
+                Ok((_, _, None)) | Err(Errno::INTR) => {}
+                Err(Errno::NOBUFS) => return Some(Uevent::default()),
+                Err(_) => return None,
+            }
+        }
+    }
+}
+
+fn parse(message: &[u8]) -> Uevent {
+    let mut uevent = Uevent::default();
+    for field in message.split(|b| *b == 0) {
+        let field = String::from_utf8_lossy(field);
+        match field.split_once('=') {
+            Some(("ACTION", value)) => value.clone_into(&mut uevent.action),
+            Some(("SUBSYSTEM", value)) => value.clone_into(&mut uevent.subsystem),
+            Some(("DEVNAME", value)) => value.clone_into(&mut uevent.devname),
+            Some(("MODALIAS", value)) => value.clone_into(&mut uevent.modalias),
+            _ => {}
+        }
+    }
+    uevent
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_announcement_is_read() {
+        let uevent = parse(b"add@/devices/x\0ACTION=add\0SUBSYSTEM=block\0DEVNAME=vda\0MODALIAS=virtio:d2\0SEQNUM=9\0");
+        assert_eq!(
+            (uevent.action.as_str(), uevent.subsystem.as_str()),
+            ("add", "block")
+        );
+        assert_eq!(
+            (uevent.devname.as_str(), uevent.modalias.as_str()),
+            ("vda", "virtio:d2")
+        );
+    }
+}

@@ -1,0 +1,265 @@
+//! The first stage: from the kernel's start to the verified root.
+//!
+//! PID 1 on the kernel's rootfs, with nothing but the initramfs of the UKI. In order: the kernel's
+//! file systems; the command line; drivers for what is there; both halves of the root, data and
+//! hash, by the partition GUIDs that the roothash spells (Discoverable Partitions Specification:
+//! the first and the last 128 bits of it); the verity mapping; the mount; and the
+//! handover to `/sbin/init` on it.
+//!
+//! Waiting is done on the kernel's announcements, never by looking again and again, and is bounded
+//! by `astromesh.root-timeout`. Each failure says what was looked for and what was seen.
+
+mod root;
+mod switch_root;
+pub mod verity;
+
+use crate::cmdline::Cmdline;
+use crate::devices::modules::Modules;
+use crate::devices::uevent::Uevents;
+use crate::devices::{self, disks, dm};
+use crate::emit::Emitter;
+use crate::failure::{self, Failure};
+use crate::mounts;
+use root::{Choice, Root};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::mount::{MountFlags, mount};
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use supervisor::event::{Event, EventSink};
+use supervisor::logger::now;
+
+/// Modules that no device asks for: the mapping, the root's file system, the firmware's
+/// variables, and the fast forms of the hash, which the kernel would ask a `modprobe` for.
+const MODULES: [&str; 3] = ["dm-verity", "erofs", "efivarfs"];
+const OPTIONAL_MODULES: [&str; 1] = ["sha256-ssse3"];
+
+/// Where the root is mounted before it becomes `/`.
+const SYSROOT: &str = "/sysroot";
+
+/// The name of the mapping.
+const MAPPING: &str = "root";
+
+/// Where the events of this stage are left for the report of the boot.
+pub const RECORD: &str = "/run/init/initramfs.events";
+
+/// Runs the stage. Returns only into the next one.
+pub fn run() -> ! {
+    // Before anything else, so that even `/proc` failing can be told.
+    let mut emitter = Emitter::direct();
+    emitter.emit(
+        Event::new("boot.start")
+            .with("stage", "initramfs")
+            .with("version", env!("CARGO_PKG_VERSION")),
+    );
+    let mut cmdline = Cmdline::parse("");
+    let result = stage(&mut emitter, &mut cmdline);
+    let Err(failure) = result;
+    failure::end(&mut emitter, &failure, cmdline.on_failure)
+}
+
+fn stage(
+    emitter: &mut Emitter,
+    cmdline: &mut Cmdline,
+) -> Result<std::convert::Infallible, Failure> {
+    mounts::early().map_err(|e| Failure::new("mounts", "the kernel's file systems", e))?;
+    let text = std::fs::read_to_string("/proc/cmdline")
+        .map_err(|e| Failure::new("cmdline", "/proc/cmdline", e))?;
+    *cmdline = Cmdline::parse(&text);
+    for warning in &cmdline.warnings {
+        emitter.emit(
+            Event::new("boot.warning")
+                .with("what", "cmdline")
+                .with("seen", warning),
+        );
+    }
+    if let Some(problem) = cmdline.problems.first() {
+        return Err(Failure::new(
+            "cmdline",
+            "one well-formed roothash=",
+            problem,
+        ));
+    }
+    let roothash = cmdline
+        .roothash
+        .ok_or_else(|| Failure::new("cmdline", "roothash=", "none on the kernel command line"))?;
+    let uevents = Uevents::open().map_err(|e| Failure::new("uevents", "a netlink socket", e))?;
+    let modules = load_modules(emitter)?;
+    let wanted = Root::of(&roothash, loader_partition());
+    let (data, hash) = find(emitter, &wanted, &uevents, &modules, cmdline)?;
+    map(&data, &hash, &roothash)?;
+    emitter.emit(
+        Event::new("boot.root")
+            .with("device", &data.name)
+            .with("hash_device", &hash.name)
+            .with("disk", &data.disk)
+            .with("roothash", verity::hex(&roothash)),
+    );
+    leave_record(emitter);
+    let seen = switch_root::enter(SYSROOT, "/sbin/init");
+    Err(Failure::new("handover", "/sbin/init on the root", seen))
+}
+
+fn load_modules(emitter: &mut Emitter) -> Result<Modules, Failure> {
+    let modules = Modules::of_running_kernel().map_err(|e| {
+        Failure::new(
+            "modules",
+            "the tables of the running kernel in the initramfs",
+            e,
+        )
+    })?;
+    for name in MODULES {
+        if let Err(e) = modules.load(name) {
+            emitter.emit(
+                Event::new("boot.warning")
+                    .with("what", "module")
+                    .with("seen", e),
+            );
+        }
+    }
+    for name in OPTIONAL_MODULES {
+        let _ = modules.load(name);
+    }
+    devices::coldplug(&modules, &mut |name, e| {
+        emitter.emit(
+            Event::new("boot.warning")
+                .with("what", "module")
+                .with("module", name)
+                .with("seen", e),
+        );
+    });
+    Ok(modules)
+}
+
+/// The partition that the firmware started us from, as systemd-boot and -stub say (Boot Loader
+/// Interface): 4 bytes of attributes, then UTF-16.
+fn loader_partition() -> Option<devices::gpt::Guid> {
+    mounts::efivarfs().ok()?;
+    let path =
+        "/sys/firmware/efi/efivars/LoaderDevicePartUUID-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f";
+    let bytes = std::fs::read(path).ok()?;
+    let text: String = bytes
+        .get(4..)?
+        .chunks_exact(2)
+        .map(|pair| char::from(pair[0]))
+        .take_while(|c| *c != '\0')
+        .collect();
+    devices::gpt::Guid::parse(&text)
+}
+
+/// Waits for both partitions of the root.
+fn find(
+    emitter: &mut Emitter,
+    wanted: &Root,
+    uevents: &Uevents,
+    modules: &Modules,
+    cmdline: &Cmdline,
+) -> Result<(disks::Partition, disks::Partition), Failure> {
+    let end = now() + cmdline.root_timeout;
+    loop {
+        let mut unreadable = Vec::new();
+        let partitions = disks::partitions(&mut |disk, e| unreadable.push(format!("{disk}: {e}")));
+        let left = end.saturating_sub(now());
+        match wanted.choose(&partitions, left.is_zero()) {
+            Choice::Found {
+                data,
+                hash,
+                elsewhere,
+            } => {
+                if elsewhere {
+                    let event = Event::new("boot.warning")
+                        .with("what", "root")
+                        .with("seen", "not on the disk the loader came from");
+                    emitter.emit(event.with("disk", &data.disk));
+                }
+                return Ok((data, hash));
+            }
+            Choice::Missing(missing) if left.is_zero() => {
+                let seen: Vec<String> = partitions
+                    .iter()
+                    .map(|p| format!("{}={}", p.name, p.guid))
+                    .chain(unreadable)
+                    .collect();
+                let seen = if seen.is_empty() {
+                    "no partition at all".to_owned()
+                } else {
+                    seen.join(" ")
+                };
+                return Err(Failure::new("root", missing, seen));
+            }
+            Choice::Missing(_) => {}
+        }
+        wait(uevents, modules, left);
+    }
+}
+
+/// Waits for an announcement, and loads the driver that an announced device asks for.
+fn wait(uevents: &Uevents, modules: &Modules, limit: std::time::Duration) {
+    let limit = Timespec {
+        tv_sec: i64::try_from(limit.as_secs()).unwrap_or(1),
+        tv_nsec: i64::from(limit.subsec_nanos()),
+    };
+    let _ = poll(
+        &mut [PollFd::from_borrowed_fd(uevents.fd(), PollFlags::IN)],
+        Some(&limit),
+    );
+    while let Some(uevent) = uevents.next() {
+        if uevent.action.is_empty() {
+            devices::coldplug(modules, &mut |_, _| {});
+        } else if !uevent.modalias.is_empty() && uevent.action == "add" {
+            modules.load_for(&uevent.modalias, &mut |_, _| {});
+        }
+    }
+}
+
+/// Makes the verity mapping and mounts it.
+fn map(
+    data: &disks::Partition,
+    hash: &disks::Partition,
+    roothash: &[u8; 32],
+) -> Result<(), Failure> {
+    let looked_for = || {
+        format!(
+            "a verity superblock on {} (PARTUUID {})",
+            hash.name, hash.guid
+        )
+    };
+    let mut superblock = [0u8; verity::SUPERBLOCK_LEN];
+    File::open(hash.path())
+        .and_then(|device| device.read_exact_at(&mut superblock, 0))
+        .map_err(|e| Failure::new("verity", looked_for(), e))?;
+    let superblock = verity::Superblock::parse(&superblock, data.size)
+        .map_err(|e| Failure::new("verity", looked_for(), e))?;
+    let table = superblock.table(&data.number, &hash.number, roothash);
+    let target = dm::Target {
+        kind: "verity",
+        sectors: superblock.sectors(),
+        parameters: &table,
+    };
+    let device =
+        dm::create_read_only(MAPPING, &superblock.dm_uuid(MAPPING), &target).map_err(|e| {
+            Failure::new(
+                "verity",
+                format!("a mapping of {} and {}", data.name, hash.name),
+                e,
+            )
+        })?;
+    let node = format!("/dev/{device}");
+    mount(&node, SYSROOT, "erofs", MountFlags::RDONLY, None).map_err(|e| {
+        Failure::new(
+            "root",
+            format!("an erofs on {node}"),
+            std::io::Error::from(e),
+        )
+    })
+}
+
+/// Leaves this stage's events for the report of the boot. A boot goes on without it.
+fn leave_record(emitter: &Emitter) {
+    let lines: String = emitter
+        .record()
+        .iter()
+        .map(|(_, line)| format!("{line}\n"))
+        .collect();
+    let _ = std::fs::create_dir_all("/run/init");
+    let _ = std::fs::write(RECORD, lines);
+}

@@ -1,0 +1,49 @@
+//! The role `devices`: loads drivers, for what is there and for what appears.
+//!
+//! A child of PID 1, because probing hardware may take as long as it likes. It goes over everything
+//! once at its start, so a restart misses nothing, and then waits for announcements.
+
+use crate::config;
+use crate::devices::modules::Modules;
+use crate::devices::uevent::Uevents;
+use crate::devices::{self};
+use rustix::event::{PollFd, PollFlags, poll};
+use std::path::Path;
+use std::process::ExitCode;
+
+pub(super) fn run() -> ExitCode {
+    let Err(e) = load_for_ever();
+    eprintln!("devices: {e}");
+    ExitCode::FAILURE
+}
+
+fn load_for_ever() -> std::io::Result<std::convert::Infallible> {
+    let uevents = Uevents::open()?;
+    let modules = Modules::of_running_kernel()?;
+    let mut failed = |name: &str, e: std::io::Error| println!("{name}: {e}");
+    let wanted = config::load(Path::new(config::PATH))
+        .map(|c| c.system.modules.unwrap_or_default())
+        .unwrap_or_default();
+    for name in &wanted {
+        if let Err(e) = modules.load(name) {
+            failed(name, e);
+        }
+    }
+    devices::coldplug(&modules, &mut failed);
+    loop {
+        match poll(
+            &mut [PollFd::from_borrowed_fd(uevents.fd(), PollFlags::IN)],
+            None,
+        ) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+        while let Some(uevent) = uevents.next() {
+            if uevent.action.is_empty() {
+                devices::coldplug(&modules, &mut failed);
+            } else if uevent.action == "add" && !uevent.modalias.is_empty() {
+                modules.load_for(&uevent.modalias, &mut failed);
+            }
+        }
+    }
+}

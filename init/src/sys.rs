@@ -1,0 +1,93 @@
+//! The only unsafe code of the crate: four `ioctl`s that no library offers.
+
+use rustix::fd::{AsFd, AsRawFd, OwnedFd};
+use std::io;
+
+/// One device-mapper command (kernel: `include/uapi/linux/dm-ioctl.h`). `buffer` starts with a
+/// `struct dm_ioctl` whose `data_size` is the buffer's length.
+///
+/// # Errors
+/// What the kernel says; `InvalidInput` if the buffer does not hold what its header promises.
+pub fn dm_ioctl(control: &impl AsFd, command: u8, buffer: &mut [u8]) -> io::Result<()> {
+    let promised = buffer
+        .get(12..16)
+        .and_then(|b| b.first_chunk::<4>())
+        .map(|b| u32::from_ne_bytes(*b));
+    if promised.map(|p| p as usize) != Some(buffer.len())
+        || buffer.len() < super::devices::dm::HEADER_LEN
+    {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    // `_IOWR(0xfd, command, struct dm_ioctl)` with its 312 bytes.
+    let request = 3 << 30 | 312 << 16 | 0xfd << 8 | u64::from(command);
+    // SAFETY: the kernel reads and writes `data_size` bytes at the pointer, which is checked
+    // above to be exactly the length of the buffer.
+    let result = unsafe {
+        libc::ioctl(
+            control.as_fd().as_raw_fd(),
+            request as _,
+            buffer.as_mut_ptr(),
+        )
+    };
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
+/// Bytes that a terminal was given and has not sent yet (ioctl_tty(2), `TIOCOUTQ`); 0 if it is none.
+#[must_use]
+pub fn unsent(terminal: &OwnedFd) -> i32 {
+    let mut count: libc::c_int = 0;
+    // SAFETY: TIOCOUTQ writes one int to the pointer, which is valid for it.
+    let result = unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCOUTQ as _, &raw mut count) };
+    if result < 0 { 0 } else { count }
+}
+
+/// Brings the loopback interface up (netdevice(7), `SIOCSIFFLAGS`). The kernel gives it its
+/// addresses then.
+///
+/// # Errors
+/// If there is no loopback interface, or it may not be changed.
+pub fn loopback_up() -> io::Result<()> {
+    let socket = rustix::net::socket(
+        rustix::net::AddressFamily::INET,
+        rustix::net::SocketType::DGRAM,
+        None,
+    )?;
+    // SAFETY: `ifreq` is plain data for which zeros are valid.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(*b"lo") {
+        *to = from.cast_signed();
+    }
+    // 0x41: `IFF_UP | IFF_RUNNING`.
+    request.ifr_ifru.ifru_flags = 0x41;
+    // SAFETY: the kernel reads one `ifreq` at the pointer, which is valid for it.
+    let result = unsafe {
+        libc::ioctl(
+            socket.as_raw_fd(),
+            libc::SIOCSIFFLAGS as _,
+            &raw const request,
+        )
+    };
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
+/// Makes Ctrl-Alt-Del a `SIGINT` to PID 1 in place of an instant reset (reboot(2)).
+///
+/// # Errors
+/// Without the privilege.
+pub fn disable_instant_reset() -> io::Result<()> {
+    // SAFETY: a plain system call on a value.
+    let result = unsafe { libc::reboot(libc::RB_DISABLE_CAD) };
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}

@@ -1,0 +1,97 @@
+//! The second stage: the running machine.
+//!
+//! PID 1 on the verified root. It prepares what services need, starts them, and from then on is
+//! one loop (see [`machine`]) that never blocks, until it is asked to stop or a service's law says
+//! so. In order: the kernel's file systems; the configuration, whole and checked; `/var`; names and
+//! directories; the services.
+//!
+//! A failure before the loop ends the boot by policy, as in the initramfs. In the loop there is
+//! nothing left that could fail the machine.
+
+mod built_in;
+mod machine;
+mod power;
+mod prepare;
+pub mod relay;
+mod report;
+mod shutdown;
+mod var;
+
+use crate::cmdline::Cmdline;
+use crate::config;
+use crate::emit::Emitter;
+use crate::failure::{self, Failure};
+use crate::mounts;
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use std::path::Path;
+use supervisor::driver::Users;
+use supervisor::event::{Event, EventSink};
+
+/// Runs the stage, which never ends but with the machine.
+pub fn run() -> ! {
+    let mut emitter = Emitter::direct();
+    emitter.emit(
+        Event::new("boot.start")
+            .with("stage", "system")
+            .with("version", env!("CARGO_PKG_VERSION")),
+    );
+    tell_panics();
+    let mut cmdline = Cmdline::parse("");
+    let failure = match start(&mut emitter, &mut cmdline) {
+        Ok(machine) => machine.run(emitter),
+        Err(failure) => failure,
+    };
+    failure::end(&mut emitter, &failure, cmdline.on_failure)
+}
+
+fn start(emitter: &mut Emitter, cmdline: &mut Cmdline) -> Result<machine::Machine, Failure> {
+    let signals = catch_signals().map_err(|e| Failure::new("signals", "a signalfd", e))?;
+    mounts::early()
+        .and_then(|()| mounts::late())
+        .map_err(|e| Failure::new("mounts", "the kernel's file systems", e))?;
+    // The initramfs stage has judged it; here it only says what follows a failure.
+    *cmdline = Cmdline::parse(&std::fs::read_to_string("/proc/cmdline").unwrap_or_default());
+    let config = config::load(Path::new(config::PATH))
+        .map_err(|e| Failure::new("config", "a valid configuration", e))?;
+    let users =
+        Users::read(Path::new("/")).map_err(|e| Failure::new("config", "users and groups", e))?;
+    emitter.emit(var::mount_var());
+    prepare::prepare(&config, &users, emitter);
+    machine::Machine::new(&config, users, signals, emitter)
+}
+
+/// Blocks every signal and has them read from a descriptor: PID 1 is never interrupted, and no
+/// signal is lost for want of a handler.
+fn catch_signals() -> nix::Result<SignalFd> {
+    let mut all = SigSet::all();
+    // A fault of ours must end us: blocked, the kernel would kill PID 1 all the same, silently.
+    for fault in [
+        Signal::SIGSEGV,
+        Signal::SIGBUS,
+        Signal::SIGFPE,
+        Signal::SIGILL,
+        Signal::SIGABRT,
+        Signal::SIGTRAP,
+    ] {
+        all.remove(fault);
+    }
+    all.thread_block()?;
+    SignalFd::with_flags(&all, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
+}
+
+/// A panic is told before it ends us; the kernel's `panic=` turns that end into a reboot.
+fn tell_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic
+            .location()
+            .map(|l| format!("{}:{}", l.file(), l.line()))
+            .unwrap_or_default();
+        let what = panic.payload_as_str().unwrap_or("panic").to_owned();
+        Emitter::direct().emit(
+            Event::new("init.crash")
+                .with("what", what)
+                .with("place", place),
+        );
+    }));
+}

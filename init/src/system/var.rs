@@ -1,0 +1,136 @@
+//! `/var`: the one writable place that outlives a reboot.
+//!
+//! It is the partition of the type `var` (Discoverable Partitions Specification) on the disk that
+//! holds the root. One that does not mount is never formatted: it may hold what somebody needs. The
+//! machine then runs `degraded` on a `/var` in memory and says so.
+
+use crate::devices::disks::{self, Partition};
+use crate::devices::gpt::Guid;
+use crate::mounts;
+use rustix::mount::mount;
+use std::path::Path;
+use supervisor::event::Event;
+
+/// Discoverable Partitions Specification.
+const VAR_TYPE: &str = "4d21b016-b534-45c2-a9fb-5c16e091fd2d";
+
+/// Mounts `/var` and says what became of it.
+#[must_use]
+pub fn mount_var() -> Event {
+    let partitions = disks::partitions(&mut |_, _| {});
+    let result = find(&partitions, root_disk().as_deref()).and_then(|partition| {
+        let node = partition.path();
+        mount(&node, "/var", "ext4", mounts::DATA, None)
+            .map(|()| partition)
+            .map_err(|e| {
+                format!(
+                    "mount {} on /var as ext4: {}",
+                    node.display(),
+                    std::io::Error::from(e)
+                )
+            })
+    });
+    match result {
+        Ok(partition) => Event::new("boot.var")
+            .with("device", &partition.name)
+            .with("disk", &partition.disk)
+            .with("bytes", partition.size),
+        Err(why) => {
+            let fallback = mount(
+                "tmpfs",
+                "/var",
+                "tmpfs",
+                mounts::DATA,
+                Some(c"mode=0755,size=20%"),
+            );
+            let event = Event::new("boot.degraded")
+                .with("reason", "var")
+                .with("seen", why);
+            match fallback {
+                Ok(()) => event.with("then", "/var in memory, the partition is left untouched"),
+                Err(e) => event.with(
+                    "then",
+                    format!("no /var at all: {}", std::io::Error::from(e)),
+                ),
+            }
+        }
+    }
+}
+
+/// The partition for `/var`: of its type, on the root's disk. Two of them are a riddle, not a choice.
+fn find(partitions: &[Partition], disk: Option<&str>) -> Result<Partition, String> {
+    let disk = disk.ok_or("the root is on no disk that sysfs tells")?;
+    let mut fitting = partitions
+        .iter()
+        .filter(|p| p.disk == disk && Some(p.type_guid) == Guid::parse(VAR_TYPE));
+    match (fitting.next(), fitting.next()) {
+        (Some(one), None) => Ok(one.clone()),
+        (None, _) => Err(format!("no partition of type {VAR_TYPE} on {disk}")),
+        (Some(one), Some(other)) => Err(format!(
+            "two partitions of type {VAR_TYPE} on {disk}: {} and {}",
+            one.name, other.name
+        )),
+    }
+}
+
+/// The disk below the root's mapping, from sysfs: the device of `/`, what it is made of, and the
+/// disk that those are parts of.
+fn root_disk() -> Option<String> {
+    use std::os::unix::fs::MetadataExt;
+    let device = std::fs::metadata("/").ok()?.dev();
+    let block = format!(
+        "/sys/dev/block/{}:{}",
+        rustix::fs::major(device),
+        rustix::fs::minor(device)
+    );
+    let below = std::fs::read_dir(Path::new(&block).join("slaves"))
+        .ok()?
+        .flatten()
+        .next()?;
+    let partition = std::fs::canonicalize(below.path()).ok()?;
+    let holder = if partition.join("partition").exists() {
+        partition.parent()?
+    } else {
+        &partition
+    };
+    Some(holder.file_name()?.to_string_lossy().into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn partition(disk: &str, number: u32, kind: &str) -> Partition {
+        Partition {
+            name: format!("{disk}{number}"),
+            disk: disk.into(),
+            number: format!("254:{number}"),
+            size: 1,
+            type_guid: Guid::parse(kind).unwrap(),
+            guid: Guid([1; 16]),
+        }
+    }
+
+    #[test]
+    fn only_the_one_on_the_roots_disk() {
+        let other = "4f68bce3-e8cd-4db1-96e7-fbcaf984b709";
+        let seen = [
+            partition("vda", 1, other),
+            partition("vda", 6, VAR_TYPE),
+            partition("vdb", 1, VAR_TYPE),
+        ];
+        assert_eq!(find(&seen, Some("vda")).map(|p| p.name), Ok("vda6".into()));
+        assert!(
+            find(&seen, Some("vdc"))
+                .unwrap_err()
+                .contains("no partition of type")
+        );
+        assert!(find(&seen, None).is_err());
+        let twice = [partition("vda", 6, VAR_TYPE), partition("vda", 7, VAR_TYPE)];
+        assert!(
+            find(&twice, Some("vda"))
+                .unwrap_err()
+                .contains("vda6 and vda7")
+        );
+    }
+}
