@@ -11,7 +11,8 @@ use crate::stages::{GuestTimes, Stages, progress};
 use crate::vm::{Network, Vm, VmConfig, free_port};
 use anyhow::{Context, Result, bail};
 use lexopt::prelude::*;
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::Value;
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -101,7 +102,17 @@ pub fn run(options: &Options) -> Result<()> {
         print!("{stages}");
         println!("healthy  {health}");
         if let Some(file) = &options.json {
-            let report = report(run, &config, &image, &health, &stages);
+            let name = image.file_name().unwrap_or(image.as_os_str());
+            let report = Report {
+                image: name.to_string_lossy().into_owned(),
+                accelerator: host.accel.to_string(),
+                processors: config.cpus,
+                memory_mib: config.memory_mib,
+                health: &health,
+                stages: &stages,
+                guest: GuestTimes(&stages),
+                kernel_to_api: stages.kernel_to_api(),
+            };
             write_json(file, &report)?;
         }
         if !options.once {
@@ -198,32 +209,27 @@ fn serve(vm: &mut Vm, stop: &AtomicBool) -> Result<()> {
     Ok(())
 }
 
-/// The JSON report of one boot.
-#[must_use]
-pub fn report(
-    run: &Run,
-    config: &VmConfig,
-    image: &Path,
-    health: &Value,
-    stages: &Stages,
-) -> Value {
-    json!({
-        "image": image.file_name().map(|name| name.to_string_lossy()),
-        "accelerator": run.host().accel.to_string(),
-        "processors": config.cpus,
-        "memory_mib": config.memory_mib,
-        "health": health,
-        "stages": stages,
-        "guest": GuestTimes(stages),
-        "kernel_to_api": stages.kernel_to_api(),
-    })
+/// The JSON report of one boot. A struct, because its stages are to stay in their order.
+#[derive(Debug, Serialize)]
+struct Report<'a> {
+    image: String,
+    accelerator: String,
+    processors: u32,
+    memory_mib: u32,
+    health: &'a Value,
+    /// Host seconds since power-on.
+    stages: &'a Stages,
+    /// Guest seconds since the kernel's start.
+    guest: GuestTimes<'a>,
+    /// Host seconds from the kernel's start to the first 200.
+    kernel_to_api: Option<f64>,
 }
 
 /// Writes pretty JSON.
 ///
 /// # Errors
 /// When the file cannot be written.
-pub fn write_json(file: &Path, value: &Value) -> Result<()> {
+pub fn write_json(file: &Path, value: &impl Serialize) -> Result<()> {
     let text = serde_json::to_string_pretty(value)? + "\n";
     fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))
 }

@@ -135,7 +135,7 @@ impl Stages {
     /// Host seconds from the kernel's start to the API's first 200.
     #[must_use]
     pub fn kernel_to_api(&self) -> Option<f64> {
-        Some(self.get("api")?.host - self.get("kernel")?.host)
+        Some(millis(self.get("api")?.host - self.get("kernel")?.host))
     }
 }
 
@@ -292,10 +292,7 @@ mod tests {
         assert_eq!(at("api"), Some(9.25));
         assert_eq!(at("var"), None);
         assert_eq!(stages.get("root").and_then(|s| s.guest), Some(0.8));
-        assert_eq!(
-            stages.kernel_to_api().map(|s| (s * 1000.0).round()),
-            Some(5800.0)
-        );
+        assert_eq!(stages.kernel_to_api(), Some(5.8));
     }
 
     #[test]
