@@ -75,7 +75,7 @@ impl Cmdline {
                         .push(format!("{word}: not a number of seconds from 1 to 3600")),
                 },
                 (name, _) if name.starts_with("astromesh.") => {
-                    line.warnings.push(format!("{word}: unknown"))
+                    line.warnings.push(format!("{word}: unknown"));
                 }
                 _ => {}
             }

@@ -40,7 +40,7 @@ fn parse(arguments: impl Iterator<Item = OsString>) -> Result<(Option<PathBuf>, 
     while let Some(argument) = parser.next().map_err(|e| e.to_string())? {
         match argument {
             lexopt::Arg::Long("root") => {
-                root = Some(parser.value().map_err(|e| e.to_string())?.into())
+                root = Some(parser.value().map_err(|e| e.to_string())?.into());
             }
             lexopt::Arg::Value(value) if file.is_none() => file = Some(value.into()),
             other => return Err(other.unexpected().to_string()),

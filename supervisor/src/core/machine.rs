@@ -243,7 +243,7 @@ impl Machine {
             ServiceType::Exec => self.become_ready(now, actions),
             ServiceType::Notify | ServiceType::Oneshot => {}
             ServiceType::Probe if self.track(ProbeKind::Startup).is_none() => {
-                self.switch_on(ProbeKind::Readiness, now)
+                self.switch_on(ProbeKind::Readiness, now);
             }
             ServiceType::Probe => {}
         }
@@ -396,7 +396,7 @@ impl Machine {
             }
             State::Backoff => self.start(now, actions),
             State::Stopped | State::Ready | State::Healthy | State::Unhealthy | State::Failed => {
-                self.state_ends = None
+                self.state_ends = None;
             }
         }
     }
@@ -478,7 +478,7 @@ impl Machine {
                         self.become_ready(now, actions);
                     }
                     State::Starting if self.spec.kind == ServiceType::Probe => {
-                        self.switch_on(ProbeKind::Readiness, now)
+                        self.switch_on(ProbeKind::Readiness, now);
                     }
                     State::Ready | State::Healthy => {
                         self.switch_on(ProbeKind::Readiness, now);
@@ -498,7 +498,7 @@ impl Machine {
             }
             (ProbeKind::Readiness, Some(Good), State::Starting) => self.become_ready(now, actions),
             (ProbeKind::Readiness, Some(Good), State::Unhealthy) => {
-                self.become_healthy(now, actions)
+                self.become_healthy(now, actions);
             }
             (ProbeKind::Readiness, Some(Bad), State::Ready | State::Healthy) => {
                 self.end_health(now);

@@ -181,12 +181,12 @@ impl Core {
             }
             Input::Spawned(id, pid) => self.on(id, |m, _| m.spawned(now, pid, &mut actions)),
             Input::SpawnFailed(id, why) => {
-                self.on(id, |m, r| m.spawn_failed(now, why, r, &mut actions))
+                self.on(id, |m, r| m.spawn_failed(now, why, r, &mut actions));
             }
             Input::Exited(id, status) => self.on(id, |m, _| m.exited(now, status, &mut actions)),
             Input::TreeGone(id) => self.on(id, |m, r| m.tree_gone(now, r, &mut actions)),
             Input::Notify(id, notification) => {
-                self.on(id, |m, _| m.notified(now, notification, &mut actions))
+                self.on(id, |m, _| m.notified(now, notification, &mut actions));
             }
             Input::Probe {
                 id,
@@ -195,7 +195,7 @@ impl Core {
                 result,
             } => {
                 self.on(id, |m, _| {
-                    m.probed(now, kind, attempt, result, &mut actions)
+                    m.probed(now, kind, attempt, result, &mut actions);
                 });
             }
         }

@@ -94,7 +94,7 @@ mod tests {
         let mut shown = Vec::new();
         for part in parts {
             splitter.push(part, |line| {
-                shown.push(String::from_utf8_lossy(line).into_owned())
+                shown.push(String::from_utf8_lossy(line).into_owned());
             });
         }
         splitter.finish(|line| shown.push(String::from_utf8_lossy(line).into_owned()));
