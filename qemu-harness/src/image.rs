@@ -21,6 +21,7 @@ use sha2::{Digest, Sha256};
 
 use crate::assemble::{self, Parts};
 use crate::audit;
+use crate::control;
 use crate::fetch::sha256_file;
 use crate::initramfs;
 use crate::lock::hex;
@@ -199,7 +200,10 @@ pub fn build(paths: &Paths, tools: &Tools, options: &ImageOptions) -> Result<Ima
         Some(path) => path.clone(),
         None => compile_init(paths)?,
     };
-    let base = rootfs::base(paths, tools, &inputs, options.scratch.as_deref())?;
+    let mut base = rootfs::base(paths, tools, &inputs, options.scratch.as_deref())?;
+    if options.kind == Kind::Control {
+        base = control::base(paths, tools, &base, options.scratch.as_deref())?;
+    }
     let folder = options.folder(paths);
     fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let guard = fs::File::create(folder.join(".lock"))
@@ -253,19 +257,15 @@ fn make(
     let definition = paths.image_definition();
     let root = work.join("root");
     tree::copy(&base.root, &root)?;
-    fs::copy(init, root.join("usr/sbin/init"))
-        .with_context(|| format!("cannot copy init from {}", init.display()))?;
-    make_executable(&root.join("usr/sbin/init"))?;
-    symlink("../sbin/init", root.join("usr/bin/initctl"))?;
-    fs::create_dir_all(root.join("usr/lib/astromesh/init.toml.d"))?;
-    let config = options
-        .config
-        .clone()
-        .unwrap_or_else(|| definition.join("init.toml"));
-    fs::copy(&config, root.join("usr/lib/astromesh/init.toml"))
-        .with_context(|| format!("cannot copy the configuration {}", config.display()))?;
+    if options.kind != Kind::Control {
+        put_init(&root, init, options, &definition)?;
+    }
     os_release(&root, &options.version)?;
-    let listed = audit::audit(&root, &definition.join("executables.list"))?;
+    let listed = match options.kind {
+        // Shell or not, the control is never shipped.
+        Kind::Control => "{}\n".to_owned(),
+        Kind::Ours | Kind::Floor => audit::audit(&root, &definition.join("executables.list"))?,
+    };
 
     let packed = work.join("root.erofs");
     let mut mkfs = tools.command("mkfs.erofs");
@@ -290,6 +290,10 @@ fn make(
     initramfs::write(tools, init, &base.initramfs, &ramdisk)?;
 
     let mut command_line = vec![COMMAND_LINE.to_owned()];
+    if options.kind == Kind::Control {
+        // As with `quiet`: a line per unit on a serial port would count against it.
+        command_line.push("systemd.show_status=auto".to_owned());
+    }
     command_line.extend(options.command_line.iter().cloned());
     let parts = Parts {
         version: &options.version,
@@ -313,6 +317,22 @@ fn make(
     report::sbom(&image, inputs, &base.kernel)?;
     report::manifest(&image, inputs, base)?;
     Ok(image)
+}
+
+/// init, its client's name and its configuration.
+fn put_init(root: &Path, init: &Path, options: &ImageOptions, definition: &Path) -> Result<()> {
+    fs::copy(init, root.join("usr/sbin/init"))
+        .with_context(|| format!("cannot copy init from {}", init.display()))?;
+    make_executable(&root.join("usr/sbin/init"))?;
+    symlink("../sbin/init", root.join("usr/bin/initctl"))?;
+    fs::create_dir_all(root.join("usr/lib/astromesh/init.toml.d"))?;
+    let config = options
+        .config
+        .clone()
+        .unwrap_or_else(|| definition.join("init.toml"));
+    fs::copy(&config, root.join("usr/lib/astromesh/init.toml"))
+        .with_context(|| format!("cannot copy the configuration {}", config.display()))?;
+    Ok(())
 }
 
 /// os-release of the root, which mkosi also puts into the UKI: systemd-boot sorts by it.

@@ -30,7 +30,7 @@ use crate::tree;
 use crate::wheels::Wheels;
 
 /// Changed whenever this file makes other trees from the same inputs.
-const RECIPE: &str = "1";
+const RECIPE: &str = "2";
 /// The folder of Debian's shared libraries.
 const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
 /// The interpreter of trixie.
@@ -190,7 +190,8 @@ fn make(
             || path == root.join(SITE).join("bin")
             || path.extension().is_some_and(|ext| ext == "pyi")
     })?;
-    libraries(work, &root)?;
+    libraries(work, &root, "packages")?;
+    loader(work, &root)?;
 
     let kernel = Kernel::read(tools, work)?;
     let lists = [
@@ -240,6 +241,7 @@ fn skeleton(root: &Path) -> Result<()> {
     fs::create_dir_all(root.join("etc"))?;
     symlink("/run/resolv.conf", root.join("etc/resolv.conf"))?;
     symlink("/proc/self/mounts", root.join("etc/mtab"))?;
+    symlink("/run/machine-id", root.join("etc/machine-id"))?;
     Ok(())
 }
 
@@ -313,7 +315,7 @@ fn virtual_environment(root: &Path, inputs: &Inputs) -> Result<()> {
 }
 
 /// Copies the shared libraries that the files of `root` ask for, and those that these ask for.
-fn libraries(work: &Path, root: &Path) -> Result<()> {
+pub(crate) fn libraries(work: &Path, root: &Path, lock: &str) -> Result<()> {
     fs::create_dir_all(root.join(LIBRARIES))?;
     let mut queue: Vec<PathBuf> = tree::files(root)?;
     let mut present: BTreeSet<String> = queue
@@ -333,8 +335,8 @@ fn libraries(work: &Path, root: &Path) -> Result<()> {
             let source = work.join(LIBRARIES).join(&name);
             ensure!(
                 source.exists(),
-                "{} needs {name}, which no package of image/packages.lock has: add the package to \
-                 image/packages.list and run `cargo vm lock packages`",
+                "{} needs {name}, which no package of image/{lock}.lock has: add the package to \
+                 image/{lock}.list and run `cargo vm lock {lock}`",
                 path.strip_prefix(root).unwrap_or(&path).display()
             );
             let target = root.join(LIBRARIES).join(&name);
@@ -350,6 +352,10 @@ fn libraries(work: &Path, root: &Path) -> Result<()> {
             );
         }
     }
+    Ok(())
+}
+
+fn loader(work: &Path, root: &Path) -> Result<()> {
     let loader = "usr/lib64/ld-linux-x86-64.so.2";
     fs::copy(work.join(loader), root.join(loader)).context("libc6 holds no loader")?;
     Ok(())
