@@ -238,6 +238,11 @@ impl Machine {
     pub(super) fn spawned(&mut self, now: Time, pid: i32, actions: &mut Vec<Action>) {
         self.pid = Some(pid);
         self.tell(actions, self.event("service.start").with("pid", pid));
+        if self.state != State::Starting {
+            // The stop request overtook the news of the process; now there is one to be told.
+            actions.push(Action::Signal(self.id, self.spec.stop_signal));
+            return;
+        }
         self.switch_on(ProbeKind::Startup, now);
         match self.spec.kind {
             ServiceType::Exec => self.become_ready(now, actions),
@@ -421,6 +426,11 @@ impl Machine {
     /// From now on nothing is started or restarted.
     pub(super) fn forbid_start(&mut self) {
         self.may_start = false;
+        // The delay must not run out while this waits for its turn to be stopped.
+        if self.state == State::Backoff {
+            self.state = State::Stopped;
+            self.state_ends = None;
+        }
     }
 
     fn become_ready(&mut self, now: Time, actions: &mut Vec<Action>) {

@@ -11,6 +11,8 @@
 pub mod machine;
 pub mod probe;
 pub mod restart;
+#[cfg(test)]
+mod tests;
 
 use crate::Time;
 use crate::event::Event;
@@ -78,7 +80,7 @@ pub enum Notification {
 #[derive(Clone, Debug, PartialEq)]
 #[must_use]
 pub enum Action {
-    /// Make the service's process. Answered by `Spawned` or `SpawnFailed`.
+    /// Make the service's process. Answered by `Spawned` or `SpawnFailed`, before any other input.
     Spawn(Id),
     /// Send a signal to the main process.
     Signal(Id, i32),

@@ -303,7 +303,9 @@ impl Driver {
             Action::Emit(event) => sink.emit(event),
             Action::Spawn(id) => {
                 let input = self.spawn(id);
-                self.inputs.push_back(input);
+                // Before anything else that waits: no input may concern a process that the core
+                // has not heard of.
+                self.inputs.push_front(input);
             }
             Action::Signal(id, number) => {
                 let body = self.bodies.get(id.0);
