@@ -80,7 +80,7 @@ impl Run {
             }
             Err(error) => {
                 // The error itself reaches the caller either way.
-                let _ = fs::write(run.dir.join("error.txt"), format!("{error:?}\n"));
+                let _ = fs::write(run.dir.join("error.txt"), format!("{error:#}\n"));
                 Err(anyhow!(
                     "{error:#}\nthe evidence is kept in {}",
                     run.dir.display()

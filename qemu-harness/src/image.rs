@@ -260,6 +260,9 @@ fn make(
     if options.kind != Kind::Control {
         put_init(&root, init, options, &definition)?;
     }
+    if options.kind == Kind::Ours && options.init.is_none() {
+        check_config(init, &root, options, &definition)?;
+    }
     os_release(&root, &options.version)?;
     let listed = match options.kind {
         // Shell or not, the control is never shipped.
@@ -332,6 +335,26 @@ fn put_init(root: &Path, init: &Path, options: &ImageOptions, definition: &Path)
         .unwrap_or_else(|| definition.join("init.toml"));
     fs::copy(&config, root.join("usr/lib/astromesh/init.toml"))
         .with_context(|| format!("cannot copy the configuration {}", config.display()))?;
+    Ok(())
+}
+
+/// Has our init judge its configuration: what a boot would stumble over fails the build.
+fn check_config(init: &Path, root: &Path, options: &ImageOptions, definition: &Path) -> Result<()> {
+    let config = options
+        .config
+        .clone()
+        .unwrap_or_else(|| definition.join("init.toml"));
+    let mut check = Command::new(init);
+    check.args(["check", "--root"]).arg(root).arg(&config);
+    let output = check
+        .output()
+        .with_context(|| format!("cannot run {} to check the configuration", init.display()))?;
+    ensure!(
+        output.status.success(),
+        "the configuration of the image is wrong:\n{}{}",
+        String::from_utf8_lossy(&output.stdout).trim_end(),
+        String::from_utf8_lossy(&output.stderr).trim_end()
+    );
     Ok(())
 }
 

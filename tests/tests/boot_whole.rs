@@ -59,7 +59,6 @@ fn the_appliance_boots_serves_and_switches_off() -> Result<()> {
                     "net.address",
                     &[("link", "eth0"), ("address", "10.0.2.15/24")],
                 ),
-                ("service.start", &[("service", "astromeshd")]),
             ],
         )?;
         for bad in ["boot.failed", "boot.degraded", "init.crash", "service.exit"] {
