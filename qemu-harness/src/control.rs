@@ -23,12 +23,14 @@ use crate::tree;
 const RECIPE: &str = "1";
 /// What the distribution enables on a machine with networkd, and the runtime.
 const ENABLED: [&str; 2] = ["systemd-networkd.service", "astromeshd.service"];
-/// Nobody logs in.
-const MASKED: [&str; 4] = [
+/// Nobody logs in, and nothing has to be rebuilt at the first boot of a new version.
+const MASKED: [&str; 6] = [
     "getty@.service",
     "serial-getty@.service",
     "console-getty.service",
     "getty.target",
+    "ldconfig.service",
+    "systemd-journal-catalog-update.service",
 ];
 
 /// Makes the control's base from ours, or finds it in the cache.
@@ -93,6 +95,15 @@ fn make(tools: &Tools, ours: &Base, control: &Path, work: &Path, root: &Path) ->
     let _ = fs::remove_file(&id);
     fs::write(&id, "")?;
     symlink("../lib/systemd/systemd", root.join("usr/sbin/init"))?;
+    for folder in ["boot", "home", "root", "srv"] {
+        fs::create_dir_all(root.join(folder))?;
+    }
+    // udev's library reads only the binary indexes, which ours does without.
+    run(tools
+        .command("depmod")
+        .arg("-b")
+        .arg(root.join("usr"))
+        .arg(&ours.kernel))?;
     run(tools.command("systemd-sysusers").arg("--root").arg(root))?;
     let systemctl = |arguments: &[&str]| -> Result<()> {
         run(tools
