@@ -41,11 +41,14 @@ pub struct ChildPlan<'a> {
     pub capabilities: u64,
     /// File mode creation mask.
     pub umask: u32,
-    /// `RLIMIT_NOFILE`.
-    pub nofile: u64,
+    /// `RLIMIT_NOFILE`, if it must be so.
+    pub nofile: Option<u64>,
     /// Text for `/proc/self/oom_score_adj`.
     pub oom_score_adjust: CString,
 }
+
+/// `RLIMIT_NOFILE` of a service that sets none, if we may go so far.
+const NOFILE_DEFAULT: u64 = 65_536;
 
 /// The step at which a child failed, as told through the error pipe.
 pub const STEPS: [&str; 9] = [
@@ -171,10 +174,17 @@ fn prepare(plan: &ChildPlan<'_>, error_fd: &mut RawFd) -> Result<(), u8> {
     let check = |result: c_long, step: u8| if result < 0 { Err(step) } else { Ok(result) };
     // SAFETY: plain system calls on values; the structures live on this stack.
     unsafe {
-        let mut default: libc::sigaction = std::mem::zeroed();
-        default.sa_sigaction = libc::SIG_DFL;
+        // The kernel's `struct sigaction` of zeros is SIG_DFL, no flags, an empty mask. The C
+        // library would not let us at the signals that it keeps for itself.
+        let default = [0u64; 4];
         for signal in 1..=64 {
-            libc::sigaction(signal, &raw const default, ptr::null_mut());
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                default.as_ptr(),
+                ptr::null_mut::<u64>(),
+                8usize,
+            );
         }
         let mut none: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&raw mut none);
@@ -200,14 +210,15 @@ fn prepare(plan: &ChildPlan<'_>, error_fd: &mut RawFd) -> Result<(), u8> {
         )?;
         libc::close(fd);
         libc::umask(plan.umask);
+        let files = plan.nofile.unwrap_or(NOFILE_DEFAULT);
         let limit = libc::rlimit {
-            rlim_cur: plan.nofile,
-            rlim_max: plan.nofile,
+            rlim_cur: files,
+            rlim_max: files,
         };
-        check(
-            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit).into(),
-            3,
-        )?;
+        let set = libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit);
+        if plan.nofile.is_some() {
+            check(set.into(), 3)?;
+        }
         check(
             libc::syscall(libc::SYS_setgroups, plan.groups.len(), plan.groups.as_ptr()),
             4,

@@ -1,6 +1,12 @@
-//! Cgroups v2: one for each service, made once, kept over its restarts.
+//! Cgroups v2: one for each service, kept over its restarts, and a leaf in it for each instance.
 //!
-//! (kernel: `Documentation/admin-guide/cgroup-v2.rst`). A host for tests may have a hybrid
+//! The service's own cgroup has the limits and the accounting, which outlive an instance
+//! (kernel: `Documentation/admin-guide/cgroup-v2.rst`). The processes are in a leaf below it, made
+//! anew for each start. One cgroup for both would not do: a kernel since 6.12.14 and 6.14 kills
+//! every child that `CLONE_INTO_CGROUP` puts into a cgroup that `cgroup.kill` was ever used on, as
+//! it compares the kill counts of two different cgroups (`kill_seq` in `kernel/cgroup/cgroup.c`). A
+//! fresh leaf has never been killed.
+//! A host for tests may have a hybrid
 //! hierarchy, where the v2 tree is there without the memory and pids controllers; there the
 //! limits cannot be set, which is told once, and everything else works.
 
@@ -73,8 +79,9 @@ impl CgroupParent {
             rustix::fs::open(path, flags, Mode::empty()).map_err(|e| at(path, &e.into()))
         };
         Ok(Cgroup {
-            directory: open(&path, flags | OFlags::DIRECTORY)?,
             events: open(&path.join("cgroup.events"), flags)?,
+            leaves: Vec::new(),
+            serial: 0,
             path,
         })
     }
@@ -84,15 +91,33 @@ impl CgroupParent {
 #[derive(Debug)]
 pub struct Cgroup {
     path: PathBuf,
-    directory: OwnedFd,
     events: OwnedFd,
+    /// The present instance's leaf, last, after those that could not be removed yet.
+    leaves: Vec<PathBuf>,
+    serial: u64,
 }
 
 impl Cgroup {
-    /// For `CLONE_INTO_CGROUP`.
-    #[must_use]
-    pub fn directory(&self) -> BorrowedFd<'_> {
-        self.directory.as_fd()
+    /// Makes the leaf of a new instance and opens it, for `CLONE_INTO_CGROUP`.
+    ///
+    /// # Errors
+    /// Names the path.
+    pub fn fresh_leaf(&mut self) -> io::Result<OwnedFd> {
+        // A leaf stays busy for some milliseconds after its last process; then it is taken later.
+        self.leaves
+            .retain(|leaf| std::fs::remove_dir(leaf).is_err());
+        let leaf = loop {
+            self.serial += 1;
+            let leaf = self.path.join(self.serial.to_string());
+            match std::fs::create_dir(&leaf) {
+                Ok(()) => break leaf,
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(e) => return Err(at(&leaf, &e)),
+            }
+        };
+        self.leaves.push(leaf.clone());
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        rustix::fs::open(&leaf, flags, Mode::empty()).map_err(|e| at(&leaf, &e.into()))
     }
 
     /// `cgroup.events`: polls as `PRI` when it changed.
@@ -120,7 +145,10 @@ impl Cgroup {
     /// # Errors
     /// Names the path.
     pub fn kill(&self) -> io::Result<()> {
-        std::fs::write(self.path.join("cgroup.kill"), "1").map_err(|e| at(&self.path, &e))
+        self.leaves.iter().try_for_each(|leaf| {
+            let file = leaf.join("cgroup.kill");
+            std::fs::write(&file, "1").map_err(|e| at(&file, &e))
+        })
     }
 
     /// Sets the limits; returns what could not be set, and why.

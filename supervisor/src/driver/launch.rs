@@ -98,7 +98,7 @@ impl Launch {
             groups: self.identity.groups.clone(),
             capabilities: spec.capabilities,
             umask: spec.umask,
-            nofile: spec.limits.nofile.unwrap_or(65_536),
+            nofile: spec.limits.nofile,
             oom_score_adjust: text("oom-score-adjust", &spec.oom_score_adjust.to_string())?,
         };
         let child = sys::spawn(&plan).map_err(|e| format!("clone3: {e}"))?;

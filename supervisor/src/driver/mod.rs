@@ -353,10 +353,12 @@ impl Driver {
         else {
             return Input::Timer;
         };
-        match body
-            .launch
-            .start(machine.spec(), body.cgroup.directory(), body.notify.path())
-        {
+        let leaf = body.cgroup.fresh_leaf().map_err(|e| e.to_string());
+        let started = leaf.and_then(|leaf| {
+            let notify = body.notify.path();
+            body.launch.start(machine.spec(), leaf.as_fd(), notify)
+        });
+        match started {
             Ok((sys::Child { pid, pidfd }, error_pipe)) => {
                 body.pidfd = Some(pidfd);
                 body.error_pipe = Some(error_pipe);

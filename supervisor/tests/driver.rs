@@ -1,0 +1,392 @@
+//! The driver with real processes: cgroups, descriptors, signals, sockets of this machine.
+//!
+//! Needs root and a cgroup2 mount, wherever it is. The tests reap children of the whole process, so
+//! they run one after the other.
+
+use rustix::event::Timespec;
+use rustix::event::epoll::{self, CreateFlags};
+use rustix::fd::{AsFd, OwnedFd};
+use std::io::{Read, Write};
+use std::mem::MaybeUninit;
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+use supervisor::config::ServiceConfig;
+use supervisor::core::{Input, State};
+use supervisor::driver::{CgroupParent, Driver, Outcome, Setup, Token, Users, reap};
+use supervisor::event::Event;
+use supervisor::logger::now;
+use supervisor::spec::Spec;
+
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+/// A fault of a test ends here, not in a wait for ever.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+struct Rig {
+    driver: Driver,
+    epoll: OwnedFd,
+    events: Vec<Event>,
+    runtime_dir: PathBuf,
+    cgroup: PathBuf,
+    outcomes: Vec<Outcome>,
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl Rig {
+    fn start(name: &str, services: &[(&str, String)]) -> Self {
+        let turn = ONE_AT_A_TIME
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let id = format!("init-test-{name}-{}", std::process::id());
+        let cgroup = CgroupParent::mount_point().unwrap().join(&id);
+        let runtime_dir = std::env::temp_dir().join(&id);
+        let specs = services
+            .iter()
+            .map(|(name, text)| {
+                let config: ServiceConfig = toml::from_str(text).unwrap();
+                Spec::from_config(name, config).unwrap()
+            })
+            .collect();
+        let setup = Setup {
+            cgroups: CgroupParent::new(&cgroup).unwrap(),
+            runtime_dir: runtime_dir.clone(),
+            memory: 1 << 30,
+            users: Users::default(),
+            seed: 1,
+        };
+        let epoll = epoll::create(CreateFlags::CLOEXEC).unwrap();
+        let mut events = Vec::new();
+        let mut driver = Driver::new(specs, &setup, epoll.as_fd(), &mut events).unwrap();
+        driver.feed(now(), Input::Start, epoll.as_fd(), &mut events);
+        Self {
+            driver,
+            epoll,
+            events,
+            runtime_dir,
+            cgroup,
+            outcomes: Vec::new(),
+            _turn: turn,
+        }
+    }
+
+    /// Turns the loop until `done` says so.
+    fn until(&mut self, what: &str, done: impl Fn(&Self) -> bool) {
+        let end = Instant::now() + PATIENCE;
+        while !done(self) {
+            assert!(
+                Instant::now() < end,
+                "{what} did not happen; events: {:#?}",
+                self.events
+            );
+            let mut ready = [MaybeUninit::uninit(); 8];
+            // Children's ends come without a signal here, so they are asked for now and then.
+            let tick = Timespec {
+                tv_sec: 0,
+                tv_nsec: 5_000_000,
+            };
+            let (ready, _) = epoll::wait(&self.epoll, &mut ready, Some(&tick)).unwrap();
+            for event in ready {
+                self.driver.ready(
+                    Token::from_data(event.data),
+                    now(),
+                    self.epoll.as_fd(),
+                    &mut self.events,
+                );
+            }
+            while let Some((pid, status)) = reap() {
+                self.driver
+                    .reaped(pid, status, now(), self.epoll.as_fd(), &mut self.events);
+            }
+            self.driver
+                .timer(now(), self.epoll.as_fd(), &mut self.events);
+            while let Some(outcome) = self.driver.outcome() {
+                self.outcomes.push(outcome);
+            }
+        }
+    }
+
+    fn until_state(&mut self, state: State) {
+        self.until(&format!("{state:?}"), |rig| {
+            rig.driver.core().machines()[0].state() == state
+        });
+    }
+
+    fn output(&self) -> String {
+        let mut data = vec![0; 65_536];
+        let count = rustix::io::read(self.driver.output("s").unwrap(), &mut data).unwrap();
+        String::from_utf8_lossy(&data[..count]).into_owned()
+    }
+
+    fn event(&self, name: &str) -> &Event {
+        self.events
+            .iter()
+            .find(|e| e.name() == name)
+            .unwrap_or_else(|| panic!("no {name} in {:#?}", self.events))
+    }
+
+    fn stop(&mut self) {
+        self.driver
+            .feed(now(), Input::StopAll, self.epoll.as_fd(), &mut self.events);
+        self.until("everything stopped", |rig| {
+            rig.outcomes.contains(&Outcome::AllStopped)
+        });
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        let _ = std::fs::write(self.cgroup.join("s/cgroup.kill"), "1");
+        while reap().is_some() {}
+        for leaf in std::fs::read_dir(self.cgroup.join("s"))
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            let _ = std::fs::remove_dir(leaf.path());
+        }
+        let _ = std::fs::remove_dir(self.cgroup.join("s"));
+        let _ = std::fs::remove_dir(&self.cgroup);
+        let _ = std::fs::remove_dir_all(&self.runtime_dir);
+    }
+}
+
+fn shell(script: &str, more: &str) -> (&'static str, String) {
+    (
+        "s",
+        format!("exec = ['/bin/sh', '-c', {script:?}]\nrestart = 'never'\n{more}"),
+    )
+}
+
+#[test]
+fn a_child_starts_clean() {
+    let script = "grep -E '^(SigBlk|SigIgn|Groups|CapEff|CapAmb|NoNewPrivs)' /proc/self/status; \
+        echo fds $(ls /proc/self/fd); echo ids $(id -u) $(id -g); umask; cat /proc/self/oom_score_adj; \
+        ulimit -n; pwd; echo session $(cut -d' ' -f6 /proc/$$/stat) $$; cat /proc/self/cgroup; echo env $A$NOTIFY_SOCKET; echo end";
+    let more = "user = '65534'\ngroups = ['7']\numask = '0027'\noom-score-adjust = 300\nworking-directory = '/tmp'\n\
+        environment = { A = 'b' }\nlimits = { nofile = 77 }";
+    let mut rig = Rig::start("clean", &[shell(script, more)]);
+    rig.until_state(State::Stopped);
+    let output = rig.output();
+    let cgroup = rig.cgroup.file_name().unwrap().to_str().unwrap().to_owned();
+    for line in [
+        "SigBlk:\t0000000000000000",
+        "SigIgn:\t0000000000000000",
+        "Groups:\t7",
+        "CapEff:\t0000000000000000",
+        "NoNewPrivs:\t1",
+        // 3 is the directory that `ls` reads.
+        "fds 0 1 2 3",
+        "ids 65534 65534",
+        "0027",
+        "300",
+        "77",
+        "/tmp",
+        "end",
+    ] {
+        assert!(
+            output.lines().any(|l| l.trim_end() == line),
+            "{line:?} is not in\n{output}"
+        );
+    }
+    assert!(output.contains(&format!("/{cgroup}/s/1\n")), "{output}");
+    assert!(
+        output.contains(&format!("env b{}/notify/s", rig.runtime_dir.display())),
+        "{output}"
+    );
+    let session: Vec<&str> = output
+        .lines()
+        .find_map(|l| l.strip_prefix("session "))
+        .unwrap()
+        .split(' ')
+        .collect();
+    assert_eq!(session[0], session[1], "leads its own session");
+}
+
+#[test]
+fn a_tree_that_hides_and_ignores_is_gone_after_the_stop() {
+    let script = "trap '' TERM; (setsid sh -c 'trap \"\" TERM; echo hidden; sleep 1000' &) ; echo main; sleep 1000";
+    let mut rig = Rig::start("tree", &[shell(script, "stop.timeout = '100ms'")]);
+    let mut output = String::new();
+    while !(output.contains("hidden") && output.contains("main")) {
+        output.push_str(&rig.output());
+    }
+    assert!(
+        std::fs::read_to_string(rig.cgroup.join("s/1/cgroup.procs"))
+            .unwrap()
+            .lines()
+            .count()
+            >= 3
+    );
+    rig.stop();
+    assert_eq!(rig.event("service.exit").field("signal"), Some("9"));
+    let events = std::fs::read_to_string(rig.cgroup.join("s/cgroup.events")).unwrap();
+    assert!(events.contains("populated 0"), "{events}");
+    assert_eq!(
+        std::fs::read_to_string(rig.cgroup.join("s/1/cgroup.procs")).unwrap(),
+        ""
+    );
+}
+
+#[test]
+fn what_a_main_process_leaves_behind_is_gone_before_its_successor_starts() {
+    let script = "setsid sleep 1000 & echo $(wc -l < /proc/self/cgroup) procs $(cat $0/s/*/cgroup.procs | wc -l); exit 1";
+    let mut rig = Rig::start(
+        "rest",
+        &[("s", String::from("exec = ['/bin/true']\nrestart = 'never'"))],
+    );
+    rig.until_state(State::Stopped);
+    let cgroup = rig.cgroup.clone();
+    drop(rig);
+    let text = format!(
+        "exec = ['/bin/sh', '-c', {script:?}, {cgroup:?}]\nrestart = 'always'\nbackoff.base = '1ms'\nintensity.restarts = 3"
+    );
+    let mut rig = Rig::start("rest", &[("s", text)]);
+    rig.until_state(State::Failed);
+    let output = rig.output();
+    let counts: Vec<&str> = output
+        .lines()
+        .filter_map(|l| l.rsplit(' ').next())
+        .collect();
+    assert_eq!(counts.len(), 4, "{output} {:#?}", rig.events);
+    assert!(
+        counts.iter().all(|c| *c == counts[0]),
+        "a process of an earlier instance is there: {output}"
+    );
+}
+
+#[test]
+fn a_program_that_is_not_there_is_told_as_such() {
+    let mut rig = Rig::start(
+        "missing",
+        &[("s", "exec = ['/no/such/program']\nrestart = 'never'".into())],
+    );
+    rig.until_state(State::Failed);
+    assert_eq!(
+        rig.event("service.exit").field("error"),
+        Some("exec: No such file or directory (os error 2)")
+    );
+    let mut rig = {
+        drop(rig);
+        Rig::start(
+            "missing",
+            &[shell("true", "working-directory = '/no/such'")],
+        )
+    };
+    rig.until_state(State::Failed);
+    assert!(
+        rig.event("service.exit")
+            .field("error")
+            .unwrap()
+            .starts_with("chdir: ")
+    );
+}
+
+#[test]
+fn a_missing_environment_file_stops_a_start_unless_it_may_be_missing() {
+    let mut rig = Rig::start(
+        "env",
+        &[shell("true", "environment-files = ['/no/such/env']")],
+    );
+    rig.until_state(State::Failed);
+    assert!(
+        rig.event("service.exit")
+            .field("error")
+            .unwrap()
+            .contains("/no/such/env")
+    );
+    drop(rig);
+    let mut rig = Rig::start(
+        "env",
+        &[shell("true", "environment-files = ['-/no/such/env']")],
+    );
+    rig.until_state(State::Stopped);
+}
+
+#[test]
+fn capabilities_are_kept_over_the_exec() {
+    // Only the roles of init get capabilities, so not by configuration.
+    let (name, text) = shell("grep CapEff /proc/self/status", "user = '65534'");
+    let config: ServiceConfig = toml::from_str(&text).unwrap();
+    let spec = Spec {
+        capabilities: 1 << 12 | 1 << 13,
+        ..Spec::from_config(name, config).unwrap()
+    };
+    let mut rig = Rig::start("caps", &[]);
+    let setup = Setup {
+        cgroups: CgroupParent::new(&rig.cgroup).unwrap(),
+        runtime_dir: rig.runtime_dir.clone(),
+        memory: 0,
+        users: Users::default(),
+        seed: 1,
+    };
+    rig.driver = Driver::new(vec![spec], &setup, rig.epoll.as_fd(), &mut rig.events).unwrap();
+    rig.driver
+        .feed(now(), Input::Start, rig.epoll.as_fd(), &mut rig.events);
+    rig.until_state(State::Stopped);
+    assert_eq!(rig.output().trim(), "CapEff:\t0000000000003000");
+}
+
+/// Sends a datagram to the service's notify socket.
+fn notify(rig: &Rig, text: &str) {
+    let socket = std::os::unix::net::UnixDatagram::unbound().unwrap();
+    socket
+        .send_to(text.as_bytes(), rig.runtime_dir.join("notify/s"))
+        .unwrap();
+}
+
+#[test]
+fn ready_is_said_and_health_is_asked_for() {
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = server.local_addr().unwrap();
+    let more = format!(
+        "type = 'notify'\nrequired = true\n[probe.liveness]\nhttp = 'http://{address}/health?x=1'\ninterval = '20ms'\ntimeout = '5s'\nfailures = 2"
+    );
+    let mut rig = Rig::start("health", &[shell("sleep 1000", &more)]);
+    rig.until("a start", |rig| {
+        rig.driver.core().machines()[0].pid().is_some()
+    });
+    notify(&rig, "STATUS=almost\nREADY=1");
+    rig.until_state(State::Ready);
+    assert_eq!(rig.driver.core().machines()[0].status(), "almost");
+    let answer = |rig: &mut Rig, text: &str| {
+        server.set_nonblocking(true).unwrap();
+        let accepted = std::cell::RefCell::new(None);
+        rig.until("a probe", |_| {
+            if accepted.borrow().is_none() {
+                *accepted.borrow_mut() = server.accept().ok();
+            }
+            accepted.borrow().is_some()
+        });
+        let (mut stream, _) = accepted.into_inner().unwrap();
+        stream.set_nonblocking(true).unwrap();
+        let request = std::cell::RefCell::new(Vec::new());
+        rig.until("a request", |_| {
+            let mut part = [0; 512];
+            if let Ok(count) = (&stream).read(&mut part) {
+                request.borrow_mut().extend_from_slice(&part[..count]);
+            }
+            request.borrow().ends_with(b"\r\n\r\n")
+        });
+        let request = String::from_utf8(request.into_inner()).unwrap();
+        assert!(
+            request.starts_with("GET /health?x=1 HTTP/1.1\r\nHost: 127.0.0.1:"),
+            "{request}"
+        );
+        stream.write_all(text.as_bytes()).unwrap();
+    };
+    answer(&mut rig, "HTTP/1.1 200 OK\r\n\r\n");
+    rig.until_state(State::Healthy);
+    assert!(rig.driver.core().required_healthy());
+    answer(&mut rig, "HTTP/1.1 500 No\r\n\r\n");
+    answer(&mut rig, "nonsense that is no HTTP");
+    rig.until("a stop", |rig| {
+        rig.driver.core().machines()[0].state() == State::Failed
+    });
+    assert_eq!(
+        rig.event("service.unhealthy").field("last"),
+        Some("not an HTTP answer")
+    );
+    assert_eq!(rig.event("service.exit").field("signal"), Some("15"));
+}
