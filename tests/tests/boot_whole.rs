@@ -146,5 +146,12 @@ fn the_disk_is_in_order(run: &Run) -> Result<()> {
         field("Mount count")? != "0",
         "/var was never mounted: {header}"
     );
+    for folder in ["/lib/astromesh", "/log/astromesh"] {
+        let stat = tools.output("debugfs", &["-R", &format!("stat {folder}"), &place])?;
+        ensure!(
+            stat.contains("Type: directory") && stat.contains("User:   800   Group:   800"),
+            "/var{folder} is not the runtime's: {stat}"
+        );
+    }
     Ok(())
 }
