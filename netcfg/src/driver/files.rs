@@ -7,12 +7,11 @@ use std::path::{Path, PathBuf};
 
 use crate::mac::Mac;
 
-/// Replaces `path`. With `durable` the change survives a power cut once this returns; a reader
-/// sees the old text or the new one, never a part, in any case.
-pub fn replace(path: &Path, text: &str, durable: bool) -> io::Result<()> {
-    let folder = path.parent().unwrap_or_else(|| Path::new("."));
+/// Replaces `path`: a reader sees the old text or the new one, never a part. Survives the end of
+/// this process, but a power cut only after [`sync`].
+pub fn replace(path: &Path, text: &str) -> io::Result<()> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let fresh = folder.join(format!(".{name}.new"));
+    let fresh = path.with_file_name(format!(".{name}.new"));
     let mut file = OpenOptions::new()
         .write(true)
         .create(true)
@@ -20,14 +19,14 @@ pub fn replace(path: &Path, text: &str, durable: bool) -> io::Result<()> {
         .mode(0o644)
         .open(&fresh)?;
     file.write_all(text.as_bytes())?;
-    if durable {
-        file.sync_all()?;
-    }
-    fs::rename(&fresh, path)?;
-    if durable {
-        File::open(folder)?.sync_all()?;
-    }
-    Ok(())
+    fs::rename(&fresh, path)
+}
+
+/// Makes what was written to `path` last over a power cut.
+pub fn sync(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()?;
+    let folder = path.parent().unwrap_or_else(|| Path::new("."));
+    File::open(folder)?.sync_all()
 }
 
 /// A file that is expected to be small; no more than 64 KiB of it.

@@ -3,7 +3,8 @@
 //! One loop on one thread. It looks at the links when they changed, gives each client what
 //! happened, and *settles*: compares what the links should have with what they have, applies
 //! the difference, and looks again until there is none. Only then are `resolv.conf` written and
-//! the event told, in this order, so that whoever reads the event finds everything in place.
+//! the event told, in this order, so that whoever reads the event finds everything in place (or
+//! has read a warning before). What is slow and nobody waits for comes last.
 
 mod clock;
 mod files;
@@ -142,6 +143,8 @@ impl Driver<'_> {
                     self.unsettled |= port.step(Event::Payload(&payload), &mut self.report);
                 }
             }
+            // A socket says this once when its link is switched off, and works again after.
+            Input::Broken(_, error) if error.kind() == io::ErrorKind::NetworkDown => {}
             Input::Broken(link, error) => {
                 if let Some(port) = self.ports.get(&link) {
                     let details = [("detail", error.to_string())];
@@ -301,6 +304,9 @@ impl Driver<'_> {
         let mut broken = BTreeSet::new();
         let settled = self.apply(&intents, &mut broken).await;
         let written = self.write_resolv_conf(&wanted);
+        for port in self.ports.values_mut() {
+            port.save(&self.options.state_dir, &mut self.report);
+        }
         for (link, desired, _) in &wanted {
             if let Some(port) = self
                 .ports
@@ -313,7 +319,7 @@ impl Driver<'_> {
         // Nobody waits for these any more.
         for port in self.ports.values_mut() {
             port.close_sockets();
-            port.save(&self.options.state_dir, &mut self.report);
+            port.sync(&self.options.state_dir, &mut self.report);
         }
         if settled && written && broken.is_empty() {
             self.unsettled = false;
@@ -394,7 +400,7 @@ impl Driver<'_> {
             self.resolv_conf = present;
             return true;
         }
-        match files::replace(&path, &text, false) {
+        match files::replace(&path, &text) {
             Ok(()) => {
                 self.resolv_conf = Some(text);
                 true

@@ -42,6 +42,7 @@ pub struct Port {
     decided: bool,
     news: Option<News>,
     unsaved: Option<Box<Lease>>,
+    unsynced: bool,
 }
 
 impl Port {
@@ -68,6 +69,7 @@ impl Port {
             raw: None,
             udp: None,
             unsaved: None,
+            unsynced: false,
         }
     }
 
@@ -315,24 +317,35 @@ impl Port {
     /// Keeps the lease for the next start, or makes sure that none is kept.
     pub fn save(&mut self, state_dir: &Path, report: &mut Reporter<'_>) {
         let path = files::lease_path(state_dir, self.link.mac);
-        let result = match (self.unsaved.take(), self.lease()) {
-            (Some(lease), _) => {
-                files::replace(&path, &store::write(&lease, &clock::clocks()), true)
+        let result = match self.unsaved.take() {
+            Some(lease) => {
+                self.unsynced = true;
+                files::replace(&path, &store::write(&lease, &clock::clocks()))
             }
-            (None, None) if self.decided && !self.remembers() => match fs::remove_file(&path) {
+            None if self.decided && !self.remembers() => match fs::remove_file(&path) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
                 result => result,
             },
-            (None, _) => Ok(()),
+            None => Ok(()),
         };
+        self.check_store(&path, result, report);
+    }
+
+    /// Makes the kept lease last over a power cut, which may take the disk a while.
+    pub fn sync(&mut self, state_dir: &Path, report: &mut Reporter<'_>) {
+        if std::mem::take(&mut self.unsynced) {
+            let path = files::lease_path(state_dir, self.link.mac);
+            let result = files::sync(&path);
+            self.check_store(&path, result, report);
+        }
+    }
+
+    fn check_store(&mut self, path: &Path, result: io::Result<()>, report: &mut Reporter<'_>) {
         if let Err(error) = result {
+            self.unsynced = false;
             let detail = format!("{}: {error}", path.display());
-            report.warning(
-                clock::now(),
-                &self.link.name,
-                "lease-store",
-                &[("detail", detail)],
-            );
+            let details = [("detail", detail)];
+            report.warning(clock::now(), &self.link.name, "lease-store", &details);
         }
     }
 
