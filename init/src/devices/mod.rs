@@ -12,38 +12,42 @@ pub mod modules;
 pub mod uevent;
 
 use modules::Modules;
+use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
 
 /// sysfs nests devices a dozen levels deep; this bounds a walk through a strange one.
 const DEPTH_MAX: u32 = 32;
 
-/// Loads the drivers of all devices that are there. Returns how many modules were new.
-pub fn coldplug(modules: &Modules, failed: &mut dyn FnMut(&str, io::Error)) -> usize {
-    walk(Path::new("/sys/devices"), modules, DEPTH_MAX, failed)
+/// Loads the drivers of all devices that are there.
+pub fn coldplug(modules: &Modules, failed: &mut dyn FnMut(&str, io::Error)) {
+    for modalias in modaliases() {
+        modules.load_for(&modalias, failed);
+    }
 }
 
-fn walk(
-    directory: &Path,
-    modules: &Modules,
-    depth: u32,
-    failed: &mut dyn FnMut(&str, io::Error),
-) -> usize {
-    let mut loaded = 0;
+/// By which names the devices that are there ask for their drivers, each once.
+#[must_use]
+pub fn modaliases() -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    walk(Path::new("/sys/devices"), DEPTH_MAX, &mut found);
+    found
+}
+
+fn walk(directory: &Path, depth: u32, found: &mut BTreeSet<String>) {
     let Ok(entries) = std::fs::read_dir(directory) else {
-        return 0;
+        return;
     };
     for entry in entries.flatten() {
         let is_directory = entry.file_type().is_ok_and(|t| t.is_dir());
         if is_directory && depth > 0 {
-            loaded += walk(&entry.path(), modules, depth - 1, failed);
+            walk(&entry.path(), depth - 1, found);
         } else if entry.file_name() == "modalias" {
             // An unreadable one belongs to a device that is just going away.
             let modalias = std::fs::read_to_string(entry.path()).unwrap_or_default();
             if !modalias.trim().is_empty() {
-                loaded += modules.load_for(modalias.trim(), failed);
+                found.insert(modalias.trim().to_owned());
             }
         }
     }
-    loaded
 }

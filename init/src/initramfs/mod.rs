@@ -23,6 +23,7 @@ use crate::mounts;
 use root::{Choice, Root};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::mount::{MountFlags, mount};
+use std::collections::{BTreeSet, VecDeque};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use supervisor::event::{Event, EventSink};
@@ -66,11 +67,7 @@ fn stage(
         .map_err(|e| Failure::new("cmdline", "/proc/cmdline", e))?;
     *cmdline = Cmdline::parse(&text);
     for warning in &cmdline.warnings {
-        emitter.emit(
-            Event::new("boot.warning")
-                .with("what", "cmdline")
-                .with("seen", warning),
-        );
+        warn(emitter, "cmdline", warning);
     }
     if let Some(problem) = cmdline.problems.first() {
         return Err(Failure::new(
@@ -109,24 +106,12 @@ fn load_modules(emitter: &mut Emitter) -> Result<Modules, Failure> {
     })?;
     for name in MODULES {
         if let Err(e) = modules.load(name) {
-            emitter.emit(
-                Event::new("boot.warning")
-                    .with("what", "module")
-                    .with("seen", e),
-            );
+            warn(emitter, "module", e);
         }
     }
     for name in OPTIONAL_MODULES {
         let _ = modules.load(name);
     }
-    devices::coldplug(&modules, &mut |name, e| {
-        emitter.emit(
-            Event::new("boot.warning")
-                .with("what", "module")
-                .with("module", name)
-                .with("seen", e),
-        );
-    });
     Ok(modules)
 }
 
@@ -146,7 +131,10 @@ fn loader_partition() -> Option<devices::gpt::Guid> {
     devices::gpt::Guid::parse(&text)
 }
 
-/// Waits for both partitions of the root.
+/// Loads drivers, and waits, until both partitions of the root are there.
+///
+/// One driver at a time, with a look after each: what the root does not need is left to the running
+/// system, which loads it beside everything else.
 fn find(
     emitter: &mut Emitter,
     wanted: &Root,
@@ -155,6 +143,7 @@ fn find(
     cmdline: &Cmdline,
 ) -> Result<(disks::Partition, disks::Partition), Failure> {
     let end = now() + cmdline.root_timeout;
+    let mut waiting = by_likelihood(devices::modaliases());
     loop {
         let mut unreadable = Vec::new();
         let partitions = disks::partitions(&mut |disk, e| unreadable.push(format!("{disk}: {e}")));
@@ -166,10 +155,7 @@ fn find(
                 elsewhere,
             } => {
                 if elsewhere {
-                    let event = Event::new("boot.warning")
-                        .with("what", "root")
-                        .with("seen", "not on the disk the loader came from");
-                    emitter.emit(event.with("disk", &data.disk));
+                    warn(emitter, "root", "not on the disk the loader came from");
                 }
                 return Ok((data, hash));
             }
@@ -188,27 +174,53 @@ fn find(
             }
             Choice::Missing(_) => {}
         }
-        wait(uevents, modules, left);
+        if !load_next(&mut waiting, modules, emitter) {
+            wait(uevents, &mut waiting, left);
+        }
     }
 }
 
-/// Waits for an announcement, and loads the driver that an announced device asks for.
-fn wait(uevents: &Uevents, modules: &Modules, limit: std::time::Duration) {
+/// The names by which devices ask for drivers, those first that are most likely the disk's: a
+/// virtual machine's own devices.
+fn by_likelihood(modaliases: BTreeSet<String>) -> VecDeque<String> {
+    let (own, other): (Vec<_>, Vec<_>) = modaliases
+        .into_iter()
+        .partition(|m| m.starts_with("virtio:"));
+    own.into_iter().chain(other).collect()
+}
+
+/// Loads the next driver; false if there is none to load.
+fn load_next(waiting: &mut VecDeque<String>, modules: &Modules, emitter: &mut Emitter) -> bool {
+    let mut failed = |name: &str, e| warn(emitter, "module", format!("{name}: {e}"));
+    while let Some(modalias) = waiting.pop_front() {
+        if modules.load_for(&modalias, &mut failed) > 0 {
+            return true;
+        }
+    }
+    false
+}
+
+/// Waits for announcements of devices, and notes the drivers that these ask for.
+fn wait(uevents: &Uevents, waiting: &mut VecDeque<String>, limit: std::time::Duration) {
     let limit = Timespec {
         tv_sec: i64::try_from(limit.as_secs()).unwrap_or(1),
         tv_nsec: i64::from(limit.subsec_nanos()),
     };
-    let _ = poll(
-        &mut [PollFd::from_borrowed_fd(uevents.fd(), PollFlags::IN)],
-        Some(&limit),
-    );
+    let mut fds = [PollFd::from_borrowed_fd(uevents.fd(), PollFlags::IN)];
+    let _ = poll(&mut fds, Some(&limit));
     while let Some(uevent) = uevents.next() {
         if uevent.action.is_empty() {
-            devices::coldplug(modules, &mut |_, _| {});
+            // Some were lost: whatever is there now counts.
+            waiting.extend(devices::modaliases());
         } else if !uevent.modalias.is_empty() && uevent.action == "add" {
-            modules.load_for(&uevent.modalias, &mut |_, _| {});
+            waiting.push_back(uevent.modalias);
         }
     }
+}
+
+fn warn(emitter: &mut Emitter, what: &'static str, seen: impl std::fmt::Display) {
+    let event = Event::new("boot.warning").with("what", what);
+    emitter.emit(event.with("seen", seen));
 }
 
 /// Makes the verity mapping and mounts it.
