@@ -1,7 +1,7 @@
 //! The DHCPv4 client: a codec guarded at its edge, the lease it yields, and the state machine.
 //!
 //! Everything in here is pure. Bytes come in, bytes and decisions come out; the
-//! [driver](crate::driver) owns the sockets and the clock.
+//! driver, behind [`run`](crate::run), owns the sockets and the clock.
 //!
 //! | module | idea |
 //! | --- | --- |

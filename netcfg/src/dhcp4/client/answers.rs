@@ -1,0 +1,191 @@
+//! What the client makes of answers: whether one is for us, whether we asked, and what follows.
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use super::{Action, Client, Held, Note, Phase, Why};
+use crate::dhcp4::lease::{Lease, Refused};
+use crate::dhcp4::pace;
+use crate::dhcp4::reply::{Kind, Reply};
+
+/// How long a server that broke its own offer is passed over.
+const SHUN: Duration = Duration::from_secs(60);
+/// At most so many servers are remembered for that; the wire may have liars by the thousand.
+const MAX_SHUNNED: usize = 8;
+
+impl Client {
+    pub(super) fn receive(&mut self, now: Duration, payload: &[u8]) {
+        let Ok(reply) = Reply::decode(payload) else {
+            self.counters.unreadable += 1;
+            return;
+        };
+        // RFC 6842: an id that is not ours is for somebody else behind the same address.
+        let other_id = |id: &Vec<u8>| *id != self.identity.client_id();
+        if reply.chaddr != self.identity.mac || reply.client_id.as_ref().is_some_and(other_id) {
+            self.counters.not_ours += 1;
+            return;
+        }
+        self.counters.malformed_options += u64::from(reply.malformed);
+        let expected = match reply.kind {
+            Kind::Offer => self.offer(now, &reply, payload),
+            Kind::Ack => self.ack(now, &reply, payload),
+            Kind::Nak => self.nak(now, reply),
+        };
+        if !expected {
+            self.counters.unexpected += 1;
+        }
+    }
+
+    fn offer(&mut self, now: Duration, reply: &Reply, payload: &[u8]) -> bool {
+        let (attempt, taken) = match &self.phase {
+            Phase::Selecting {
+                attempt, parked, ..
+            } if attempt.xid == reply.xid => (*attempt, parked.is_some()),
+            _ => return false,
+        };
+        let Some(offer) = self.lease(now, reply, payload) else {
+            return true;
+        };
+        self.shunned.retain(|(_, until)| now < *until);
+        if !self
+            .shunned
+            .iter()
+            .any(|(server, _)| *server == offer.server)
+        {
+            self.request(now, attempt, offer);
+        } else if let (false, Phase::Selecting { parked, .. }) = (taken, &mut self.phase) {
+            *parked = Some(offer);
+        }
+        true
+    }
+
+    /// An ACK counts when it answers a REQUEST that is still open, for the address that was
+    /// asked for, and from the server that was chosen, where one was.
+    fn ack(&mut self, now: Duration, reply: &Reply, payload: &[u8]) -> bool {
+        let held = self.held.as_ref().map(|held| held.lease.address.address());
+        let granted = match &self.phase {
+            Phase::Requesting { attempt, offer } => (attempt.xid == reply.xid
+                && reply.server == Some(offer.server)
+                && reply.yiaddr == offer.address.address())
+            .then_some(offer.times.granted),
+            Phase::Rebooting { asked, .. }
+            | Phase::Selecting {
+                reboot: Some(asked),
+                ..
+            } => (asked.xid == reply.xid && held == Some(reply.yiaddr)).then_some(asked.at),
+            Phase::Extending { asked, .. } => asked
+                .iter()
+                .find(|asked| asked.xid == reply.xid && held == Some(reply.yiaddr))
+                .map(|asked| asked.at),
+            Phase::Off
+            | Phase::HoldBack { .. }
+            | Phase::Selecting { reboot: None, .. }
+            | Phase::Bound { .. } => None,
+        };
+        let Some(granted) = granted else { return false };
+        if let Some(lease) = self.lease(granted, reply, payload) {
+            if lease.times.is_valid_at(now) {
+                self.bind(now, *lease);
+            } else {
+                self.refuse(reply, Refused::Over);
+            }
+        }
+        true
+    }
+
+    fn lease(&mut self, granted: Duration, reply: &Reply, payload: &[u8]) -> Option<Box<Lease>> {
+        match Lease::from_reply(reply, granted, payload) {
+            Ok(lease) => Some(Box::new(lease)),
+            Err(why) => {
+                self.refuse(reply, why);
+                None
+            }
+        }
+    }
+
+    fn refuse(&mut self, reply: &Reply, why: Refused) {
+        self.counters.refused += 1;
+        self.out.push(Action::Note(Note::Refused {
+            server: reply.server,
+            why,
+        }));
+    }
+
+    fn bind(&mut self, now: Duration, lease: Lease) {
+        self.naks = 0;
+        self.shunned.clear();
+        self.wish = Some(lease.address.address());
+        let renew = lease.times.end.map(|end| {
+            // RFC 2131, 4.4.5: some fuzz, so that machines that booted together drift apart.
+            let early = self.rng.up_to((end.renew - lease.times.granted) / 32);
+            (end.renew - early).max(now + Duration::from_secs(1))
+        });
+        self.phase = Phase::Bound { renew };
+        self.out.push(Action::Apply(Box::new(lease.clone())));
+        self.held = Some(Held {
+            lease,
+            applied: true,
+        });
+    }
+
+    /// A NAK counts when it answers an open REQUEST. Where a server was chosen, it alone can say
+    /// no: another one's NAK would otherwise starve us for as long as it lives. Where everybody
+    /// was asked, anybody can.
+    fn nak(&mut self, now: Duration, reply: Reply) -> bool {
+        let leased_by = self.held.as_ref().map(|held| held.lease.server);
+        let (obey, at_once) = match &self.phase {
+            Phase::Requesting { attempt, offer } => (
+                attempt.xid == reply.xid && reply.server == Some(offer.server),
+                false,
+            ),
+            Phase::Rebooting { asked, .. }
+            | Phase::Selecting {
+                reboot: Some(asked),
+                ..
+            } => (asked.xid == reply.xid, true),
+            Phase::Extending {
+                any_server, asked, ..
+            } => {
+                let ours = asked.iter().any(|asked| asked.xid == reply.xid);
+                (ours && (*any_server || reply.server == leased_by), true)
+            }
+            Phase::Off
+            | Phase::HoldBack { .. }
+            | Phase::Selecting { reboot: None, .. }
+            | Phase::Bound { .. } => (false, false),
+        };
+        if !obey {
+            return false;
+        }
+        self.counters.naks += 1;
+        self.naks = self.naks.saturating_add(1);
+        self.out.push(Action::Note(Note::Nak {
+            server: reply.server,
+            message: reply.message,
+        }));
+        if at_once {
+            self.drop_lease(Why::Nak);
+        }
+        self.wish = None;
+        if at_once && self.naks == 1 {
+            self.discover(now, None);
+        } else {
+            if let Some(server) = reply.server {
+                self.shun(now, server);
+            }
+            self.phase = Phase::HoldBack {
+                until: now + pace::after_nak(self.naks, &mut self.rng),
+            };
+        }
+        true
+    }
+
+    pub(super) fn shun(&mut self, now: Duration, server: Ipv4Addr) {
+        self.shunned
+            .retain(|(known, until)| *known != server && now < *until);
+        if self.shunned.len() >= MAX_SHUNNED {
+            self.shunned.remove(0);
+        }
+        self.shunned.push((server, now + SHUN));
+    }
+}

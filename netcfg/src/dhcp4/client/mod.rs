@@ -1,0 +1,328 @@
+//! The DHCPv4 client of one link as a pure state machine (RFC 2131, section 4.4).
+//!
+//! [`Client::step`] takes the time and one event and gives back what is to be done;
+//! [`Client::deadline`] says when to call it again at the latest. There is no clock, no socket
+//! and no randomness in here but a generator with a seed: the same events at the same times give
+//! the same actions, byte for byte. Time is the time since boot, suspend included.
+//!
+//! ```text
+//!            carrier, no lease              carrier, a lease is remembered
+//!   Off ───────────────────────▶ Selecting ◀──400 ms── Rebooting ◀── Off
+//!                     DISCOVER  │  ▲   ▲  silence        │ REQUEST (INIT-REBOOT)
+//!                         OFFER │  │   │                 │ ACK        NAK: Selecting
+//!                               ▼  │   └──── NAK ──┐     ▼
+//!                          Requesting ──── ACK ────┼──▶ Bound ──T1──▶ Renewing ──T2──▶ Rebinding
+//!                               │ NAK              │      ▲              │ ACK            │ ACK
+//!                               ▼                  │      └──────────────┴────────────────┘
+//!                           HoldBack ──────────────┘         expiry: Selecting
+//! ```
+//!
+//! Beside the phase there is the lease that is *held*. It may be applied to the link in phases
+//! other than Bound: after a short loss of carrier the address stays while the client asks
+//! whether it is still good. Two rules hold in every phase and are checked before anything else
+//! happens in a step: a lease that is over is withdrawn, and one whose carrier is away for
+//! longer than [`GRACE`] is withdrawn but remembered.
+//!
+//! What differs from the letter of the RFC, and why:
+//! - no random delay before the first DISCOVER (4.4.1): it protects a building full of desktops
+//!   after a power cut, and costs each of our boots seconds. Retries are jittered.
+//! - the lease from before is asked for and, 400 ms later, a DISCOVER goes out beside it: a
+//!   server that does not know the old address may stay silent, and waiting for it costs seconds.
+//! - a server that refused or never confirmed its own offer is passed over for a minute when
+//!   there is another.
+
+mod answers;
+mod interface;
+mod questions;
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+pub use self::interface::{Action, Counters, Event, Note, Saved, Sockets, To, Why};
+use super::lease::Lease;
+use super::pace::Budget;
+use super::request::{Ask, Identity};
+use crate::rng::Rng;
+
+/// How long the carrier may be away before the address goes: a flapping port, a restarted
+/// switch or a migrated machine should not break connections.
+pub const GRACE: Duration = Duration::from_secs(5);
+/// How long a remembered lease is asked for alone, before DISCOVER goes out beside it.
+const OVERLAP: Duration = Duration::from_millis(400);
+/// REQUESTs for one offer before it is given up (1 + 2 + 4 + 8 s).
+const REQUESTS: u32 = 4;
+
+/// A message that waits for its answer.
+#[derive(Debug, Clone, Copy)]
+struct Asked {
+    xid: u32,
+    at: Duration,
+}
+
+/// A message sent again and again under one transaction id.
+#[derive(Debug, Clone, Copy)]
+struct Attempt {
+    xid: u32,
+    started: Duration,
+    sent: u32,
+    again: Duration,
+    with_mtu: bool,
+}
+
+#[derive(Debug)]
+enum Phase {
+    Off,
+    HoldBack {
+        until: Duration,
+    },
+    Rebooting {
+        asked: Asked,
+        until: Duration,
+    },
+    Selecting {
+        attempt: Attempt,
+        /// An offer of a shunned server, taken when nobody else offers.
+        parked: Option<Box<Lease>>,
+        /// The question of Rebooting; its ACK is still welcome.
+        reboot: Option<Asked>,
+    },
+    Requesting {
+        attempt: Attempt,
+        offer: Box<Lease>,
+    },
+    Bound {
+        renew: Option<Duration>,
+    },
+    /// Renewing and Rebinding: the same but for whom is asked and when it ends.
+    Extending {
+        any_server: bool,
+        started: Duration,
+        again: Duration,
+        until: Duration,
+        asked: Vec<Asked>,
+    },
+}
+
+#[derive(Debug)]
+struct Held {
+    lease: Lease,
+    applied: bool,
+}
+
+/// The client of one link.
+#[derive(Debug)]
+pub struct Client {
+    identity: Identity,
+    rng: Rng,
+    budget: Budget,
+    phase: Phase,
+    held: Option<Held>,
+    /// The address to wish for in a DISCOVER.
+    wish: Option<Ipv4Addr>,
+    carrier_lost: Option<Duration>,
+    naks: u32,
+    shunned: Vec<(Ipv4Addr, Duration)>,
+    counters: Counters,
+    out: Vec<Action>,
+}
+
+impl Client {
+    /// A client on a link without carrier. With a carrier, [`Event::CarrierUp`] comes next.
+    pub fn new(identity: Identity, rng: Rng, now: Duration, saved: Option<Saved>) -> Client {
+        let wish = saved.as_ref().map(|saved| saved.lease.address.address());
+        let held = saved
+            .filter(|saved| saved.applied || saved.lease.times.is_valid_at(now))
+            .map(|Saved { lease, applied }| Held { lease, applied });
+        Client {
+            identity,
+            rng,
+            budget: Budget::new(now),
+            phase: Phase::Off,
+            carrier_lost: held.as_ref().map(|_| now),
+            held,
+            wish,
+            naks: 0,
+            shunned: Vec::new(),
+            counters: Counters::default(),
+            out: Vec::new(),
+        }
+    }
+
+    /// One event at one time. What was due by then happens first.
+    #[must_use]
+    pub fn step(&mut self, now: Duration, event: Event<'_>) -> Vec<Action> {
+        self.enforce(now);
+        self.tick(now);
+        match event {
+            Event::Timer => {}
+            Event::CarrierUp => self.carrier_up(now),
+            Event::CarrierDown => self.carrier_down(now),
+            Event::Payload(payload) => self.receive(now, payload),
+        }
+        std::mem::take(&mut self.out)
+    }
+
+    /// When [`Client::step`] must be called again, if nothing happens before.
+    pub fn deadline(&self) -> Option<Duration> {
+        let phase = match &self.phase {
+            Phase::Off => None,
+            Phase::HoldBack { until } | Phase::Rebooting { until, .. } => Some(*until),
+            Phase::Selecting { attempt, .. } | Phase::Requesting { attempt, .. } => {
+                Some(attempt.again)
+            }
+            Phase::Bound { renew } => *renew,
+            Phase::Extending { again, until, .. } => Some(*again.min(until)),
+        };
+        let applied = self.held.as_ref().filter(|held| held.applied);
+        let expiry = applied.and_then(|held| held.lease.times.expire());
+        let grace = applied
+            .and(self.carrier_lost)
+            .map(|lost| lost.saturating_add(GRACE));
+        [phase, expiry, grace].into_iter().flatten().min()
+    }
+
+    /// The lease that is on the link.
+    pub fn applied(&self) -> Option<&Lease> {
+        let held = self.held.as_ref().filter(|held| held.applied);
+        held.map(|held| &held.lease)
+    }
+
+    /// Whether there is a lease to ask for again, on the link or not.
+    pub fn remembers(&self) -> bool {
+        self.held.is_some()
+    }
+
+    /// The sockets to listen on.
+    pub fn sockets(&self) -> Sockets {
+        Sockets {
+            raw: matches!(
+                self.phase,
+                Phase::Rebooting { .. } | Phase::Selecting { .. } | Phase::Requesting { .. }
+            ),
+            udp: self.applied().is_some(),
+        }
+    }
+
+    /// A word for the phase, as RFC 2131 has it.
+    pub fn phase_name(&self) -> &'static str {
+        match self.phase {
+            Phase::Off => "off",
+            Phase::HoldBack { .. } => "init",
+            Phase::Rebooting { .. } => "rebooting",
+            Phase::Selecting { .. } => "selecting",
+            Phase::Requesting { .. } => "requesting",
+            Phase::Bound { .. } => "bound",
+            Phase::Extending {
+                any_server: false, ..
+            } => "renewing",
+            Phase::Extending {
+                any_server: true, ..
+            } => "rebinding",
+        }
+    }
+
+    /// What was sent and dropped so far.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// The two rules that hold in every phase.
+    fn enforce(&mut self, now: Duration) {
+        let Some(held) = &mut self.held else { return };
+        if !held.lease.times.is_valid_at(now) {
+            self.drop_lease(Why::Expired);
+            if matches!(self.phase, Phase::Bound { .. } | Phase::Extending { .. }) {
+                self.discover(now, None);
+            }
+            return;
+        }
+        let away = self
+            .carrier_lost
+            .is_some_and(|lost| now >= lost.saturating_add(GRACE));
+        if held.applied && away {
+            held.applied = false;
+            self.out.push(Action::Withdraw(Why::Carrier));
+        }
+    }
+
+    /// Forgets the lease, and takes it off the link if it is there.
+    fn drop_lease(&mut self, why: Why) {
+        let Some(held) = self.held.take() else { return };
+        if held.applied {
+            self.out.push(Action::Withdraw(why));
+        }
+        self.out.push(Action::Forget);
+        // A refused address is not worth wishing for; an expired one may still be free.
+        self.wish = (why == Why::Expired).then_some(held.lease.address.address());
+    }
+
+    fn carrier_up(&mut self, now: Duration) {
+        self.carrier_lost = None;
+        if !matches!(self.phase, Phase::Off) {
+            return;
+        }
+        let Some(held) = &self.held else {
+            return self.discover(now, None);
+        };
+        // Perhaps the cable is in another socket now: ask before trusting, but keep the address
+        // that is there until somebody says no.
+        let address = held.lease.address.address();
+        let asked = Asked {
+            xid: self.rng.next_u32(),
+            at: now,
+        };
+        self.phase = Phase::Rebooting {
+            asked,
+            until: now + OVERLAP,
+        };
+        self.send(
+            now,
+            To::Broadcast,
+            Ask::Reboot { address },
+            asked.xid,
+            now,
+            true,
+        );
+    }
+
+    fn carrier_down(&mut self, now: Duration) {
+        if self.carrier_lost.is_none() {
+            self.carrier_lost = Some(now);
+        }
+        self.phase = Phase::Off;
+    }
+
+    /// What the phase wants done by now.
+    fn tick(&mut self, now: Duration) {
+        match &mut self.phase {
+            Phase::HoldBack { until } if now >= *until => self.discover(now, None),
+            Phase::Rebooting { asked, until } if now >= *until => {
+                let asked = *asked;
+                self.discover(now, Some(asked));
+            }
+            Phase::Selecting {
+                attempt, parked, ..
+            } if now >= attempt.again => match parked.take() {
+                Some(offer) => {
+                    let attempt = *attempt;
+                    self.request(now, attempt, offer);
+                }
+                None => self.discover_again(now),
+            },
+            Phase::Requesting { attempt, offer } if now >= attempt.again => {
+                if attempt.sent >= REQUESTS {
+                    let server = offer.server;
+                    self.shun(now, server);
+                    self.discover(now, None);
+                } else {
+                    self.request_again(now);
+                }
+            }
+            Phase::Bound { renew: Some(renew) } if now >= *renew => self.extend(now),
+            Phase::Extending { again, until, .. } if now >= *again || now >= *until => {
+                self.extend(now);
+            }
+            _ => {}
+        }
+    }
+}
