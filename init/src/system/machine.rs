@@ -7,10 +7,13 @@
 //!
 //! * **booting** until all required services are healthy, told once as `boot.healthy`;
 //! * **running**;
+//! * **degraded**: a service used up its restarts and the machine its reboots (see
+//!   [`super::budget`]). It stays up, with whatever still runs.
 //! * **stopping** from the first request on. The services get their stop signals in reverse order;
 //!   when nothing runs any more, or [`STOP_MAX`] has passed, the machine ends. Further requests
 //!   change nothing.
 
+use super::budget::{self, Budget, Verdict};
 use super::built_in::{self, Channels};
 use super::power::{Buttons, Pressed, Verb};
 use super::{relay, report, shutdown};
@@ -52,7 +55,10 @@ pub struct Machine {
     uevents: Uevents,
     channels: Channels,
     buttons: Buttons,
+    budget: Budget,
     healthy: bool,
+    /// When the machine will have been healthy for long enough.
+    sustained: Option<Time>,
     /// When services that wait for the network are let go, until it is there.
     net_due: Option<Time>,
     stopping: Option<(Verb, Time)>,
@@ -67,6 +73,7 @@ impl Machine {
         config: &Config,
         users: Users,
         signals: SignalFd,
+        budget: Budget,
         emitter: &mut Emitter,
     ) -> Result<Self, Failure> {
         let fail = |what: &'static str| move |e: std::io::Error| Failure::new("services", what, e);
@@ -91,7 +98,9 @@ impl Machine {
             signals,
             channels,
             buttons: Buttons::default(),
+            budget,
             healthy: false,
+            sustained: None,
             net_due: None,
             stopping: None,
         };
@@ -141,6 +150,7 @@ impl Machine {
             let deadline = [
                 self.driver.deadline(),
                 self.net_due,
+                self.sustained,
                 self.stopping.map(|(_, end)| end),
             ]
             .into_iter()
@@ -217,6 +227,7 @@ impl Machine {
     fn settle(&mut self, emitter: &mut Emitter) {
         if !self.healthy && self.driver.core().required_healthy() {
             self.healthy = true;
+            self.sustained = Some(now() + budget::SUSTAINED);
             emitter.emit(Event::new("boot.healthy"));
             let initramfs = std::fs::read_to_string(crate::initramfs::RECORD).unwrap_or_default();
             if let Err(e) = report::write(emitter.record(), &initramfs) {
@@ -225,6 +236,15 @@ impl Machine {
                         .with("what", "report")
                         .with("seen", e),
                 );
+            }
+        }
+        if self.sustained.is_some_and(|due| due <= now()) {
+            // Not healthy now: it has to prove itself for the whole time again.
+            let well = self.driver.core().required_healthy();
+            self.sustained = (!well).then(|| now() + budget::SUSTAINED);
+            if well && let Err(e) = self.budget.forget() {
+                let event = Event::new("boot.warning").with("what", "reboot budget");
+                emitter.emit(event.with("seen", e));
             }
         }
         if self.net_due.is_some_and(|due| due <= now()) {
@@ -241,11 +261,8 @@ impl Machine {
         }
         while let Some(outcome) = self.driver.outcome() {
             match (outcome, self.stopping) {
-                (Outcome::Reboot { service }, _) => self.stop(
-                    Verb::Reboot,
-                    &format!("service {service} used up its restarts"),
-                    emitter,
-                ),
+                (Outcome::Reboot { service }, None) => self.reboot_for(&service, emitter),
+                (Outcome::Reboot { .. }, Some(_)) => {}
                 (Outcome::AllStopped, Some((verb, _))) => shutdown::finish(emitter, verb),
                 (Outcome::AllStopped, None) => {}
             }
@@ -259,6 +276,23 @@ impl Machine {
                     .with("waited_ms", STOP_MAX.as_millis()),
             );
             shutdown::finish(emitter, verb);
+        }
+    }
+
+    /// A service asks for a reboot, which the budget grants or not.
+    fn reboot_for(&mut self, service: &str, emitter: &mut Emitter) {
+        match self.budget.spend() {
+            Verdict::Granted(count) => {
+                let reason = format!("service {service} used up its restarts, reboot {count}");
+                self.stop(Verb::Reboot, &reason, emitter);
+            }
+            Verdict::Refused(why) => emitter.emit(
+                Event::new("boot.degraded")
+                    .with("reason", "service")
+                    .with("service", service)
+                    .with("seen", why)
+                    .with("then", "staying up without it"),
+            ),
         }
     }
 

@@ -8,6 +8,7 @@
 //! A failure before the loop ends the boot by policy, as in the initramfs. In the loop there is
 //! nothing left that could fail the machine.
 
+mod budget;
 mod built_in;
 mod machine;
 mod power;
@@ -22,6 +23,7 @@ use crate::config;
 use crate::emit::Emitter;
 use crate::failure::{self, Failure};
 use crate::mounts;
+use budget::Budget;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use std::path::Path;
@@ -56,9 +58,11 @@ fn start(emitter: &mut Emitter, cmdline: &mut Cmdline) -> Result<machine::Machin
         .map_err(|e| Failure::new("config", "a valid configuration", e))?;
     let users =
         Users::read(Path::new("/")).map_err(|e| Failure::new("config", "users and groups", e))?;
-    emitter.emit(var::mount_var());
+    let var = var::mount_var();
+    let durable = var.name() == "boot.var";
+    emitter.emit(var);
     prepare::prepare(&config, &users, emitter);
-    machine::Machine::new(&config, users, signals, emitter)
+    machine::Machine::new(&config, users, signals, Budget::new(durable), emitter)
 }
 
 /// Blocks every signal and has them read from a descriptor: PID 1 is never interrupted, and no
