@@ -15,11 +15,13 @@ const fn s(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
+/// So many cases, scaled by `PROPTEST_CASES` (whose default is 256) for a longer run.
 fn config(cases: u32) -> ProptestConfig {
+    let standard = ProptestConfig::default();
     ProptestConfig {
-        cases,
+        cases: cases.saturating_mul(standard.cases) / 256,
         failure_persistence: None,
-        ..ProptestConfig::default()
+        ..standard
     }
 }
 

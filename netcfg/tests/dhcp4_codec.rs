@@ -13,11 +13,13 @@ use proptest::prelude::*;
 /// The client's address.
 const MAC: [u8; 6] = [2, 0, 0, 0, 0, 9];
 
+/// So many cases, scaled by `PROPTEST_CASES` (whose default is 256) for a longer run.
 fn config(cases: u32) -> ProptestConfig {
+    let standard = ProptestConfig::default();
     ProptestConfig {
-        cases,
+        cases: cases.saturating_mul(standard.cases) / 256,
         failure_persistence: None,
-        ..ProptestConfig::default()
+        ..standard
     }
 }
 
