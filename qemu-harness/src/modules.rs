@@ -104,6 +104,7 @@ impl Kernel {
         let destination = target.join("usr/lib/modules").join(&self.release);
         let mut queue: Vec<String> = wanted.into_iter().collect();
         let mut done = BTreeSet::new();
+        let mut compressed = Vec::new();
         while let Some(name) = queue.pop() {
             let Some((path, needs)) = self.dependencies.get(&name) else {
                 continue;
@@ -113,6 +114,15 @@ impl Kernel {
             }
             queue.extend(needs.iter().cloned());
             copy(&self.folder.join(path), &destination.join(path))?;
+            if path.ends_with(".xz") {
+                compressed.push(destination.join(path));
+            }
+        }
+        // The kernel would unpack them at every boot, and xz is the slowest there is to unpack:
+        // where they lie is compressed already, with something quicker.
+        if !compressed.is_empty() {
+            run(tools.command("xz").arg("--decompress").args(&compressed))
+                .context("cannot unpack kernel modules")?;
         }
         for name in INDEX_INPUTS {
             copy(&self.folder.join(name), &destination.join(name))?;

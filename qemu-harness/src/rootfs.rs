@@ -30,7 +30,7 @@ use crate::tree;
 use crate::wheels::Wheels;
 
 /// Changed whenever this file makes other trees from the same inputs.
-const RECIPE: &str = "2";
+const RECIPE: &str = "3";
 /// The folder of Debian's shared libraries.
 const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
 /// The interpreter of trixie.
