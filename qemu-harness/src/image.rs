@@ -198,7 +198,7 @@ pub fn build(paths: &Paths, tools: &Tools, options: &ImageOptions) -> Result<Ima
     let inputs = Inputs::read(paths)?;
     let init = match &options.init {
         Some(path) => path.clone(),
-        None => compile_init(paths)?,
+        None => compile_init(paths, options.kind)?,
     };
     let mut base = rootfs::base(paths, tools, &inputs, options.scratch.as_deref())?;
     if options.kind == Kind::Control {
@@ -383,8 +383,9 @@ fn check_version(version: &str) -> Result<()> {
     Ok(())
 }
 
-/// Compiles init for the musl target; paths of this machine do not get into the binary.
-fn compile_init(paths: &Paths) -> Result<PathBuf> {
+/// Compiles init, or the floor that is an example of its crate, for the musl target; paths of this
+/// machine do not get into the binary.
+fn compile_init(paths: &Paths, kind: Kind) -> Result<PathBuf> {
     const TARGET: &str = "x86_64-unknown-linux-musl";
     let target = paths
         .out
@@ -413,12 +414,19 @@ fn compile_init(paths: &Paths) -> Result<PathBuf> {
             TARGET,
             "--package",
             "astromesh-init",
-            "--config",
         ])
+        .args(match kind {
+            Kind::Floor => ["--example", "floor"],
+            Kind::Ours | Kind::Control => ["--bin", "init"],
+        })
+        .arg("--config")
         .arg(format!("target.{TARGET}.rustflags=[{}]", flags.join(",")));
     let status = command.status().context("cannot run cargo to build init")?;
     ensure!(status.success(), "init does not compile (see above)");
-    let program = target.join(TARGET).join("release/init");
+    let program = target.join(TARGET).join(match kind {
+        Kind::Floor => "release/examples/floor",
+        Kind::Ours | Kind::Control => "release/init",
+    });
     ensure!(program.exists(), "cargo built no {}", program.display());
     Ok(program)
 }

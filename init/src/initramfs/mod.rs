@@ -10,7 +10,7 @@
 //! by `astromesh.root-timeout`. Each failure says what was looked for and what was seen.
 
 mod root;
-mod switch_root;
+pub mod switch_root;
 pub mod verity;
 
 use crate::cmdline::Cmdline;

@@ -29,7 +29,7 @@ pub struct Budget {
 /// What was decided about a reboot that a service asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It may be: it is the so many-th.
+    /// It may be; so many have been granted now.
     Granted(u32),
     /// It may not, and why.
     Refused(String),
