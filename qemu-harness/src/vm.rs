@@ -160,7 +160,8 @@ pub struct Vm {
     qemu: Qemu,
     api: Option<Api>,
     reads: PathBuf,
-    _place: Place,
+    /// Held while the machine is on.
+    place: Option<Place>,
 }
 
 impl Vm {
@@ -198,7 +199,7 @@ impl Vm {
             qemu,
             api: port.map(Api::new),
             reads,
-            _place: place,
+            place: Some(place),
         })
     }
 
@@ -319,6 +320,7 @@ impl Vm {
     /// Pulls the plug.
     pub fn kill(&mut self) {
         self.qemu.kill();
+        self.place = None;
     }
 
     /// Whether QEMU still runs.
@@ -342,6 +344,7 @@ impl Vm {
                 self.serial().quote_end(0)
             );
         }
+        self.place = None;
         // The control channel is read to its end by now, or will be in a moment.
         let reason = self
             .qmp()?
