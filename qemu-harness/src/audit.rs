@@ -18,12 +18,15 @@ use crate::tree;
 /// Set-user-ID and set-group-ID, `stat.h`.
 const SET_ID: u32 = 0o6000;
 
-/// Checks `root` against the list and gives the report, JSON.
+/// Checks `root` against the lists and gives the report, JSON.
 ///
 /// # Errors
 /// Names every file that breaks a rule.
-pub fn audit(root: &Path, list: &Path) -> Result<String> {
-    let mut allowed = reasons(list)?;
+pub fn audit(root: &Path, lists: &[&Path]) -> Result<String> {
+    let mut allowed = BTreeMap::new();
+    for list in lists {
+        allowed.append(&mut reasons(list)?);
+    }
     let mut executables = Vec::new();
     let mut libraries: Vec<(String, u64, bool)> = Vec::new();
     let mut needed_by: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
@@ -73,9 +76,12 @@ pub fn audit(root: &Path, list: &Path) -> Result<String> {
     wrong.extend(allowed.keys().map(|name| format!("{name} is missing")));
     if !wrong.is_empty() {
         bail!(
-            "the root breaks the rules of {}:\n  {}",
-            list.display(),
-            wrong.join("\n  ")
+            "the root breaks the rules of image/executables.list:
+  {}",
+            wrong.join(
+                "
+  "
+            )
         );
     }
     let libraries: Vec<Value> = libraries
@@ -136,7 +142,7 @@ mod tests {
     #[test]
     fn what_is_listed_is_reported_with_its_reason() {
         let folder = scratch("good");
-        let report = audit(&folder.join("root"), &folder.join("list")).unwrap();
+        let report = audit(&folder.join("root"), &[&folder.join("list")]).unwrap();
         assert!(
             report.contains("/usr/bin/good") && report.contains("runs the service"),
             "{report}"
@@ -152,14 +158,14 @@ mod tests {
         fs::set_permissions(&shell, fs::Permissions::from_mode(0o4755)).unwrap();
         let error = format!(
             "{:#}",
-            audit(&folder.join("root"), &folder.join("list")).unwrap_err()
+            audit(&folder.join("root"), &[&folder.join("list")]).unwrap_err()
         );
         assert!(error.contains("/usr/bin/sh is executable"), "{error}");
         assert!(error.contains("/usr/bin/sh is setuid"), "{error}");
         fs::remove_file(folder.join("root/usr/bin/good")).unwrap();
         let error = format!(
             "{:#}",
-            audit(&folder.join("root"), &folder.join("list")).unwrap_err()
+            audit(&folder.join("root"), &[&folder.join("list")]).unwrap_err()
         );
         assert!(error.contains("/usr/bin/good is missing"), "{error}");
         tree::remove(&folder).unwrap();

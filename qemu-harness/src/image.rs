@@ -70,8 +70,10 @@ pub struct ImageOptions {
     pub kind: Kind,
     /// Added to the end of the kernel command line in the UKI.
     pub command_line: Vec<String>,
-    /// An `init.toml` to use instead of `image/init.toml`, checked or not.
+    /// An `init.toml` to use instead of `image/init.toml`.
     pub config: Option<PathBuf>,
+    /// Takes a configuration that `init check` refuses: to see what a boot does with it.
+    pub unchecked: bool,
     /// Where to write; by default a folder under `target/appliance` for these options.
     pub out: Option<PathBuf>,
     /// Makes everything anew in this folder, without the cached base: to see it made twice.
@@ -86,6 +88,7 @@ impl Default for ImageOptions {
             kind: Kind::Ours,
             command_line: Vec::new(),
             config: None,
+            unchecked: false,
             out: None,
             scratch: None,
         }
@@ -260,14 +263,20 @@ fn make(
     if options.kind != Kind::Control {
         put_init(&root, init, options, &definition)?;
     }
-    if options.kind == Kind::Ours && options.init.is_none() {
+    if options.kind == Kind::Ours && options.init.is_none() && !options.unchecked {
         check_config(init, &root, options, &definition)?;
     }
     os_release(&root, &options.version)?;
     let listed = match options.kind {
         // Shell or not, the control is never shipped.
         Kind::Control => "{}\n".to_owned(),
-        Kind::Ours | Kind::Floor => audit::audit(&root, &definition.join("executables.list"))?,
+        Kind::Ours | Kind::Floor => audit::audit(
+            &root,
+            &[
+                &definition.join("executables.list"),
+                &base.root.with_file_name("executables.list"),
+            ],
+        )?,
     };
 
     let packed = work.join("root.erofs");

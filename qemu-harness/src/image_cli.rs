@@ -32,7 +32,7 @@ pub fn tools(arguments: Vec<OsString>) -> Result<()> {
 }
 
 /// `cargo vm image [--out DIR] [--version VERSION] [--init FILE] [--config FILE]
-/// [--append ARGUMENT]... [--control | --floor] [--verify-reproducible]`: builds the image.
+/// [--append ARGUMENT]... [--unchecked] [--control | --floor] [--verify-reproducible]`: builds the image.
 ///
 /// # Errors
 /// When an option is unknown or the image cannot be built.
@@ -47,6 +47,7 @@ pub fn image(arguments: Vec<OsString>) -> Result<()> {
             Long("config") => options.config = Some(absolute(parser.value()?)?),
             Long("version") => options.version = parser.value()?.string()?,
             Long("append") => options.command_line.push(parser.value()?.string()?),
+            Long("unchecked") => options.unchecked = true,
             Long("control") => options.kind = Kind::Control,
             Long("floor") => options.kind = Kind::Floor,
             Long("verify-reproducible") => verify = true,

@@ -23,14 +23,14 @@ use crate::elf;
 use crate::fetch;
 use crate::lock::{Lock, hex};
 use crate::modules::Kernel;
-use crate::node;
+use crate::node::{self, Source};
 use crate::paths::Paths;
 use crate::tools::{Tools, run};
 use crate::tree;
 use crate::wheels::Wheels;
 
 /// Changed whenever this file makes other trees from the same inputs.
-const RECIPE: &str = "3";
+const RECIPE: &str = "4";
 /// The folder of Debian's shared libraries.
 const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
 /// The interpreter of trixie.
@@ -179,15 +179,18 @@ fn make(
     tree::copy(&image.join("rootfs"), &root)?;
     certificates(work, &root)?;
     python(work, &root)?;
-    inputs.wheels.install(paths, tools, &root.join(SITE))?;
-    virtual_environment(&root, inputs)?;
-    node::install(paths, tools, &root)?;
-    tree::prune(&root.join(SITE), &|path| {
-        let name = path.file_name().unwrap_or_default();
+    let source = node::find(paths)?;
+    if !matches!(source, Source::Deb(_)) {
+        inputs.wheels.install(paths, tools, &root.join(SITE))?;
+        virtual_environment(&root, inputs)?;
+    }
+    let interpreters = node::install(&source, tools, &root)?;
+    let launchers = root.join(SITE).join("bin");
+    tree::prune(&root.join("opt"), &|path| {
         // Launchers with the shebang of the machine that built, compiled files of another
         // interpreter, and type stubs.
-        name == "__pycache__"
-            || path == root.join(SITE).join("bin")
+        path.file_name().is_some_and(|name| name == "__pycache__")
+            || path == launchers
             || path.extension().is_some_and(|ext| ext == "pyi")
     })?;
     libraries(work, &root, "packages")?;
@@ -202,15 +205,19 @@ fn make(
     kernel.stage(tools, &lists, &root)?;
     boot_files(work, &boot, &kernel.release)?;
 
-    tree::normalise(
-        &root,
-        &[
-            "usr/bin/astromeshd",
-            "usr/bin/python3.13",
-            "usr/lib64/ld-linux-x86-64.so.2",
-        ],
-    )?;
+    let mut executables = vec![
+        "usr/bin/astromeshd",
+        "usr/bin/python3.13",
+        "usr/lib64/ld-linux-x86-64.so.2",
+    ];
+    executables.extend(interpreters.iter().map(String::as_str));
+    tree::normalise(&root, &executables)?;
     tree::normalise(&initramfs, &[])?;
+    let listed: String = interpreters
+        .iter()
+        .map(|path| format!("/{path} # interprets the agent runtime, from its own package\n"))
+        .collect();
+    fs::write(to.join("executables.list"), listed)?;
     compile(tools, &root)?;
     fs::write(to.join("kernel"), &kernel.release)?;
     Ok(())
@@ -420,7 +427,10 @@ fn compile(tools: &Tools, root: &Path) -> Result<()> {
             tag.trim()
         );
     }
-    let trees = [format!("usr/lib/{PYTHON}"), SITE.to_owned()];
+    let mut trees = vec![format!("usr/lib/{PYTHON}")];
+    if root.join(SITE).is_dir() {
+        trees.push(SITE.to_owned());
+    }
     thread::scope(|scope| {
         let handles: Vec<_> = trees
             .iter()
