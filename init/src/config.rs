@@ -31,7 +31,7 @@ struct File {
     system: SystemConfig,
     directory: Vec<DirectoryConfig>,
     sysctl: BTreeMap<String, String>,
-    network: Option<netcfg::Config>,
+    network: Option<Spanned<netcfg::Config>>,
     service: BTreeMap<String, Spanned<ServiceConfig>>,
 }
 
@@ -131,6 +131,13 @@ pub fn load(path: &Path) -> Result<Config, ConfigError> {
             }
             places.insert(name.clone(), (path.clone(), Some(at)));
         }
+        if let Some(network) = &file.network {
+            network.get_ref().validate().map_err(|e| ConfigError {
+                path: path.clone(),
+                place: Some(place(&text, network.span().start)),
+                message: format!("network: {e}"),
+            })?;
+        }
         for entry in &file.directory {
             check_directory(entry).map_err(|message| ConfigError {
                 path: path.clone(),
@@ -161,7 +168,7 @@ pub fn load(path: &Path) -> Result<Config, ConfigError> {
         system: whole.system,
         directories: whole.directory,
         sysctl: whole.sysctl,
-        network: whole.network.unwrap_or_default(),
+        network: whole.network.map(Spanned::into_inner).unwrap_or_default(),
         services,
     })
 }
@@ -358,6 +365,11 @@ mod tests {
                 "taken",
                 "[service.netcfg]\nexec = ['/a']",
                 "service.netcfg: the name is taken",
+            ),
+            (
+                "network",
+                "[[network.link]]\nmatch = { name = 'e*' }\naddress = ['10.0.0.300/8']",
+                "/init.toml:",
             ),
             ("folder", "[[directory]]\npath = '/etc/x'", "directory path"),
         ] {
