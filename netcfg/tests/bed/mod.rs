@@ -1,8 +1,8 @@
 //! Two network namespaces with a cable between them: a server in one, netcfg in the other.
 //!
-//! Needs root, and the programs that [`NEEDED`] names; without them the tests fail. netcfg runs
-//! as it does on the appliance: uid 801 with three capabilities and no way to get more. Tests
-//! wait for events, with a deadline that only a hang can reach.
+//! Needs root, and the programs that [`NEEDED`] names, which are installed if they are missing.
+//! netcfg runs as it does on the appliance: uid 801 with three capabilities and no way to get more.
+//! Tests wait for events, with a deadline that only a hang can reach.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -11,6 +11,7 @@ use std::io::{BufRead as _, BufReader, Read};
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
@@ -32,6 +33,38 @@ const PATIENCE: Duration = Duration::from_secs(120);
 const UID: u32 = 801;
 
 static COUNTER: AtomicU32 = AtomicU32::new(0);
+
+static INSTALLED: Once = Once::new();
+
+/// Installs what is missing of the programs, or fails with their names.
+fn install() {
+    let missing: Vec<&str> = NEEDED
+        .iter()
+        .filter(|(program, _)| {
+            let found = Command::new("sh")
+                .args(["-c", &format!("command -v {program}")])
+                .output();
+            !found.is_ok_and(|found| found.status.success())
+        })
+        .map(|(_, package)| *package)
+        .collect();
+    if missing.is_empty() {
+        return;
+    }
+    let install = ["install", "--yes", "--quiet", "--no-install-recommends"];
+    for arguments in [vec!["update", "--quiet"], [&install[..], &missing].concat()] {
+        let status = Command::new("apt-get")
+            .args(&arguments)
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .stdin(Stdio::null())
+            .status();
+        assert!(
+            status.is_ok_and(|status| status.success()),
+            "missing: {missing:?}; as root: apt-get {}",
+            arguments.join(" ")
+        );
+    }
+}
 
 /// One event of netcfg.
 #[derive(Debug, Clone)]
@@ -178,15 +211,7 @@ impl Bed {
 
     /// No link on the client's side yet.
     pub fn without_cable() -> Bed {
-        for (program, package) in NEEDED {
-            let found = Command::new("sh")
-                .args(["-c", &format!("command -v {program}")])
-                .output();
-            assert!(
-                found.is_ok_and(|found| found.status.success()),
-                "{program} is missing: apt-get install {package}"
-            );
-        }
+        INSTALLED.call_once(install);
         let number = COUNTER.fetch_add(1, Ordering::Relaxed);
         let id = format!("nc{}-{number}", std::process::id());
         let bed = Bed {
