@@ -43,26 +43,25 @@ pub fn image(host: &Host, options: &ImageOptions) -> Result<Image> {
     image::build(&host.paths, &host.tools, options)
 }
 
-/// The image whose configuration is the shipped one with `extra` at its end, line by line.
+/// Options for an image whose configuration is the shipped one with `extra` at its end. The file
+/// keeps its name, because errors are to name the file that is at fault.
 ///
 /// # Errors
-/// When the configuration cannot be written, or the image cannot be built.
-pub fn image_with_config(host: &Host, name: &str, extra: &str) -> Result<Image> {
+/// When the configuration cannot be written.
+pub fn with_config(host: &Host, name: &str, extra: &str) -> Result<ImageOptions> {
     let shipped = host.paths.image_definition().join("init.toml");
     let text = std::fs::read_to_string(&shipped)
         .with_context(|| format!("cannot read {}", shipped.display()))?;
     let folder = host.paths.out.join("test-config").join(name);
-    std::fs::create_dir_all(&folder)?;
-    // The name stays, because errors are to name the file that is at fault.
+    std::fs::create_dir_all(&folder)
+        .with_context(|| format!("cannot make {}", folder.display()))?;
     let config = folder.join("init.toml");
-    std::fs::write(&config, format!("{text}\n{extra}"))?;
-    image(
-        host,
-        &ImageOptions {
-            config: Some(config),
-            ..ImageOptions::default()
-        },
-    )
+    std::fs::write(&config, format!("{text}\n{extra}"))
+        .with_context(|| format!("cannot write {}", config.display()))?;
+    Ok(ImageOptions {
+        config: Some(config),
+        ..ImageOptions::default()
+    })
 }
 
 /// Checks that `events` has these, in this order; others may come between.

@@ -1,7 +1,7 @@
 //! Machines that cannot boot say what is wrong and follow the policy.
 
 use anyhow::{Context, Result, ensure};
-use appliance_tests::appliance::{REFUSAL, host, image, image_with_config};
+use appliance_tests::appliance::{REFUSAL, host, image, with_config};
 use qemu_harness::bundle::Run;
 use qemu_harness::gpt;
 use qemu_harness::image::ImageOptions;
@@ -51,16 +51,59 @@ fn an_unreachable_root_is_named_and_the_machine_resets() -> Result<()> {
     })
 }
 
+/// A key that does not exist, in a service that is otherwise fine.
+const BROKEN: &str = "[service.helper]\nexec = [\"/usr/bin/python3.13\"]\ncolour = \"blue\"\n";
+
 #[test]
 fn a_broken_config_stops_the_image_build() -> Result<()> {
     let host = host()?;
-    let error = image_with_config(&host, "broken", "[service.helper]\ncolour = \"blue\"\n")
+    let options = with_config(&host, "broken", BROKEN)?;
+    let error = image(&host, &options)
         .err()
         .context("an image with an unknown key in its configuration was built")?;
     let text = format!("{error:#}");
     ensure!(
-        text.contains("init.toml:") && text.contains("colour"),
+        text.contains(&format!("init.toml:{}:1: ", line_of_colour(&options)?))
+            && text.contains("colour"),
         "it does not name the file, the line and the key: {text}"
     );
     Ok(())
+}
+
+#[test]
+fn a_broken_config_that_got_through_is_named_and_the_machine_resets() -> Result<()> {
+    let host = host()?;
+    let options = ImageOptions {
+        unchecked: true,
+        ..with_config(&host, "broken-boot", BROKEN)?
+    };
+    let image = image(&host, &options)?;
+    Run::scoped(&host, "broken-config", &image.raw, |run| {
+        let mut vm = run.boot(&VmConfig::default())?;
+        let failed = vm.wait(0, "boot.failed", &[], REFUSAL)?.event;
+        let seen = failed.get("seen").unwrap_or_default();
+        ensure!(
+            seen.contains(&format!("init.toml:{}:1: ", line_of_colour(&options)?))
+                && seen.contains("colour"),
+            "it does not name the file, the line and the key: {failed}"
+        );
+        ensure!(
+            failed.get("then") == Some("reboot"),
+            "the policy is a reboot: {failed}"
+        );
+        let ended = vm.wait_end(REFUSAL)?;
+        ensure!(
+            ended.reason == "guest-reset",
+            "it ended by {}",
+            ended.reason
+        );
+        Ok(())
+    })
+}
+
+fn line_of_colour(options: &ImageOptions) -> Result<usize> {
+    let config = options.config.as_ref().context("no configuration")?;
+    let text = std::fs::read_to_string(config)?;
+    let before = text.lines().take_while(|line| !line.starts_with("colour"));
+    Ok(before.count() + 1)
 }

@@ -2,7 +2,7 @@
 //! the root cannot be written, that `/var` keeps its data, and that a killed runtime comes back.
 
 use anyhow::{Context, Result, ensure};
-use appliance_tests::appliance::{BOOT, POWER_OFF, host, image_with_config};
+use appliance_tests::appliance::{BOOT, POWER_OFF, host, image, with_config};
 use qemu_harness::bundle::Run;
 use qemu_harness::vm::{Vm, VmConfig};
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ const WITNESS: &str = include_str!("data/witness.toml");
 #[test]
 fn a_killed_runtime_comes_back_and_var_keeps_its_data() -> Result<()> {
     let host = host()?;
-    let image = image_with_config(&host, "witness", WITNESS)?;
+    let image = image(&host, &with_config(&host, "witness", WITNESS)?)?;
     Run::scoped(&host, "restart", &image.raw, |run| {
         let mut vm = run.boot(&VmConfig::default())?;
         vm.wait(0, "boot.healthy", &[], BOOT)?;
