@@ -26,6 +26,13 @@ pub fn coldplug(modules: &Modules, failed: &mut dyn FnMut(&str, io::Error)) {
     }
 }
 
+/// Whether this name is one by which a network card may ask for its driver: a virtual machine's own
+/// device, or a PCI device of the base class 2 (PCI Code and ID Assignment specification).
+#[must_use]
+pub fn may_be_network(modalias: &str) -> bool {
+    modalias.starts_with("virtio:") || modalias.starts_with("pci:") && modalias.contains("bc02")
+}
+
 /// By which names the devices that are there ask for their drivers, each once.
 #[must_use]
 pub fn modaliases() -> BTreeSet<String> {

@@ -1,7 +1,9 @@
 //! The role `devices`: loads drivers, for what is there and for what appears.
 //!
 //! A child of PID 1, because probing hardware may take as long as it likes. It goes over everything
-//! once at its start, so a restart misses nothing, and then waits for announcements.
+//! once at its start, so a restart misses nothing, and then waits for announcements. The machine
+//! waits for its network card only: that comes first, and for everything else this steps back behind
+//! the services that are starting at the same time.
 
 use crate::config;
 use crate::devices::modules::Modules;
@@ -21,6 +23,13 @@ fn load_for_ever() -> std::io::Result<std::convert::Infallible> {
     let uevents = Uevents::open()?;
     let modules = Modules::of_running_kernel()?;
     let mut failed = |name: &str, e: std::io::Error| println!("{name}: {e}");
+    for modalias in devices::modaliases()
+        .iter()
+        .filter(|m| devices::may_be_network(m))
+    {
+        modules.load_for(modalias, &mut failed);
+    }
+    let _ = rustix::process::nice(19);
     let wanted = config::load(Path::new(config::PATH))
         .map(|c| c.system.modules.unwrap_or_default())
         .unwrap_or_default();
