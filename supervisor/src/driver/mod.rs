@@ -319,11 +319,7 @@ impl Driver {
             }
             Action::KillTree(id) => {
                 if let Some(Err(e)) = self.bodies.get(id.0).map(|b| b.cgroup.kill()) {
-                    sink.emit(
-                        Event::new("service.warning")
-                            .with("what", "kill")
-                            .with("error", e),
-                    );
+                    self.warn(id, "kill", &e, sink);
                 }
                 self.look_at_tree(id, sink);
             }
@@ -345,6 +341,17 @@ impl Driver {
             }
             Action::AllStopped => self.outcomes.push_back(Outcome::AllStopped),
         }
+    }
+
+    /// Tells that something about a service did not work.
+    fn warn(&self, id: Id, what: &str, error: &io::Error, sink: &mut dyn EventSink) {
+        let name = self
+            .core
+            .machines()
+            .get(id.0)
+            .map_or("", |m| &m.spec().name);
+        let event = Event::new("service.warning").with("service", name);
+        sink.emit(event.with("what", what).with("error", error));
     }
 
     fn spawn(&mut self, id: Id) -> Input {
@@ -386,11 +393,7 @@ impl Driver {
         match body.cgroup.populated() {
             Ok(true) => {}
             Ok(false) => self.inputs.push_back(Input::TreeGone(id)),
-            Err(e) => sink.emit(
-                Event::new("service.warning")
-                    .with("what", "cgroup.events")
-                    .with("error", e),
-            ),
+            Err(e) => self.warn(id, "cgroup.events", &e, sink),
         }
     }
 

@@ -185,8 +185,12 @@ impl Logger {
                 Ok(count) => drop(self.queue.drain(..count)),
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => break,
-                // Hung up, or the device is gone: opened anew at the next turn.
-                Err(_) => self.console = None,
+                // Hung up, or the device is gone: opened anew at the next turn. What waits is
+                // dropped, or a console that opens and never takes anything would be a busy loop.
+                Err(_) => {
+                    self.console = None;
+                    self.queue.clear();
+                }
             }
         }
         for stream in &mut self.streams {
