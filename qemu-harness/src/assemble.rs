@@ -239,23 +239,20 @@ fn put(source: &Path, disk: &File, slot: &Slot) -> Result<()> {
         source.display(),
         slot.raw_size
     );
-    let mut block = [0; 4096];
+    let zeros = [0; 4096];
+    let mut buffer = vec![0; 1 << 20];
     let mut at = slot.offset;
     loop {
-        let mut filled = 0;
-        while filled < block.len() {
-            match file.read(&mut block[filled..])? {
-                0 => break,
-                count => filled += count,
-            }
-        }
+        let filled = file.read(&mut buffer)?;
         if filled == 0 {
             return Ok(());
         }
-        if block[..filled].iter().any(|byte| *byte != 0) {
-            disk.write_all_at(&block[..filled], at)?;
+        for block in buffer[..filled].chunks(zeros.len()) {
+            if *block != zeros[..block.len()] {
+                disk.write_all_at(block, at)?;
+            }
+            at += block.len() as u64;
         }
-        at += filled as u64;
     }
 }
 

@@ -327,7 +327,7 @@ fn make(
     assemble::disk(paths, tools, &image, &built.esp, work)?;
     fs::write(&image.executables, listed)?;
     report::sbom(&image, inputs, &base.kernel)?;
-    report::manifest(&image, inputs, base)?;
+    report::manifest(tools, &image, inputs, base)?;
     Ok(image)
 }
 
