@@ -27,7 +27,9 @@ fn an_unreachable_root_is_named_and_the_machine_resets() -> Result<()> {
                 "01234567-89AB-CDEF-0123-456789ABCDEF",
             ],
         )?;
-        let mut vm = run.boot(&VmConfig::default())?;
+        // The partition will never come; a minute of hoping for it proves no more than five seconds.
+        let config = VmConfig::default().kernel_argument("astromesh.root-timeout=5");
+        let mut vm = run.boot(&config)?;
         let failed = vm.wait(0, "boot.failed", &[], REFUSAL)?.event;
         let looked_for = failed.get("looked_for").unwrap_or_default();
         ensure!(
