@@ -211,31 +211,31 @@ fn explain(failed: &[&Package], said: &str, mirror: &Mirror, lock: &Lock) -> Str
         failed.len(),
         lock.file.display()
     );
+    let mut reasons = Vec::new();
     let mut gone = false;
-    for package in failed.iter().take(5) {
-        // apt escapes what it prints, so look for the part of the name before the version.
-        let stem = package
-            .path
-            .rsplit('/')
-            .next()
-            .and_then(|file| file.split('_').next())
-            .unwrap_or(&package.name);
-        let line = said
+    // apt escapes some characters of the addresses it prints.
+    let said = said
+        .replace("%2b", "+")
+        .replace("%7e", "~")
+        .replace("%3a", ":");
+    for package in failed {
+        let file = package.path.rsplit('/').next().unwrap_or(&package.path);
+        // `E: Failed to fetch ADDRESS  REASON`
+        let reason = said
             .lines()
-            .filter(|line| line.starts_with("Err:") || line.starts_with("E:"))
-            .find(|line| line.contains(&format!("/{stem}_")))
-            .or_else(|| {
-                said.lines()
-                    .rfind(|line| line.starts_with("E:") || line.contains("404"))
-            })
-            .unwrap_or("no reason given");
-        gone |= line.contains("404") || said.contains("404  Not Found");
-        text.push_str(&format!(
-            "\n  {} {}: {}",
-            package.name,
-            package.version,
-            line.trim()
+            .filter(|line| line.starts_with("E: Failed to fetch"))
+            .find_map(|line| Some(line.split_once(&format!("/{file}"))?.1.trim()))
+            .or_else(|| said.lines().rfind(|line| line.starts_with("E: ")))
+            .unwrap_or("the bytes that came have another hash");
+        gone |= reason.starts_with("404") || reason.starts_with("410");
+        reasons.push(format!(
+            "\n  {} {}: {reason}",
+            package.name, package.version
         ));
+    }
+    text.extend(reasons.iter().take(5).map(String::as_str));
+    if reasons.len() > 5 {
+        text.push_str("\n  ...");
     }
     if gone {
         text.push_str(&format!(
@@ -386,6 +386,7 @@ mod tests {
             &Mirror::new("http://m.invalid/debian"),
             &lock,
         );
+        assert!(text.contains("404  Not Found"), "{text}");
         assert!(
             text.contains("kmod 34-2")
                 && text.contains("image/tools.lock")
