@@ -9,7 +9,7 @@
 
 use crate::accel::Choice;
 use crate::bundle::Run;
-use crate::cli::{Usage, number};
+use crate::cli::{Usage, number, processors};
 use crate::host::Host;
 use crate::image::{self, ImageOptions};
 use crate::stages::Stages;
@@ -39,6 +39,7 @@ pub struct Options {
     runs: usize,
     json: Option<PathBuf>,
     accel: Choice,
+    cpus: Option<u32>,
 }
 
 impl Options {
@@ -51,12 +52,14 @@ impl Options {
             runs: 3,
             json: None,
             accel: Choice::Auto,
+            cpus: None,
         };
         let mut parser = lexopt::Parser::from_args(arguments);
         while let Some(argument) = parser.next()? {
             match argument {
                 Long("runs") => options.runs = number(&parser.value()?.string()?)?,
                 Long("json") => options.json = Some(parser.value()?.into()),
+                Long("cpus") => options.cpus = Some(processors(&parser.value()?.string()?)?),
                 Long("accel") => {
                     let name = parser.value()?.string()?;
                     options.accel = name.parse().map_err(|e| Usage(format!("{e}")))?;
@@ -101,23 +104,32 @@ pub fn run(options: &Options) -> Result<()> {
             times: Vec::new(),
         });
     }
+    let config = VmConfig {
+        cpus: options.cpus,
+        ..VmConfig::default()
+    };
     for number in 1..=options.runs {
         for contender in &mut contenders {
-            let time = measure(&host, contender.name, &contender.image)?;
+            let time = measure(&host, &config, contender.name, &contender.image)?;
             eprintln!("run {number}  {:<8} {time:.3} s", contender.name);
             contender.times.push(time);
         }
     }
-    print!("{}", table(&host, &contenders)?);
+    let machine = format!(
+        "{}, processors: {}",
+        host.accel,
+        config.processors(host.accel)
+    );
+    print!("{}", table(&machine, &contenders)?);
     if let Some(file) = &options.json {
-        crate::boot::write_json(file, &report(&host, &contenders)?)?;
+        crate::boot::write_json(file, &report(&machine, &contenders)?)?;
     }
     Ok(())
 }
 
-fn measure(host: &Host, name: &str, image: &Path) -> Result<f64> {
+fn measure(host: &Host, config: &VmConfig, name: &str, image: &Path) -> Result<f64> {
     Run::scoped(host, &format!("bench-{name}"), image, |run| {
-        let vm = run.boot(&VmConfig::default())?;
+        let vm = run.boot(config)?;
         let deadline = Instant::now() + DEADLINE;
         // Nothing is asked before the kernel runs: the firmware has no network to answer with.
         vm.serial()
@@ -163,13 +175,12 @@ fn ratio(contenders: &[Contender], other: &str) -> Result<f64> {
     Ok(median("ours")? / base)
 }
 
-fn table(host: &Host, contenders: &[Contender]) -> Result<String> {
+fn table(machine: &str, contenders: &[Contender]) -> Result<String> {
     let mut out = String::new();
     let runs = contenders.first().map_or(0, |c| c.times.len());
     writeln!(
         out,
-        "kernel start to health, seconds, {} runs each, {}",
-        runs, host.accel
+        "kernel start to health, seconds, {runs} runs each, {machine}"
     )?;
     writeln!(out, "{:<10} {:>8} {:>8} {:>8}", "", "min", "median", "max")?;
     for contender in contenders {
@@ -191,7 +202,7 @@ fn table(host: &Host, contenders: &[Contender]) -> Result<String> {
     Ok(out)
 }
 
-fn report(host: &Host, contenders: &[Contender]) -> Result<Value> {
+fn report(machine: &str, contenders: &[Contender]) -> Result<Value> {
     let mut figures = serde_json::Map::new();
     for contender in contenders {
         let (min, median, max) = spread(&contender.times)?;
@@ -202,7 +213,7 @@ fn report(host: &Host, contenders: &[Contender]) -> Result<Value> {
     }
     Ok(json!({
         "figure": "kernel start to health, seconds on the host's clock",
-        "accelerator": host.accel.to_string(),
+        "machine": machine,
         "contenders": figures,
         "over_floor": {"ratio": ratio(contenders, "floor")?, "budget": OVER_FLOOR},
         "over_systemd": {"ratio": ratio(contenders, "systemd")?, "budget": OVER_SYSTEMD},

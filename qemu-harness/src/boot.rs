@@ -2,7 +2,7 @@
 
 use crate::accel::Choice;
 use crate::bundle::{Run, readable_image};
-use crate::cli::{Usage, number};
+use crate::cli::{Usage, number, processors};
 use crate::host::Host;
 use crate::image::{self, ImageOptions};
 use crate::serial::SerialLine;
@@ -36,6 +36,7 @@ pub struct Options {
     accel: Choice,
     port: u16,
     image: Option<PathBuf>,
+    cpus: Option<u32>,
 }
 
 impl Options {
@@ -50,6 +51,7 @@ impl Options {
             accel: Choice::Auto,
             port: PORT,
             image: None,
+            cpus: None,
         };
         let mut parser = lexopt::Parser::from_args(arguments);
         while let Some(argument) = parser.next()? {
@@ -61,6 +63,7 @@ impl Options {
                     options.accel = name.parse().map_err(|e| Usage(format!("{e}")))?;
                 }
                 Long("port") => options.port = number(&parser.value()?.string()?)?,
+                Long("cpus") => options.cpus = Some(processors(&parser.value()?.string()?)?),
                 Long("image") => options.image = Some(parser.value()?.into()),
                 other => return Err(other.unexpected().into()),
             }
@@ -90,6 +93,7 @@ pub fn run(options: &Options) -> Result<()> {
     Run::scoped(&host, "boot", &image, |run| {
         let config = VmConfig {
             network: Network::User(Some(options.port)),
+            cpus: options.cpus,
             ..VmConfig::default()
         };
         let mut vm = run.boot(&config)?;
@@ -106,7 +110,7 @@ pub fn run(options: &Options) -> Result<()> {
             let report = Report {
                 image: name.to_string_lossy().into_owned(),
                 accelerator: host.accel.to_string(),
-                processors: config.cpus,
+                processors: config.processors(host.accel),
                 memory_mib: config.memory_mib,
                 health: &health,
                 stages: &stages,

@@ -19,11 +19,12 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 const USAGE: &str = "\
-usage: cargo boot [--once] [--json FILE] [--accel auto|kvm|tcg] [--port PORT] [--image FILE]
+usage: cargo boot [--once] [--json FILE] [--accel auto|kvm|tcg] [--cpus N] [--port PORT]
+                  [--image FILE]
        cargo vm image [--out DIR] [--version VERSION] [--init FILE] [--config FILE]
                       [--append ARGUMENT]... [--control | --floor] [--verify-reproducible]
                                            build the image and nothing else
-       cargo vm bench [--runs N] [--json FILE] [--accel ...]
+       cargo vm bench [--runs N] [--json FILE] [--accel ...] [--cpus N]
                                            compare with systemd and with the floor
        cargo vm chart FILE                 FILE.json of `cargo boot --json` to FILE.svg
        cargo vm setup                      install what the host lacks, make the tools root
@@ -143,6 +144,17 @@ fn only_one(arguments: Vec<OsString>, what: &str) -> Result<PathBuf> {
 pub fn number<T: std::str::FromStr>(text: &str) -> Result<T> {
     text.parse()
         .map_err(|_| Usage(format!("`{text}` is not a number that can be used here")).into())
+}
+
+/// A number of processors.
+///
+/// # Errors
+/// A [`Usage`] error for none, or more than QEMU's q35 takes.
+pub fn processors(text: &str) -> Result<u32> {
+    match number(text)? {
+        count @ 1..=255 => Ok(count),
+        count => Err(Usage(format!("--cpus takes 1 to 255, not {count}")).into()),
+    }
 }
 
 #[cfg(test)]

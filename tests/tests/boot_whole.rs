@@ -18,7 +18,12 @@ fn the_appliance_boots_serves_and_switches_off() -> Result<()> {
     let host = host()?;
     let image = image(&host, &ImageOptions::default())?;
     Run::scoped(&host, "whole", &image.raw, |run| {
-        let mut vm = run.boot(&VmConfig::default())?;
+        // The other tests run on one processor where the machine is emulated.
+        let config = VmConfig {
+            cpus: Some(2),
+            ..VmConfig::default()
+        };
+        let mut vm = run.boot(&config)?;
         vm.wait(0, "boot.healthy", &[], BOOT)?;
 
         let health = vm.api()?.health(CALL)?;
