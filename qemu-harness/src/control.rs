@@ -19,8 +19,8 @@ use crate::rootfs::{self, Base};
 use crate::tools::{Tools, run};
 use crate::tree;
 
-/// Changed whenever this file makes another tree from the same inputs.
-const RECIPE: &str = "1";
+/// The code that makes the tree is one of its inputs.
+const CODE: &str = include_str!("control.rs");
 /// What the distribution enables on a machine with networkd, and the runtime.
 const ENABLED: [&str; 2] = ["systemd-networkd.service", "astromeshd.service"];
 /// Nobody logs in, and nothing has to be rebuilt at the first boot of a new version.
@@ -41,7 +41,7 @@ pub fn base(paths: &Paths, tools: &Tools, ours: &Base, store: Option<&Path>) -> 
     let definition = paths.image_definition();
     let lock = Lock::read(&definition.join("control.lock"))?;
     let mut hash = Sha256::new();
-    for text in [RECIPE, &ours.digest, &lock.digest()] {
+    for text in [CODE, &ours.digest, &lock.digest()] {
         hash.update(text);
         hash.update("\n");
     }

@@ -10,7 +10,6 @@
 //! Every step has fixed times, UUIDs and orders; [`crate::reproduce`] checks that two builds
 //! agree to the byte. A build whose inputs are those of the last one is not repeated.
 
-use std::env;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -21,6 +20,7 @@ use sha2::{Digest, Sha256};
 
 use crate::assemble::{self, Parts};
 use crate::audit;
+use crate::compile;
 use crate::control;
 use crate::fetch::sha256_file;
 use crate::initramfs;
@@ -31,8 +31,16 @@ use crate::rootfs::{self, Base, Inputs, make_executable};
 use crate::tools::{Tools, run};
 use crate::tree;
 
-/// Changed whenever this file makes another image from the same inputs.
-const RECIPE: &str = "1";
+/// The code that makes an image of its inputs is one of them.
+const CODE: [&str; 5] = [
+    include_str!("image.rs"),
+    include_str!("assemble.rs"),
+    include_str!("audit.rs"),
+    include_str!("initramfs.rs"),
+    include_str!("report.rs"),
+];
+/// Above this the build fails: the firmware reads all of it before anything else happens.
+const UKI_LIMIT: u64 = 16 << 20;
 /// Name of the image; os-release, labels and file names carry it.
 pub const IMAGE_ID: &str = "astromesh-os";
 /// 2025-01-01: all times in the image are this one.
@@ -201,7 +209,7 @@ pub fn build(paths: &Paths, tools: &Tools, options: &ImageOptions) -> Result<Ima
     let inputs = Inputs::read(paths)?;
     let init = match &options.init {
         Some(path) => path.clone(),
-        None => compile_init(paths, options.kind)?,
+        None => compile::init(paths, options.kind)?,
     };
     let mut base = rootfs::base(paths, tools, &inputs, options.scratch.as_deref())?;
     if options.kind == Kind::Control {
@@ -316,6 +324,13 @@ fn make(
         command_line: &command_line.join(" "),
     };
     let built = assemble::mkosi(paths, tools, &parts, work)?;
+    let size = fs::metadata(&built.uki)?.len();
+    ensure!(
+        size <= UKI_LIMIT,
+        "the UKI is {} KiB, more than the {} KiB allowed: init or image/modules.initramfs.list has grown",
+        size >> 10,
+        UKI_LIMIT >> 10
+    );
     let image = Image::at(folder, &options.version, built.roothash.clone());
     for (from, to) in [
         (&built.uki, &image.efi),
@@ -392,54 +407,6 @@ fn check_version(version: &str) -> Result<()> {
     Ok(())
 }
 
-/// Compiles init, or the floor that is an example of its crate, for the musl target; paths of this
-/// machine do not get into the binary.
-fn compile_init(paths: &Paths, kind: Kind) -> Result<PathBuf> {
-    const TARGET: &str = "x86_64-unknown-linux-musl";
-    let target = paths
-        .out
-        .parent()
-        .context("the output folder has no parent")?;
-    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let registry = env::var_os("CARGO_HOME")
-        .map(PathBuf::from)
-        .or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cargo")));
-    let mut remap = vec![format!(
-        "--remap-path-prefix={}=.",
-        paths.workspace.display()
-    )];
-    remap.extend(registry.map(|path| format!("--remap-path-prefix={}=cargo", path.display())));
-    let flags: Vec<String> = remap.iter().map(|flag| format!("{flag:?}")).collect();
-    let mut command = Command::new(cargo);
-    command
-        .current_dir(&paths.workspace)
-        .env("CARGO_TARGET_DIR", target)
-        .args([
-            "build",
-            "--quiet",
-            "--release",
-            "--locked",
-            "--target",
-            TARGET,
-            "--package",
-            "astromesh-init",
-        ])
-        .args(match kind {
-            Kind::Floor => ["--example", "floor"],
-            Kind::Ours | Kind::Control => ["--bin", "init"],
-        })
-        .arg("--config")
-        .arg(format!("target.{TARGET}.rustflags=[{}]", flags.join(",")));
-    let status = command.status().context("cannot run cargo to build init")?;
-    ensure!(status.success(), "init does not compile (see above)");
-    let program = target.join(TARGET).join(match kind {
-        Kind::Floor => "release/examples/floor",
-        Kind::Ours | Kind::Control => "release/init",
-    });
-    ensure!(program.exists(), "cargo built no {}", program.display());
-    Ok(program)
-}
-
 fn inputs_digest(
     paths: &Paths,
     tools: &Tools,
@@ -450,7 +417,6 @@ fn inputs_digest(
     let image = paths.image_definition();
     let mut hash = Sha256::new();
     let own = [
-        RECIPE,
         tools.digest(),
         &base.digest,
         &sha256_file(init)?,
@@ -461,6 +427,7 @@ fn inputs_digest(
     for text in own
         .into_iter()
         .chain(COMPRESSION)
+        .chain(CODE)
         .chain(options.command_line.iter().map(String::as_str))
     {
         hash.update(text);

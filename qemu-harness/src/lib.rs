@@ -16,6 +16,7 @@ pub mod chart;
 pub mod classify;
 pub mod cli;
 pub mod clock;
+pub mod compile;
 pub mod control;
 pub mod elf;
 pub mod event;

@@ -29,8 +29,14 @@ use crate::tools::{Tools, run};
 use crate::tree;
 use crate::wheels::Wheels;
 
-/// Changed whenever this file makes other trees from the same inputs.
-const RECIPE: &str = "4";
+/// The code that makes the trees is one of their inputs.
+const CODE: [&str; 5] = [
+    include_str!("rootfs.rs"),
+    include_str!("modules.rs"),
+    include_str!("node.rs"),
+    include_str!("tree.rs"),
+    include_str!("wheels.rs"),
+];
 /// The folder of Debian's shared libraries.
 const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
 /// The interpreter of trixie.
@@ -98,12 +104,12 @@ impl Inputs {
     fn digest(&self, paths: &Paths, tools: &Tools) -> Result<String> {
         let image = paths.image_definition();
         let mut hash = Sha256::new();
-        for text in [
-            RECIPE,
+        let locks = [
             tools.digest(),
             &self.packages.digest(),
             &self.wheels.digest(),
-        ] {
+        ];
+        for text in locks.into_iter().chain(CODE) {
             hash.update(text);
             hash.update("\n");
         }
