@@ -26,11 +26,37 @@ pub fn coldplug(modules: &Modules, failed: &mut dyn FnMut(&str, io::Error)) {
     }
 }
 
-/// Whether this name is one by which a network card may ask for its driver: a virtual machine's own
-/// device, or a PCI device of the base class 2 (PCI Code and ID Assignment specification).
+/// The buses of virtual machines' own devices. They have few devices, so a look at them is quick,
+/// where a walk over all devices is not.
+const OWN_BUSES: [&str; 3] = ["virtio", "vmbus", "xen"];
+
+/// By which names a virtual machine's own devices ask for their drivers.
 #[must_use]
-pub fn may_be_network(modalias: &str) -> bool {
-    modalias.starts_with("virtio:") || modalias.starts_with("pci:") && modalias.contains("bc02")
+pub fn own_modaliases() -> BTreeSet<String> {
+    OWN_BUSES.into_iter().flat_map(on_bus).collect()
+}
+
+/// By which names whatever may be a network card asks for its driver: a virtual machine's own
+/// devices, and PCI devices of the base class 2 (PCI Code and ID Assignment specification).
+#[must_use]
+pub fn network_modaliases() -> BTreeSet<String> {
+    let mut found = own_modaliases();
+    found.extend(on_bus("pci").into_iter().filter(|m| m.contains("bc02")));
+    found
+}
+
+fn on_bus(bus: &str) -> Vec<String> {
+    let devices = std::fs::read_dir(format!("/sys/bus/{bus}/devices"));
+    let read = |path: std::path::PathBuf| std::fs::read_to_string(path.join("modalias")).ok();
+    let names = devices
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|e| read(e.path()));
+    names
+        .map(|name| name.trim().to_owned())
+        .filter(|name| !name.is_empty())
+        .collect()
 }
 
 /// By which names the devices that are there ask for their drivers, each once.

@@ -23,7 +23,7 @@ use crate::mounts;
 use root::{Choice, Root};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::mount::{MountFlags, mount};
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use supervisor::event::{Event, EventSink};
@@ -133,8 +133,8 @@ fn loader_partition() -> Option<devices::gpt::Guid> {
 
 /// Loads drivers, and waits, until both partitions of the root are there.
 ///
-/// One driver at a time, with a look after each: what the root does not need is left to the running
-/// system, which loads it beside everything else.
+/// One driver at a time, with a look after each, those of a virtual machine's own devices first: what
+/// the root does not need is left to the running system, which loads it beside everything else.
 fn find(
     emitter: &mut Emitter,
     wanted: &Root,
@@ -143,7 +143,8 @@ fn find(
     cmdline: &Cmdline,
 ) -> Result<(disks::Partition, disks::Partition), Failure> {
     let end = now() + cmdline.root_timeout;
-    let mut waiting = by_likelihood(devices::modaliases());
+    let mut waiting: VecDeque<String> = devices::own_modaliases().into_iter().collect();
+    let mut looked_everywhere = false;
     loop {
         let mut unreadable = Vec::new();
         let partitions = disks::partitions(&mut |disk, e| unreadable.push(format!("{disk}: {e}")));
@@ -174,19 +175,16 @@ fn find(
             }
             Choice::Missing(_) => {}
         }
-        if !load_next(&mut waiting, modules, emitter) {
+        if load_next(&mut waiting, modules, emitter) {
+            continue;
+        }
+        if looked_everywhere {
             wait(uevents, &mut waiting, left);
+        } else {
+            waiting.extend(devices::modaliases());
+            looked_everywhere = true;
         }
     }
-}
-
-/// The names by which devices ask for drivers, those first that are most likely the disk's: a
-/// virtual machine's own devices.
-fn by_likelihood(modaliases: BTreeSet<String>) -> VecDeque<String> {
-    let (own, other): (Vec<_>, Vec<_>) = modaliases
-        .into_iter()
-        .partition(|m| m.starts_with("virtio:"));
-    own.into_iter().chain(other).collect()
 }
 
 /// Loads the next driver; false if there is none to load.

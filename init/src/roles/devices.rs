@@ -23,11 +23,8 @@ fn load_for_ever() -> std::io::Result<std::convert::Infallible> {
     let uevents = Uevents::open()?;
     let modules = Modules::of_running_kernel()?;
     let mut failed = |name: &str, e: std::io::Error| println!("{name}: {e}");
-    for modalias in devices::modaliases()
-        .iter()
-        .filter(|m| devices::may_be_network(m))
-    {
-        modules.load_for(modalias, &mut failed);
+    for modalias in devices::network_modaliases() {
+        modules.load_for(&modalias, &mut failed);
     }
     let _ = rustix::process::nice(19);
     let wanted = config::load(Path::new(config::PATH))
