@@ -28,6 +28,9 @@ const CONNECT: Duration = Duration::from_secs(30);
 /// How often a child's end is looked for; std has no wait with a deadline.
 const LOOK: Duration = Duration::from_millis(5);
 
+/// Ticks a second of the times in /proc, fixed in the kernel's interface to x86 user space.
+const USER_HZ: u64 = 100;
+
 /// A running QEMU.
 #[derive(Debug)]
 pub struct Qemu {
@@ -182,6 +185,17 @@ impl Qemu {
         }
     }
 
+    /// Processor time all threads of QEMU have used: what a boot costs, however busy the host.
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub fn processor_time(&self) -> Result<Duration> {
+        let path = format!("/proc/{}/stat", self.child.id());
+        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+        let ticks = ticks(&text).with_context(|| format!("{path} has another form"))?;
+        Ok(Duration::from_millis(ticks * 1000 / USER_HZ))
+    }
+
     /// What QEMU wrote to its standard error.
     #[must_use]
     pub fn complaints(&self) -> String {
@@ -226,5 +240,26 @@ impl Qemu {
 impl Drop for Qemu {
     fn drop(&mut self) {
         self.kill();
+    }
+}
+
+/// utime and stime of proc_pid_stat(5): the 12th and 13th field after the name, which is in
+/// parentheses and may hold anything.
+fn ticks(stat: &str) -> Option<u64> {
+    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace().skip(11);
+    let user: u64 = fields.next()?.parse().ok()?;
+    let system: u64 = fields.next()?.parse().ok()?;
+    user.checked_add(system)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn processor_time_is_found_behind_any_name() {
+        let stat = "12 (a) b) S 1 12 12 0 -1 4194560 1 2 3 4 250 50 7 8 20 0 1 0 99";
+        assert_eq!(ticks(stat), Some(300));
+        assert_eq!(ticks("12 (a) S 1"), None);
     }
 }

@@ -320,6 +320,14 @@ impl Vm {
         Ok(())
     }
 
+    /// Processor time the machine has cost the host so far.
+    ///
+    /// # Errors
+    /// When it is off.
+    pub fn processor_time(&self) -> Result<Duration> {
+        self.qemu.processor_time()
+    }
+
     /// What was read from the disk so far, if `trace_reads` was set.
     ///
     /// # Errors
