@@ -5,13 +5,14 @@
 //! scripts would have done: users, presets, the services enabled. Consoles get no login, as
 //! on the appliance.
 
-use std::fs::{self, File};
+use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
 
+use crate::cache;
 use crate::fetch;
 use crate::lock::{Lock, hex};
 use crate::paths::Paths;
@@ -50,11 +51,7 @@ pub fn base(paths: &Paths, tools: &Tools, ours: &Base, store: Option<&Path>) -> 
     let store = store
         .map_or_else(|| paths.cache.join("base"), Path::to_path_buf)
         .join(format!("control-{}", &digest[..16]));
-    fs::create_dir_all(&store).with_context(|| format!("cannot make {}", store.display()))?;
-    let guard = File::create(store.join("lock"))?;
-    guard
-        .lock()
-        .with_context(|| format!("cannot lock {}", store.display()))?;
+    let _guard = cache::take(&store)?;
     let root = store.join("root");
     if !root.is_dir() {
         let debs = fetch::packages(paths, &lock)?;

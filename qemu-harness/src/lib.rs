@@ -12,6 +12,7 @@ pub mod audit;
 pub mod bench;
 pub mod boot;
 pub mod bundle;
+pub mod cache;
 pub mod chart;
 pub mod classify;
 pub mod cli;

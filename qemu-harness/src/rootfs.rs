@@ -11,7 +11,7 @@
 //! these files ask for. A library that is asked for and not in a locked package is an error.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
+use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -19,6 +19,7 @@ use std::thread;
 use anyhow::{Context, Result, bail, ensure};
 use sha2::{Digest, Sha256};
 
+use crate::cache;
 use crate::elf;
 use crate::fetch;
 use crate::lock::{Lock, hex};
@@ -136,12 +137,7 @@ pub fn base(paths: &Paths, tools: &Tools, inputs: &Inputs, store: Option<&Path>)
     let store = store
         .map_or_else(|| paths.cache.join("base"), Path::to_path_buf)
         .join(&digest[..16]);
-    fs::create_dir_all(&store).with_context(|| format!("cannot make {}", store.display()))?;
-    let guard = File::create(store.join("lock"))
-        .with_context(|| format!("cannot write in {}", store.display()))?;
-    guard
-        .lock()
-        .with_context(|| format!("cannot lock {}", store.display()))?;
+    let _guard = cache::take(&store)?;
     let done = store.join("base");
     if !done.is_dir() {
         let debs = fetch::packages(paths, &inputs.packages)?;
@@ -155,6 +151,7 @@ pub fn base(paths: &Paths, tools: &Tools, inputs: &Inputs, store: Option<&Path>)
         tree::remove(&work)?;
         made?;
         fs::rename(store.join("base.new"), &done)?;
+        cache::forget_old(&store);
     }
     let kernel =
         fs::read_to_string(done.join("kernel")).context("the cached base names no kernel")?;

@@ -23,6 +23,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::cache;
 use crate::fetch;
 use crate::lock::Lock;
 use crate::paths::Paths;
@@ -103,14 +104,9 @@ impl Tools {
         let lock = Lock::read(&paths.image_definition().join("tools.lock"))?;
         let digest = format!("{}-{}", RECIPE, &lock.digest()[..16]);
         let place = paths.cache.join("tools").join(&digest);
-        fs::create_dir_all(&place).with_context(|| format!("cannot make {}", place.display()))?;
         let root = place.join("root");
         // One process makes the root, the others wait for it.
-        let guard = File::create(place.join("lock"))
-            .with_context(|| format!("cannot write in {}", place.display()))?;
-        guard
-            .lock()
-            .with_context(|| format!("cannot lock {}", place.display()))?;
+        let _guard = cache::take(&place)?;
         if !root.is_dir() {
             let debs = fetch::packages(paths, &lock)?;
             eprintln!("unpacking {} packages into the tools root", debs.len());
@@ -124,6 +120,7 @@ impl Tools {
                 .with_context(|| format!("cannot finish the tools root {}", fresh.display()))?;
             fs::rename(&fresh, &root)
                 .with_context(|| format!("cannot put {} into place", root.display()))?;
+            cache::forget_old(&place);
         }
         let mount_point = place.join("mnt");
         fs::create_dir_all(&mount_point)?;
