@@ -11,8 +11,8 @@ use crate::paths::Paths;
 use crate::tools::Tools;
 use crate::tree;
 
-/// Builds the image twice from nothing but locked downloads, in two folders with names of
-/// different length, and compares every file; gives how many there are.
+/// Builds the image twice from nothing but locked downloads, init compiled anew each time, in
+/// two folders with names of different length, and compares every file; gives how many there are.
 ///
 /// # Errors
 /// Names the files that differ; both builds are then kept for a look.
@@ -45,5 +45,11 @@ fn build(paths: &Paths, tools: &Tools, options: &ImageOptions, place: &Path) -> 
         scratch: Some(place.join("base")),
         ..options.clone()
     };
-    image::build(paths, tools, &options)
+    // Where the outputs are is also where cargo compiles.
+    let paths = Paths::new(
+        paths.workspace.clone(),
+        place.join("target/appliance"),
+        paths.cache.clone(),
+    )?;
+    image::build(&paths, tools, &options)
 }
