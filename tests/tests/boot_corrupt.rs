@@ -15,15 +15,17 @@ use qemu_harness::image::{Image, ImageOptions};
 use qemu_harness::vm::{Vm, VmConfig};
 use std::time::{Duration, Instant};
 
-/// Damaged boots that must have read their damage, the superblock's included.
-const CASES: usize = 3;
+/// Damaged boots that must have read their damage, the superblock's included. A campaign sets
+/// more with `ASTROMESH_CASES`.
+const CASES: u64 = 3;
 /// Blocks that may turn out not to be read before the test gives up.
-const SPARE: usize = 6;
+const SPARE: u64 = 6;
 
 #[test]
 fn a_flipped_bit_never_serves() -> Result<()> {
     let host = host()?;
     let image = image(&host, &ImageOptions::default())?;
+    let cases = number("ASTROMESH_CASES")?.unwrap_or(CASES);
     let seed = seed()?;
     eprintln!("seed {seed} (ASTROMESH_SEED={seed} repeats this run)");
     let (root, candidates) = what_a_boot_reads(&host, &image)?;
@@ -31,7 +33,7 @@ fn a_flipped_bit_never_serves() -> Result<()> {
     // The superblock of erofs lies 1024 bytes into the file system.
     let mut damage = vec![root.start + 1024 + next(&mut random) % 128];
     let mut proved = 0;
-    for _ in 0..CASES + SPARE {
+    for _ in 0..cases + SPARE {
         let byte = damage.pop().unwrap_or_else(|| {
             candidates[pick(&mut random, candidates.len())] + next(&mut random) % 4096
         });
@@ -44,8 +46,8 @@ fn a_flipped_bit_never_serves() -> Result<()> {
                 byte - root.start
             )
         })?;
-        proved += usize::from(refused);
-        if proved == CASES {
+        proved += u64::from(refused);
+        if proved == cases {
             return Ok(());
         }
     }
@@ -133,11 +135,22 @@ fn has_read(vm: &Vm, byte: u64) -> Result<bool> {
     Ok(vm.reads()?.iter().any(|read| read.covers(byte)))
 }
 
+/// A number from the environment.
+fn number(name: &str) -> Result<Option<u64>> {
+    match std::env::var(name) {
+        Ok(text) => {
+            let value = text
+                .parse()
+                .with_context(|| format!("{name}={text} is not a number"))?;
+            Ok(Some(value))
+        }
+        Err(_) => Ok(None),
+    }
+}
+
 fn seed() -> Result<u64> {
-    if let Ok(text) = std::env::var("ASTROMESH_SEED") {
-        return text
-            .parse()
-            .with_context(|| format!("ASTROMESH_SEED={text} is not a number"));
+    if let Some(seed) = number("ASTROMESH_SEED")? {
+        return Ok(seed);
     }
     let uuid = std::fs::read_to_string("/proc/sys/kernel/random/uuid")?;
     Ok(u64::from_str_radix(&uuid[..8], 16)?)
