@@ -66,6 +66,9 @@ const STDLIB_WITHOUT: [&str; 14] = [
 /// Compiled parts of it, likewise: terminals and old databases, whose libraries would come along.
 const DYNLOAD_WITHOUT: [&str; 6] = ["_curses", "_dbm", "_gdbm", "_test", "_tkinter", "readline"];
 
+/// Folders taken as they are: the locale that programs are started with, and time zones.
+const DATA: [&str; 2] = ["usr/lib/locale/C.utf8", "usr/share/zoneinfo"];
+
 /// The three trees and what they were made from.
 #[derive(Debug, Clone)]
 pub struct Base {
@@ -181,6 +184,9 @@ fn make(
     skeleton(&root)?;
     tree::copy(&image.join("rootfs"), &root)?;
     certificates(work, &root)?;
+    for data in DATA {
+        tree::copy(&work.join(data), &root.join(data))?;
+    }
     python(work, &root)?;
     let source = node::find(paths)?;
     if !matches!(source, Source::Deb(_)) {
