@@ -19,7 +19,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail, ensure};
 use sha2::{Digest, Sha256};
 
-use crate::fetch::{self, Mirror};
+use crate::fetch::Mirror;
 use crate::paths::Paths;
 
 /// The suites a lock is resolved against. Security updates reach `trixie` with each point
@@ -385,14 +385,6 @@ impl Apt {
         }
         Ok(found)
     }
-}
-
-/// Downloads what `lock` names, or finds it in the cache.
-///
-/// # Errors
-/// As [`fetch::packages`].
-pub fn fetch(paths: &Paths, lock: &Lock) -> Result<Vec<PathBuf>> {
-    fetch::packages(paths, lock)
 }
 
 #[cfg(test)]
