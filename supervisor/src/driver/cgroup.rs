@@ -2,9 +2,10 @@
 //!
 //! The service's own cgroup has the limits and the accounting, which outlive an instance
 //! (kernel: `Documentation/admin-guide/cgroup-v2.rst`). The processes are in a leaf below it, made
-//! anew for each start. One cgroup for both would not do: a kernel since 6.12.14 and 6.14 kills
-//! every child that `CLONE_INTO_CGROUP` puts into a cgroup that `cgroup.kill` was ever used on, as
-//! it compares the kill counts of two different cgroups (`kill_seq` in `kernel/cgroup/cgroup.c`). A
+//! anew for each start. One cgroup for both would not do: kernels with the fix of
+//! early 2025 for the race of fork and `cgroup.kill` kill every child that `CLONE_INTO_CGROUP` puts
+//! into a cgroup that `cgroup.kill` was ever used on, as they compare the kill counts of two different
+//! cgroups (`kill_seq` in `kernel/cgroup/cgroup.c`; seen on 6.18). A
 //! fresh leaf has never been killed.
 //! A host for tests may have a hybrid
 //! hierarchy, where the v2 tree is there without the memory and pids controllers; there the
