@@ -2,14 +2,13 @@
 //!
 //! The service's own cgroup has the limits and the accounting, which outlive an instance
 //! (kernel: `Documentation/admin-guide/cgroup-v2.rst`). The processes are in a leaf below it, made
-//! anew for each start. One cgroup for both would not do: kernels with the fix of
-//! early 2025 for the race of fork and `cgroup.kill` kill every child that `CLONE_INTO_CGROUP` puts
-//! into a cgroup that `cgroup.kill` was ever used on, as they compare the kill counts of two different
-//! cgroups (`kill_seq` in `kernel/cgroup/cgroup.c`; seen on 6.18). A
-//! fresh leaf has never been killed.
-//! A host for tests may have a hybrid
-//! hierarchy, where the v2 tree is there without the memory and pids controllers; there the
-//! limits cannot be set, which is told once, and everything else works.
+//! anew for each start. One cgroup for both would not do: kernels with the fix of early 2025 for the
+//! race of fork and `cgroup.kill` kill every child that `CLONE_INTO_CGROUP` puts into a cgroup that
+//! `cgroup.kill` was ever used on, as they compare the kill counts of two different cgroups
+//! (`kill_seq` in `kernel/cgroup/cgroup.c`; seen on 6.18). A fresh leaf has never been killed.
+//!
+//! A host for tests may have a hybrid hierarchy, where the v2 tree is there without the memory and
+//! pids controllers; there the limits cannot be set, which is told once, and everything else works.
 
 use crate::config::LimitsConfig;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
