@@ -3,6 +3,7 @@
 //! Needs root and a cgroup2 mount, wherever it is. The tests reap children of the whole process, so
 //! they run one after the other.
 
+use nix::sys::signal::{SigSet, Signal};
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags};
 use rustix::fd::{AsFd, OwnedFd};
@@ -166,8 +167,16 @@ fn a_child_starts_clean() {
         ulimit -n; pwd; echo session $(cut -d' ' -f6 /proc/$$/stat) $$; cat /proc/self/cgroup; echo env $A$NOTIFY_SOCKET; echo end";
     let more = "user = '65534'\ngroups = ['7']\numask = '0027'\noom-score-adjust = 300\nworking-directory = '/tmp'\n\
         environment = { A = 'b' }\nlimits = { nofile = 77 }";
+    // What must not be inherited: a blocked signal, an ignored one (Rust ignores SIGPIPE), and a
+    // descriptor that is not close-on-exec.
+    let mut blocked = SigSet::empty();
+    blocked.add(Signal::SIGTERM);
+    blocked.thread_block().unwrap();
+    let leaky = rustix::io::dup(std::io::stdin()).unwrap();
     let mut rig = Rig::start("clean", &[shell(script, more)]);
     rig.until_state(State::Stopped);
+    blocked.thread_unblock().unwrap();
+    drop(leaky);
     let output = rig.output();
     let cgroup = rig.cgroup.file_name().unwrap().to_str().unwrap().to_owned();
     for line in [
