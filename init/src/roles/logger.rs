@@ -1,9 +1,16 @@
 //! The role `logger`: see [`supervisor::logger`].
 
+use rustix::fd::OwnedFd;
+use rustix::fs::OFlags;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use supervisor::logger::{self, Options};
+use std::str::FromStr;
+use std::time::Duration;
+use supervisor::logger::{self, Folder, Limit, Options, Rotation, Service, Target};
+
+/// The name that PID 1's events have among the services.
+const EVENTS_NAME: &str = "init";
 
 pub(super) fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let options = match parse(arguments) {
@@ -21,39 +28,134 @@ pub(super) fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
 
 fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Options, String> {
     let mut parser = lexopt::Parser::from_args(arguments);
-    let (mut events, mut streams, mut console) = (None, Vec::new(), PathBuf::from("/dev/console"));
+    let (mut events, mut control, mut folder) = (None, None, None);
+    let mut console = Target::Path(PathBuf::from("/dev/console"));
+    let (mut services, mut limits): (Vec<Service>, Vec<(String, Limit)>) = Default::default();
+    let mut rotation = Rotation {
+        size: logger::SIZE,
+        older: logger::OLDER,
+    };
     while let Some(argument) = parser.next().map_err(|e| e.to_string())? {
         let option = match argument {
             lexopt::Arg::Long(option) => option.to_owned(),
             other => return Err(other.unexpected().to_string()),
         };
-        let value = parser
-            .value()
-            .map_err(|e| e.to_string())?
-            .to_string_lossy()
-            .into_owned();
-        let number = |text: &str| {
-            text.parse::<i32>()
-                .map_err(|_| format!("`{text}` is no descriptor"))
-        };
+        let value = parser.value().map_err(|e| e.to_string())?;
+        let text = value.to_string_lossy().into_owned();
+        let says = |problem: String| format!("--{option} {text}: {problem}");
         match option.as_str() {
-            "events" => events = Some(logger::passed(number(&value)?).map_err(|e| e.to_string())?),
-            "console" => console = value.into(),
-            "stream" => {
-                let (fd, name) = value
-                    .split_once('=')
-                    .ok_or_else(|| format!("--stream {value}: FD=NAME is wanted"))?;
-                streams.push((
-                    name.to_owned(),
-                    logger::passed(number(fd)?).map_err(|e| e.to_string())?,
-                ));
-            }
+            "events" => events = Some(passed(&text).map_err(says)?),
+            "control" => control = Some(passed_ready(&text).map_err(says)?),
+            "console" => console = Target::Path(value.into()),
+            "console-fd" => console = Target::Passed(passed_ready(&text).map_err(says)?),
+            "stream" => services.push(stream(&text).map_err(says)?),
+            "limit" => limits.push(limit(&text).map_err(says)?),
+            "dir" => folder = Some(PathBuf::from(value)),
+            "file-size" => rotation.size = number(&text).map_err(says)?,
+            "file-count" => rotation.older = number(&text).map_err(says)?,
             other => return Err(format!("`--{other}` is no option of logger")),
         }
     }
+    for (name, limit) in limits {
+        let service = services.iter_mut().find(|s| s.name == name);
+        service
+            .ok_or_else(|| format!("--limit {name}=...: no --stream FD={name} is given"))?
+            .limit = Some(limit);
+    }
     Ok(Options {
         events: events.ok_or("logger needs --events FD")?,
-        streams,
+        services,
         console,
+        folder: folder.map(|path| Folder { path, rotation }),
+        control,
     })
+}
+
+fn number<T: FromStr>(text: &str) -> Result<T, String> {
+    text.parse()
+        .map_err(|_| format!("`{text}` is no number that fits here"))
+}
+
+fn passed(text: &str) -> Result<OwnedFd, String> {
+    logger::passed(number(text)?).map_err(|e| e.to_string())
+}
+
+/// One that is non-blocking already: it may be shared with others, so its mode is not ours to set.
+fn passed_ready(text: &str) -> Result<OwnedFd, String> {
+    let fd = passed(text)?;
+    match rustix::fs::fcntl_getfl(&fd) {
+        Ok(flags) if flags.contains(OFlags::NONBLOCK) => Ok(fd),
+        Ok(_) => Err("the descriptor must be non-blocking (fcntl(2), O_NONBLOCK)".into()),
+        Err(e) => Err(e.to_string()),
+    }
+}
+
+/// `FD=NAME`. The name is also that of a file, so it must not lead out of the folder.
+fn stream(text: &str) -> Result<Service, String> {
+    let (fd, name) = text.split_once('=').ok_or("FD=NAME is wanted")?;
+    if name == EVENTS_NAME {
+        return Err(format!("`{name}` is the name of the events of PID 1"));
+    }
+    if name.is_empty() || name.starts_with('.') || name.contains(['/', '\0']) {
+        return Err(format!("`{name}` is no name of a service"));
+    }
+    Ok(Service {
+        name: name.to_owned(),
+        output: passed(fd)?,
+        limit: None,
+    })
+}
+
+/// `NAME=BURST/MILLIS`.
+fn limit(text: &str) -> Result<(String, Limit), String> {
+    let parts = text
+        .rsplit_once('=')
+        .and_then(|(name, law)| Some((name, law.split_once('/')?)));
+    let (name, (burst, millis)) = parts.ok_or("NAME=BURST/MILLIS is wanted")?;
+    let limit = Limit {
+        burst: number(burst)?,
+        window: Duration::from_millis(number(millis)?),
+    };
+    Ok((name.to_owned(), limit))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problem(arguments: &[&str]) -> String {
+        parse(arguments.iter().map(OsString::from)).unwrap_err()
+    }
+
+    #[test]
+    fn a_limit_is_a_name_a_burst_and_a_window() {
+        let expected = Limit {
+            burst: 100,
+            window: Duration::from_millis(2500),
+        };
+        assert_eq!(limit("a=100/2500"), Ok(("a".into(), expected)));
+        for wrong in ["", "a", "a=1", "a=1/", "a=/1", "a=-1/1", "a=1/1s"] {
+            assert!(limit(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_with_the_option() {
+        assert_eq!(problem(&[]), "logger needs --events FD");
+        assert_eq!(
+            problem(&["--limit", "a=1/1"]),
+            "--limit a=...: no --stream FD=a is given"
+        );
+        for (wrong, expected) in [
+            (["--stream", "4=init"], "`init` is the name of the events"),
+            (["--stream", "4=../x"], "`../x` is no name of a service"),
+            (["--stream", "4"], "--stream 4: FD=NAME is wanted"),
+            (["--events", "999"], "--events 999: descriptor 999 was not"),
+            (["--file-size", "1M"], "--file-size 1M: `1M` is no number"),
+            (["--what", "x"], "`--what` is no option of logger"),
+        ] {
+            let said = problem(&wrong);
+            assert!(said.contains(expected), "{said}");
+        }
+    }
 }

@@ -1,52 +1,109 @@
-//! The role `logger`: carries service output and PID 1's events to the console.
+//! The role `logger`: carries service output and PID 1's events to where somebody reads them.
 //!
 //! A serial line is slow, can be stopped by whoever is at its other end, and is fed by programs
-//! that nobody here wrote. So this is a process of its own, without privileges, which PID 1
-//! supervises like any service: PID 1 puts its event lines into a pipe that never blocks it, and
-//! never touches a byte of service output.
+//! that nobody here wrote; a disk can be full, or hang. So this is a process of its own, without
+//! privileges, which PID 1 supervises like any service: PID 1 puts its event lines into a pipe that
+//! never blocks it, and never touches a byte of service output.
 //!
-//! It waits in one `poll` for input of any stream and for room on the console. What the console
-//! does not take yet is queued up to [`QUEUE_MAX`]; beyond that whole lines are dropped, counted
-//! by stream, and the count is told as soon as there is room: `log.lost service=NAME lines=N`. A
-//! stream is never left unread, so a stalled console stalls no service.
+//! It waits in one `poll` for input of any stream and for room wherever something waits for room; a
+//! time limit has this wait only while something is to be told at a time. A stream is never left
+//! unread, so nothing that stalls here stalls a service:
 //!
-//! A console that cannot be opened or hangs up is tried again with every new input, and what
-//! cannot be shown is dropped: the kernel's log has the events all the same. On `TERM` the
-//! logger takes what is in the pipes, waits a bounded time for the console, and ends.
+//! * [`rate`] holds back what a service says beyond its limit;
+//! * [`ring`] keeps the last lines of each source in memory;
+//! * [`console`] queues what the console does not take yet, up to a bound;
+//! * [`files`] queues what the disk does not take yet, for the one thread that writes;
+//! * [`clients`] queues what somebody who looks does not read yet;
+//! * [`losses`] counts what found no room, by source and reason, and each count is told.
+//!
+//! In a turn the events are read first, then every stream until it is empty, and only then are the
+//! events handled: what a service wrote before PID 1 saw its end is in the record of that end
+//! ([`exits`]). All lines of a turn have the same time, so order and time never disagree.
+//!
+//! On `TERM` the logger takes what is in the pipes, waits a bounded time for the console and the
+//! disk, and ends.
 
+mod clients;
+mod console;
+mod control;
+mod exits;
+mod files;
 mod lines;
+mod losses;
+mod outlets;
+pub mod protocol;
+mod rate;
+mod ring;
+mod source;
+#[cfg(test)]
+mod testing;
+mod writer;
 
 use crate::Time;
-use crate::event::Event;
+use console::Console;
+pub use console::Target;
+use control::Control;
+use files::Files;
+pub use files::{Folder, OLDER, SIZE};
 pub use lines::Splitter;
+use losses::Reason;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use outlets::Outlets;
+pub use rate::Limit;
+use rate::RateLimit;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use std::collections::VecDeque;
+use source::Source;
 use std::io;
-use std::path::PathBuf;
+use std::rc::Rc;
+pub use writer::Rotation;
 
-/// Bytes that wait for the console: half a minute of a line at 115200 baud.
-const QUEUE_MAX: usize = 256 * 1024;
-
-/// What is read of one stream before the others get their turn.
-const READ_MAX: usize = 8 * 1024;
-
-/// How long the console may take at the end.
+/// How long the console and the disk may take at the end.
 const LAST_WORDS: Time = Time::from_secs(1);
+
+/// The other end is gone (poll(2)); told without being asked for.
+const HUNG_UP: PollFlags = PollFlags::HUP.union(PollFlags::ERR);
+
+/// The place of PID 1's events among the sources, and the name they have there.
+const EVENTS: usize = 0;
+const EVENTS_NAME: &str = "init";
 
 /// What a logger is started with.
 #[derive(Debug)]
 pub struct Options {
     /// Complete lines of PID 1, shown as they are.
     pub events: OwnedFd,
-    /// Services by name, and the read ends of their output.
-    pub streams: Vec<(String, OwnedFd)>,
+    /// Services.
+    pub services: Vec<Service>,
     /// Where to show them.
-    pub console: PathBuf,
+    pub console: Target,
+    /// Where to write them.
+    pub folder: Option<Folder>,
+    /// To PID 1, non-blocking.
+    pub control: Option<OwnedFd>,
+}
+
+/// One service.
+#[derive(Debug)]
+pub struct Service {
+    /// Its name, which is also that of its file.
+    pub name: String,
+    /// The read end of its output.
+    pub output: OwnedFd,
+    /// How much it may say.
+    pub limit: Option<Limit>,
+}
+
+/// A line of a source.
+#[derive(Clone, Debug)]
+struct Line {
+    /// Counts all lines of all sources, in the order in which they came.
+    number: u64,
+    at_ms: u64,
+    source: usize,
+    text: Rc<str>,
 }
 
 /// Runs until `TERM`.
@@ -54,224 +111,239 @@ pub struct Options {
 /// # Errors
 /// If the kernel refuses the calls it lives on; PID 1 starts it again then.
 pub fn run(options: Options) -> io::Result<()> {
+    // Before there is a second thread, which must not take the signal either.
     let mut terminate = SigSet::empty();
     terminate.add(Signal::SIGTERM);
     terminate.thread_block()?;
     let signals = SignalFd::with_flags(&terminate, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
     let mut logger = Logger::new(options)?;
     loop {
-        logger.open_console();
-        let ready = logger.wait(&signals, None)?;
-        logger.take(&ready);
-        logger.show();
-        if ready.terminate {
+        logger.settle(now());
+        let ready = logger.wait(&signals, logger.due())?;
+        logger.turn(&ready, now());
+        if ready.iter().any(|(who, _)| *who == Who::Terminate) {
             return logger.last_words(&signals);
         }
     }
 }
 
 struct Logger {
-    streams: Vec<Stream>,
-    path: PathBuf,
-    console: Option<OwnedFd>,
-    queue: VecDeque<u8>,
+    events: Source,
+    services: Vec<Source>,
+    control: Option<Control>,
+    outlets: Outlets,
 }
 
-struct Stream {
-    fd: OwnedFd,
-    splitter: Splitter,
-    name: String,
-    lost: u64,
-    open: bool,
-}
-
-/// What a wait ended with.
-struct Ready {
-    streams: Vec<usize>,
-    terminate: bool,
+/// Who is waited for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Who {
+    Terminate,
+    Events,
+    Service(usize),
+    Console,
+    Files,
+    Control,
+    Client(usize),
 }
 
 impl Logger {
     fn new(options: Options) -> io::Result<Self> {
-        let Options {
-            events,
-            streams,
-            console,
-        } = options;
-        let events = (String::new(), events);
-        let streams = [events].into_iter().chain(streams).map(|(name, fd)| {
-            rustix::io::ioctl_fionbio(&fd, true)?;
-            let splitter = if name.is_empty() {
-                Splitter::plain()
-            } else {
-                Splitter::prefixed(&name)
-            };
-            Ok(Stream {
-                fd,
-                splitter,
-                name,
-                lost: 0,
-                open: true,
-            })
-        });
+        let mut names = vec![EVENTS_NAME.to_owned()];
+        let mut services = Vec::new();
+        for service in options.services {
+            let limit = RateLimit::new(service.limit);
+            services.push(Source::new(names.len(), service.output, limit)?);
+            names.push(service.name);
+        }
+        let boot = boot_id();
+        let files = Files::start(options.folder, &names, &boot)?;
         Ok(Self {
-            streams: streams.collect::<io::Result<_>>()?,
-            path: console,
-            console: None,
-            queue: VecDeque::new(),
+            events: Source::new(EVENTS, options.events, RateLimit::new(None))?,
+            services,
+            control: options.control.map(Control::new),
+            outlets: Outlets::new(names, Console::new(options.console), files, boot),
         })
     }
 
-    /// Non-blocking, and never as a controlling terminal (open(2), `O_NOCTTY`): a hang-up of the
-    /// line must not end the logger.
-    fn open_console(&mut self) {
-        if self.console.is_none() {
-            let flags = OFlags::WRONLY | OFlags::NOCTTY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-            self.console = rustix::fs::open(&self.path, flags, Mode::empty()).ok();
+    /// Waits until somebody is ready, at most until this time.
+    fn wait(&self, signals: &SignalFd, until: Option<Time>) -> io::Result<Vec<(Who, PollFlags)>> {
+        let mut all = vec![
+            (Who::Terminate, signals.as_fd(), PollFlags::IN),
+            (Who::Files, self.outlets.files.bell(), PollFlags::IN),
+        ];
+        let events = self.events.wants();
+        all.extend(events.map(|fd| (Who::Events, fd, PollFlags::IN)));
+        for (index, service) in self.services.iter().enumerate() {
+            let output = service.wants();
+            all.extend(output.map(|fd| (Who::Service(index), fd, PollFlags::IN)));
         }
-        if self.console.is_none() {
-            self.queue.clear();
-        }
-    }
+        let console = self.outlets.console.wants();
+        all.extend(console.map(|fd| (Who::Console, fd, PollFlags::OUT)));
+        let control = self.control.as_ref().and_then(Control::wants);
+        all.extend(control.map(|(fd, flags)| (Who::Control, fd, flags)));
+        let clients = self.outlets.clients.wants().enumerate();
+        all.extend(clients.map(|(i, (fd, flags))| (Who::Client(i), fd, flags)));
 
-    fn wait(&self, signals: &SignalFd, limit: Option<&Timespec>) -> io::Result<Ready> {
-        let open: Vec<usize> = (0..self.streams.len())
-            .filter(|i| self.streams.get(*i).is_some_and(|s| s.open))
+        let limit = until.map(|until| until.saturating_sub(now()));
+        let limit = limit.and_then(|limit| Timespec::try_from(limit).ok());
+        let mut fds: Vec<PollFd<'_>> = all
+            .iter()
+            .map(|(_, fd, flags)| PollFd::from_borrowed_fd(*fd, *flags))
             .collect();
-        let mut fds: Vec<PollFd<'_>> =
-            vec![PollFd::from_borrowed_fd(signals.as_fd(), PollFlags::IN)];
-        let stream_fds = open.iter().filter_map(|i| self.streams.get(*i));
-        fds.extend(stream_fds.map(|s| PollFd::from_borrowed_fd(s.fd.as_fd(), PollFlags::IN)));
-        if let (Some(console), false) = (&self.console, self.queue.is_empty()) {
-            fds.push(PollFd::from_borrowed_fd(console.as_fd(), PollFlags::OUT));
-        }
-        match poll(&mut fds, limit) {
+        match poll(&mut fds, limit.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(e) => return Err(e.into()),
         }
-        let ready = |i: usize| fds.get(i).is_some_and(|f| !f.revents().is_empty());
-        let streams = open
-            .iter()
-            .enumerate()
-            .filter(|(place, _)| ready(place + 1))
-            .map(|(_, i)| *i)
-            .collect();
-        Ok(Ready {
-            streams,
-            terminate: ready(0),
-        })
+        let results = all.iter().zip(&fds);
+        Ok(results
+            .map(|((who, ..), fd)| (*who, fd.revents()))
+            .filter(|(_, flags)| !flags.is_empty())
+            .collect())
     }
 
-    /// Reads from every stream that has something.
-    fn take(&mut self, ready: &Ready) {
-        for index in &ready.streams {
-            let Some(stream) = self.streams.get_mut(*index) else {
-                continue;
-            };
-            let mut data = [0u8; READ_MAX];
-            match rustix::io::read(&stream.fd, &mut data) {
-                Ok(0) => stream.open = false,
-                Ok(count) => stream.accept(data.get(..count).unwrap_or_default(), &mut self.queue),
-                Err(Errno::AGAIN | Errno::INTR) => {}
-                Err(_) => stream.open = false,
+    /// When there is something to do though nobody is ready.
+    fn due(&self) -> Option<Time> {
+        let rates = self.services.iter().filter_map(|s| s.rate.due());
+        let losses = &self.outlets.losses;
+        // A console without room will be ready when it has some.
+        let told = losses.due().filter(|_| self.outlets.console.has_room());
+        let control = self.control.as_ref().and_then(|c| c.due(losses));
+        rates.chain(told).chain(control).min()
+    }
+
+    /// Takes what there is; see the module about the order.
+    fn turn(&mut self, ready: &[(Who, PollFlags)], now: Time) {
+        let is_ready = |who: Who| ready.iter().any(|(w, _)| *w == who);
+        self.outlets.console.open();
+        let events = if is_ready(Who::Events) {
+            self.events.lines()
+        } else {
+            Vec::new()
+        };
+        for (index, service) in self.services.iter_mut().enumerate() {
+            // Its output may have come after the wait, but before the events.
+            let is_due = !events.is_empty() || is_ready(Who::Service(index));
+            if is_due && service.wants().is_some() {
+                service.take(now, &mut self.outlets);
+            }
+        }
+        for event in events {
+            self.event(&event, now);
+        }
+        // Before the requests: a client that is admitted now was not waited for.
+        for (who, flags) in ready {
+            if let (Who::Client(place), true) = (who, flags.intersects(HUNG_UP)) {
+                self.outlets.clients.hung_up(*place);
+            }
+        }
+        for (who, flags) in ready {
+            match who {
+                Who::Files => self.outlets.hear_files(),
+                Who::Control => self.obey(*flags),
+                _ => {}
             }
         }
     }
 
-    /// Writes as much as the console takes.
-    fn show(&mut self) {
-        while let (Some(console), false) = (&self.console, self.queue.is_empty()) {
-            match rustix::io::write(console, self.queue.as_slices().0) {
-                Ok(count) => drop(self.queue.drain(..count)),
-                Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => break,
-                // Hung up, or the device is gone: opened anew at the next turn. What waits is
-                // dropped, or a console that opens and never takes anything would be a busy loop.
-                Err(_) => {
-                    self.console = None;
-                    self.queue.clear();
-                }
-            }
+    fn event(&mut self, event: &str, now: Time) {
+        let ended = exits::ended(event);
+        let source = ended.and_then(|service| self.outlets.source(service));
+        let service = source.and_then(|place| place.checked_sub(1));
+        if let Some(service) = service.and_then(|index| self.services.get_mut(index)) {
+            // What it began to say it will not go on with.
+            service.finish(now, &mut self.outlets);
         }
-        for stream in &mut self.streams {
-            stream.confess(&mut self.queue);
+        self.outlets.line(EVENTS, now, event);
+        if ended.is_some() {
+            self.outlets.record_exit(event);
+        }
+    }
+
+    fn obey(&mut self, flags: PollFlags) {
+        let Some(control) = &mut self.control else {
+            return;
+        };
+        if flags.contains(PollFlags::OUT) {
+            control.has_room();
+        }
+        while let Some((request, client)) = control.receive() {
+            self.outlets.answer(request, client);
+        }
+    }
+
+    /// Does what has its time, and gives everybody what he takes.
+    fn settle(&mut self, now: Time) {
+        for service in &mut self.services {
+            let over = service.rate.settle(now);
+            self.outlets.losses.add(service.place, Reason::Rate, over);
+        }
+        self.outlets.write_console();
+        self.outlets.confess(now);
+        self.outlets.write_console();
+        let Outlets { clients, names, .. } = &mut self.outlets;
+        clients.send(names);
+        if let Some(control) = &mut self.control {
+            control.report(&mut self.outlets.losses, now);
         }
     }
 
     fn last_words(&mut self, signals: &SignalFd) -> io::Result<()> {
-        let limit = Timespec {
-            tv_sec: 0,
-            tv_nsec: 0,
-        };
-        loop {
-            let ready = self.wait(signals, Some(&limit))?;
-            if ready.streams.is_empty() {
+        let end = now() + LAST_WORDS;
+        // A pipe that is fed without a pause must not keep the logger from its end.
+        while now() < end {
+            let ready = self.wait(signals, Some(Time::ZERO))?;
+            let reads = |(who, _): &(Who, _)| matches!(who, Who::Events | Who::Service(_));
+            let is_last = !ready.iter().any(reads);
+            self.turn(&ready, now());
+            self.settle(now());
+            if is_last {
                 break;
             }
-            self.take(&ready);
-            self.show();
         }
-        for stream in &mut self.streams {
-            stream.finish(&mut self.queue);
+        let now_ends = now();
+        for service in &mut self.services {
+            service.finish(now_ends, &mut self.outlets);
+            let over = service.rate.finish();
+            self.outlets.losses.add(service.place, Reason::Rate, over);
         }
-        let end = now() + LAST_WORDS;
-        self.show();
-        while let (Some(console), false, true) = (&self.console, self.queue.is_empty(), now() < end)
-        {
-            let limit = Timespec {
-                tv_sec: 0,
-                tv_nsec: 50_000_000,
-            };
-            poll(
-                &mut [PollFd::from_borrowed_fd(console.as_fd(), PollFlags::OUT)],
-                Some(&limit),
-            )?;
-            self.show();
+        self.events.finish(now_ends, &mut self.outlets);
+        self.outlets.losses.hurry();
+        self.settle(now_ends);
+        self.outlets.files.close();
+        while now() < end {
+            // In this order: what is told after `done` is heard.
+            let done = self.outlets.files.done();
+            self.outlets.hear_files();
+            self.outlets.losses.hurry();
+            self.settle(now());
+            if done && self.outlets.console.wants().is_none() {
+                break;
+            }
+            let mut fds = vec![PollFd::from_borrowed_fd(
+                self.outlets.files.bell(),
+                PollFlags::IN,
+            )];
+            let console = self.outlets.console.wants();
+            fds.extend(console.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::OUT)));
+            let limit = Timespec::try_from(end.saturating_sub(now())).ok();
+            match poll(&mut fds, limit.as_ref()) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(e) => return Err(e.into()),
+            }
         }
+        for (source, lines) in self.outlets.files.abandon().into_iter().enumerate() {
+            self.outlets.losses.add(source, Reason::File, lines);
+        }
+        self.control.iter_mut().for_each(Control::hurry);
+        self.settle(now());
         Ok(())
     }
 }
 
-impl Stream {
-    fn accept(&mut self, data: &[u8], queue: &mut VecDeque<u8>) {
-        let lost = &mut self.lost;
-        self.splitter
-            .push(data, |line| *lost += u64::from(!enqueue(line, queue)));
-    }
-
-    fn finish(&mut self, queue: &mut VecDeque<u8>) {
-        let lost = &mut self.lost;
-        self.splitter
-            .finish(|line| *lost += u64::from(!enqueue(line, queue)));
-        self.confess(queue);
-    }
-
-    /// Tells how many lines were dropped, once there is room to say so.
-    fn confess(&mut self, queue: &mut VecDeque<u8>) {
-        if self.lost > 0 && queue.len() < QUEUE_MAX / 2 {
-            let name = if self.name.is_empty() {
-                "init"
-            } else {
-                &self.name
-            };
-            let event = Event::new("log.lost")
-                .with("service", name)
-                .with("lines", self.lost);
-            let mut line = event.line(now()).into_bytes();
-            line.push(b'\n');
-            if enqueue(&line, queue) {
-                self.lost = 0;
-            }
-        }
-    }
-}
-
-fn enqueue(line: &[u8], queue: &mut VecDeque<u8>) -> bool {
-    let fits = queue.len() + line.len() <= QUEUE_MAX;
-    if fits {
-        queue.extend(line);
-    }
-    fits
+/// Names the present boot (random(4)); empty without `/proc`.
+fn boot_id() -> String {
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
+    id.unwrap_or_default().trim_end().to_owned()
 }
 
 /// Since the kernel started.

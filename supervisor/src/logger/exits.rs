@@ -1,0 +1,196 @@
+//! Exit records: how a service ended, and the last it said.
+//!
+//! PID 1 tells an end as an event, `service.exit`; its line says status or signal and what else is
+//! known. The logger adds the last lines of the service. The last records are kept in memory and
+//! each is appended to a file, so that they can be asked for after the reboot that they led to.
+
+use super::protocol::encode;
+use serde::{Deserialize, Serialize};
+use std::collections::{HashMap, VecDeque};
+use std::rc::Rc;
+
+/// Lines in a record: a stack trace, and a little of what led to it.
+pub const LINES: usize = 20;
+
+/// Records of one service in memory: the restarts that its restart law gives it, and a few more.
+const RECORDS: usize = 8;
+
+/// One record, as it is written.
+#[derive(Serialize, Deserialize)]
+struct Record<'a> {
+    boot: &'a str,
+    event: String,
+    lines: Vec<String>,
+}
+
+/// A record in memory.
+#[derive(Debug)]
+struct Kept {
+    service: String,
+    json: Rc<str>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Exits {
+    boot: String,
+    /// Oldest first.
+    records: VecDeque<Kept>,
+}
+
+impl Exits {
+    /// Knows of none. `boot` is the id of the present boot.
+    #[must_use]
+    pub fn new(boot: String) -> Self {
+        Self {
+            boot,
+            records: VecDeque::new(),
+        }
+    }
+
+    /// Takes what earlier boots wrote, of which the begin may be cut off. What is no record is
+    /// skipped.
+    pub fn load(&mut self, written: &[u8]) {
+        let mut earlier: VecDeque<Kept> = written
+            .split(|b| *b == b'\n')
+            .filter_map(|line| {
+                let record: Record<'_> = serde_json::from_slice(line).ok()?;
+                kept(&record)
+            })
+            .collect();
+        earlier.append(&mut self.records);
+        self.records = earlier;
+        self.forget();
+    }
+
+    /// Makes a record of the end that this event tells; returns it as it is written.
+    pub fn add(&mut self, event: &str, lines: Vec<String>) -> Option<Rc<str>> {
+        let record = Record {
+            boot: &self.boot,
+            event: event.to_owned(),
+            lines,
+        };
+        let kept = kept(&record)?;
+        let json = kept.json.clone();
+        self.records.push_back(kept);
+        self.forget();
+        Some(json)
+    }
+
+    /// The records of a service, or of all, oldest first.
+    pub fn of<'a>(&'a self, service: Option<&'a str>) -> impl Iterator<Item = &'a Rc<str>> {
+        self.records
+            .iter()
+            .filter(move |k| service.is_none_or(|s| s == k.service))
+            .map(|k| &k.json)
+    }
+
+    /// Drops what is too old.
+    fn forget(&mut self) {
+        let mut counts: HashMap<&str, usize> = HashMap::new();
+        for kept in &self.records {
+            *counts.entry(&kept.service).or_default() += 1;
+        }
+        let mut over: HashMap<String, usize> = counts
+            .into_iter()
+            .filter_map(|(name, count)| Some((name.to_owned(), count.checked_sub(RECORDS)?)))
+            .collect();
+        self.records
+            .retain(|kept| match over.get_mut(&kept.service) {
+                Some(count @ 1..) => {
+                    *count -= 1;
+                    false
+                }
+                _ => true,
+            });
+    }
+}
+
+fn kept(record: &Record<'_>) -> Option<Kept> {
+    Some(Kept {
+        service: ended(&record.event)?.to_owned(),
+        json: String::from_utf8(encode(record)).ok()?.into(),
+    })
+}
+
+/// Which service ended, if an event line tells that: `init: S.MMM service.exit service=NAME ...`.
+#[must_use]
+pub fn ended(event: &str) -> Option<&str> {
+    let mut words = event.split(' ');
+    let (init, _time, name) = (words.next()?, words.next()?, words.next()?);
+    if (init, name) != ("init:", "service.exit") {
+        return None;
+    }
+    // A name of a service needs no quotes in an event.
+    words.find_map(|w| w.strip_prefix("service="))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Time;
+    use crate::event::Event;
+    use proptest::prelude::*;
+
+    fn exit(service: &str, status: usize) -> String {
+        Event::new("service.exit")
+            .with("service", service)
+            .with("status", status)
+            .line(Time::from_millis(3412))
+    }
+
+    #[test]
+    fn only_the_event_of_an_end_is_one() {
+        assert_eq!(ended(&exit("web-1", 1)), Some("web-1"));
+        for other in [
+            "",
+            "init: 3.412 service.exit",
+            "init: 3.412 service.start service=web",
+            "web: 3.412 service.exit service=web",
+            "init: 3.412 x why=service.exit service=web",
+        ] {
+            assert_eq!(ended(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn a_record_has_the_written_form_and_is_read_again() {
+        let mut exits = Exits::new("b00t".into());
+        let json = exits.add(&exit("a", 3), vec!["last \"words\"".into()]);
+        let expected = r#"{"boot":"b00t","event":"init: 3.412 service.exit service=a status=3","lines":["last \"words\""]}"#;
+        assert_eq!(&*json.unwrap(), expected);
+
+        let mut next = Exits::new("next".into());
+        next.add(&exit("b", 0), Vec::new());
+        let cut = format!("ds\"]}}\n\n{{\"boot\":1}}\n{expected}\n\u{0}\n{{\"boot");
+        next.load(cut.as_bytes());
+        let all: Vec<&str> = next.of(None).map(|r| &**r).collect();
+        assert_eq!(all.len(), 2);
+        assert_eq!(all[0], expected, "earlier ones come first");
+        assert_eq!(next.of(Some("a")).count(), 1);
+        assert_eq!(next.of(Some("c")).count(), 0);
+    }
+
+    #[test]
+    fn the_last_ones_of_each_service_are_kept() {
+        let mut exits = Exits::new(String::new());
+        exits.add(&exit("rare", 0), Vec::new());
+        for status in 0..30 {
+            exits.add(&exit("a", status), Vec::new());
+        }
+        assert_eq!(exits.of(Some("rare")).count(), 1);
+        let of_a: Vec<&Rc<str>> = exits.of(Some("a")).collect();
+        assert_eq!(of_a.len(), RECORDS);
+        assert!(of_a[0].contains("status=22") && of_a[7].contains("status=29"));
+    }
+
+    proptest! {
+        #[test]
+        fn any_file_is_survived(bytes in proptest::collection::vec(any::<u8>(), 0..300), event in ".{0,80}") {
+            let _ = ended(&event);
+            let mut exits = Exits::new(String::new());
+            exits.load(&bytes);
+            prop_assert_eq!(exits.of(None).count(), 0);
+        }
+    }
+}
