@@ -262,6 +262,7 @@ fn clients_are_answered_bounded_and_forgotten() {
         );
     }
 
+    let before = rig.descriptors();
     for _ in 0..3 {
         let mut clients: Vec<_> = (0..16).map(|_| rig.ask(&logs(None, 1, true))).collect();
         for client in &mut clients {
@@ -275,6 +276,10 @@ fn clients_are_answered_bounded_and_forgotten() {
         let mut refused = rig.ask(&logs(None, 1, true));
         refused.read_to_string(&mut answer).unwrap();
         assert!(answer.starts_with("{\"ok\":false,\"error\":\"too many"));
+        drop((clients, refused));
+        while rig.descriptors() > before {
+            std::thread::yield_now();
+        }
     }
 }
 
@@ -286,10 +291,16 @@ fn any_bytes_arrive_completely_in_the_files() {
     let mut rig = Rig::start(&[&options[..], &["--dir", folder.text()]].concat());
     let held = || std::fs::metadata(&log).map_or(0, |m| m.len());
 
-    // Every byte but the line break, and the backslash by which the others are told, in every
-    // neighbourhood; then one line of 10 MB.
-    let strange: Vec<u8> = (0..200_000u32)
-        .map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8)
+    // Every byte but the line break and the backslash, by which the others are told, in random
+    // order, so that there are whole, broken and overlong sequences; then one line of 10 MB.
+    let mut random = 1u64;
+    let strange: Vec<u8> = (0..200_000)
+        .map(|_| {
+            random = random
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            random.to_be_bytes()[0]
+        })
         .filter(|b| ![b'\n', b'\\'].contains(b))
         .collect();
     let endless: Vec<u8> = (0..10_000_000u32).map(|n| b'a' + (n % 23) as u8).collect();

@@ -9,9 +9,6 @@ use std::str::FromStr;
 use std::time::Duration;
 use supervisor::logger::{self, Folder, Limit, Options, Rotation, Service, Target};
 
-/// The name that PID 1's events have among the services.
-const EVENTS_NAME: &str = "init";
-
 pub(super) fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let options = match parse(arguments) {
         Ok(options) => options,
@@ -93,7 +90,7 @@ fn passed_ready(text: &str) -> Result<OwnedFd, String> {
 /// `FD=NAME`. The name is also that of a file, so it must not lead out of the folder.
 fn stream(text: &str) -> Result<Service, String> {
     let (fd, name) = text.split_once('=').ok_or("FD=NAME is wanted")?;
-    if name == EVENTS_NAME {
+    if name == logger::EVENTS_NAME {
         return Err(format!("`{name}` is the name of the events of PID 1"));
     }
     if name.is_empty() || name.starts_with('.') || name.contains(['/', '\0']) {

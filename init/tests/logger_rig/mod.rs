@@ -5,7 +5,7 @@ use rustix::event::epoll::{self, CreateFlags};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, socketpair};
 use rustix::pipe::{PipeFlags, pipe_with};
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -33,7 +33,11 @@ impl Watchdog {
         let (alive, ended) = mpsc::channel::<()>();
         std::thread::spawn(move || {
             if ended.recv_timeout(DEADLINE) == Err(mpsc::RecvTimeoutError::Timeout) {
-                eprintln!("{test}: still waiting after {DEADLINE:?}");
+                // Not through the macro, whose output goes with the test.
+                let _ = writeln!(
+                    std::io::stderr(),
+                    "{test}: still waiting after {DEADLINE:?}"
+                );
                 std::process::abort();
             }
         });
@@ -201,6 +205,14 @@ impl Rig {
         let mut message = [0u8; 4096];
         let received = rustix::net::recv(&self.control, &mut message[..], RecvFlags::empty());
         Report::decode(&message[..received.unwrap().0]).unwrap()
+    }
+
+    /// How many descriptors the logger has open.
+    pub fn descriptors(&self) -> usize {
+        let pid = self.driver.core().machines()[0].pid().unwrap();
+        std::fs::read_dir(format!("/proc/{pid}/fd"))
+            .unwrap()
+            .count()
     }
 
     /// Stops it as PID 1 does, and returns when it is gone.

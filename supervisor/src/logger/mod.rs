@@ -66,9 +66,11 @@ const LAST_WORDS: Time = Time::from_secs(1);
 /// The other end is gone (poll(2)); told without being asked for.
 const HUNG_UP: PollFlags = PollFlags::HUP.union(PollFlags::ERR);
 
-/// The place of PID 1's events among the sources, and the name they have there.
+/// The place of PID 1's events among the sources.
 const EVENTS: usize = 0;
-const EVENTS_NAME: &str = "init";
+
+/// The name they have there, which no service may have.
+pub const EVENTS_NAME: &str = "init";
 
 /// What a logger is started with.
 #[derive(Debug)]

@@ -180,6 +180,8 @@ impl Outlets {
                 break;
             };
             let text = event.line(now);
+            // It may have hung up just now, which is what is told.
+            self.console.open();
             self.console.offer(None, ["", &text]);
             self.keep(EVENTS, now, &text);
         }
