@@ -11,6 +11,7 @@
 
 pub mod cmdline;
 pub mod config;
+pub mod control;
 pub mod devices;
 pub mod emit;
 pub mod failure;

@@ -24,6 +24,7 @@ pub mod driver;
 pub mod event;
 pub mod logger;
 pub mod spec;
+pub mod status;
 #[allow(unsafe_code, reason = "the only module that may; see its prose")]
 pub mod sys;
 
