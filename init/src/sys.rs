@@ -1,4 +1,5 @@
-//! The only unsafe code of the crate: four `ioctl`s that no library offers.
+//! The only unsafe code of the crate: four `ioctl`s and a socket option that no library offers, or not
+//! in a way that can be used here.
 
 use rustix::fd::{AsFd, AsRawFd, OwnedFd};
 use std::io;
@@ -43,6 +44,40 @@ pub fn unsent(terminal: &OwnedFd) -> i32 {
     // SAFETY: TIOCOUTQ writes one int to the pointer, which is valid for it.
     let result = unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCOUTQ as _, &raw mut count) };
     if result < 0 { 0 } else { count }
+}
+
+/// Who is at the other end of a unix socket, as it was when he connected (unix(7), `SO_PEERCRED`): user
+/// and process.
+///
+/// The process is 0 if it is none of our PID namespace, which is why rustix, whose process numbers are
+/// never 0, does not serve here.
+///
+/// # Errors
+/// If the socket is not connected, or not a unix socket.
+pub fn peer(socket: &impl AsFd) -> io::Result<(u32, i32)> {
+    let mut peer = libc::ucred {
+        pid: 0,
+        uid: 0,
+        gid: 0,
+    };
+    let mut length = libc::socklen_t::try_from(size_of::<libc::ucred>())
+        .map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    // SAFETY: the kernel writes at most `length` bytes, which is the size of the `ucred` at the
+    // pointer; any bytes are a valid `ucred`.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            (&raw mut peer).cast(),
+            &raw mut length,
+        )
+    };
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok((peer.uid, peer.pid))
+    }
 }
 
 /// Brings the loopback interface up (netdevice(7), `SIOCSIFFLAGS`). The kernel gives it its

@@ -15,6 +15,9 @@ use supervisor::status::ServiceStatus;
 pub const REQUEST_MAX: usize = 4096;
 
 /// What a client may ask.
+///
+/// Verbs without an argument are written with braces, because serde lets any field pass at a variant
+/// without.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "verb", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Request {
@@ -25,9 +28,9 @@ pub enum Request {
         service: Option<String>,
     },
     /// The text for a scraper (OpenMetrics 1.0).
-    Metrics,
+    Metrics {},
     /// The stages of this boot.
-    Boot,
+    Boot {},
     /// What happened, from the record of this boot.
     Events {
         /// So many of the newest, all that are kept if not given.
@@ -75,9 +78,9 @@ pub enum Request {
         service: String,
     },
     /// Stop everything and start the machine anew.
-    Reboot,
+    Reboot {},
     /// Stop everything and switch off.
-    Poweroff,
+    Poweroff {},
 }
 
 impl Request {
@@ -86,15 +89,15 @@ impl Request {
     #[must_use]
     pub fn is_open(&self) -> bool {
         match self {
-            Self::Status { .. } | Self::Metrics | Self::Boot | Self::Events { .. } => true,
+            Self::Status { .. } | Self::Metrics {} | Self::Boot {} | Self::Events { .. } => true,
             Self::Logs { .. }
             | Self::Exits { .. }
             | Self::Start { .. }
             | Self::Stop { .. }
             | Self::Restart { .. }
             | Self::Reload { .. }
-            | Self::Reboot
-            | Self::Poweroff => false,
+            | Self::Reboot {}
+            | Self::Poweroff {} => false,
         }
     }
 }
@@ -213,6 +216,8 @@ mod tests {
             (r#"{"verb":"stop"}"#, None),
             (r#"{"verb":"stop","service":"a","now":true}"#, None),
             (r#"{"verb":"halt"}"#, None),
+            (r#"{"verb":"reboot"}"#, Some(Request::Reboot {})),
+            (r#"{"verb":"reboot","at":"noon"}"#, None),
             ("[]", None),
         ] {
             assert_eq!(serde_json::from_str(text).ok(), expected, "{text}");

@@ -1,0 +1,182 @@
+//! One connection of the control socket.
+//!
+//! ```text
+//!          a request           answer            sent
+//! Asking -----------> Asked ----------> Answering ----> Asking, or the end
+//!                           ----------> Following       until the client goes
+//!                             stream
+//! ```
+//!
+//! Only while it is **asking** is anything read of it, so whatever else a client sends stays in the
+//! kernel and costs nothing here. A request is taken out of the kernel up to its line end and no
+//! further (recv(2), `MSG_PEEK`): what follows it is announced again when its turn comes, and a
+//! connection that is given away in between is given away complete.
+
+use super::output::Output;
+use super::protocol::REQUEST_MAX;
+use rustix::event::epoll::EventFlags;
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags, recv, send};
+use supervisor::Time;
+
+/// How long a client may be connected and ask nothing.
+pub(super) const ASK_WITHIN: Time = Time::from_secs(60);
+
+/// How long a client may read nothing of its answer.
+pub(super) const READ_WITHIN: Time = Time::from_secs(10);
+
+/// See the module.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    Asking,
+    Asked,
+    /// Whether another request may come after it.
+    Answering {
+        last: bool,
+    },
+    Following,
+}
+
+/// What reading brought.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Read {
+    /// Nothing yet.
+    Partial,
+    /// A line, without its end.
+    Line(Vec<u8>),
+    /// More than a request may have.
+    TooLong,
+    /// The client has ended its side, or is gone.
+    Gone,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Connection {
+    fd: OwnedFd,
+    pub uid: u32,
+    pub pid: i32,
+    phase: Phase,
+    /// Since when it is in its phase, or when it last took something.
+    since: Time,
+    input: Vec<u8>,
+    pub output: Output,
+    /// What epoll was told last to look for.
+    pub watched: Option<EventFlags>,
+}
+
+impl Connection {
+    /// Of a non-blocking socket.
+    pub fn new(fd: OwnedFd, (uid, pid): (u32, i32), now: Time) -> Self {
+        Self {
+            fd,
+            uid,
+            pid,
+            phase: Phase::Asking,
+            since: now,
+            input: Vec::new(),
+            output: Output::default(),
+            watched: None,
+        }
+    }
+
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    pub fn into_fd(self) -> OwnedFd {
+        self.fd
+    }
+
+    pub fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    pub fn enter(&mut self, phase: Phase, now: Time) {
+        self.phase = phase;
+        self.since = now;
+    }
+
+    /// Whether there is something to read, and to write.
+    pub fn wants(&self) -> (bool, bool) {
+        (self.phase == Phase::Asking, !self.output.is_empty())
+    }
+
+    /// When its patience ends. A follower may be silent, and may read nothing: lines are dropped then.
+    pub fn deadline(&self) -> Option<Time> {
+        match self.phase {
+            Phase::Asking | Phase::Asked => Some(self.since + ASK_WITHIN),
+            Phase::Answering { .. } => Some(self.since + READ_WITHIN),
+            Phase::Following => None,
+        }
+    }
+
+    /// Reads on, at most up to a line end and at most [`REQUEST_MAX`] bytes.
+    pub fn read(&mut self) -> Read {
+        let mut buffer = [0u8; REQUEST_MAX];
+        let room = REQUEST_MAX.saturating_sub(self.input.len());
+        let Some(buffer) = buffer.get_mut(..room) else {
+            return Read::TooLong;
+        };
+        let seen = match receive(&self.fd, buffer, RecvFlags::PEEK) {
+            Ok(seen) => seen,
+            Err(read) => return read,
+        };
+        let end = seen.iter().position(|b| *b == b'\n');
+        let count = end.map_or(seen.len(), |end| end + 1);
+        let Some(buffer) = buffer.get_mut(..count) else {
+            return Read::TooLong;
+        };
+        match receive(&self.fd, buffer, RecvFlags::empty()) {
+            Ok(taken) => self.input.extend(taken),
+            Err(read) => return read,
+        }
+        if self.input.last() == Some(&b'\n') {
+            let mut line = std::mem::take(&mut self.input);
+            line.pop();
+            Read::Line(line)
+        } else if self.input.len() >= REQUEST_MAX {
+            self.input = Vec::new();
+            Read::TooLong
+        } else {
+            Read::Partial
+        }
+    }
+
+    /// Sends what waits, as far as the client takes it; whether the connection goes on.
+    pub fn flush(&mut self, now: Time) -> bool {
+        // Without `NOSIGNAL` a client that is gone would be a SIGPIPE (send(2)).
+        let fd = &self.fd;
+        match self
+            .output
+            .drain(|data| send(fd, data, SendFlags::NOSIGNAL))
+        {
+            Ok(progress) => {
+                if progress {
+                    self.since = now;
+                }
+            }
+            Err(_) => return false,
+        }
+        match self.phase {
+            Phase::Answering { last } if self.output.is_empty() => {
+                if !last {
+                    self.enter(Phase::Asking, now);
+                }
+                !last
+            }
+            _ => true,
+        }
+    }
+}
+
+/// What came, or what its absence means.
+fn receive<'a>(fd: &OwnedFd, buffer: &'a mut [u8], flags: RecvFlags) -> Result<&'a [u8], Read> {
+    match recv(fd, &mut *buffer, flags) {
+        Ok((0, _)) => Err(Read::Gone),
+        Ok((count, _)) => Ok(buffer.get(..count).unwrap_or_default()),
+        Err(Errno::AGAIN | Errno::INTR) => Err(Read::Partial),
+        Err(_) => Err(Read::Gone),
+    }
+}

@@ -1,0 +1,414 @@
+//! The connections of PID 1's control socket.
+//!
+//! Anyone on the machine may connect, so everything here has a bound: clients, and clients of one user,
+//! what is read of one at a time, what waits for one, and how long one may be silent. Nothing blocks,
+//! and there is no loop and no clock of its own: whoever owns the [`Server`] watches its sockets,
+//! hands in what is ready, and answers what is [`Asked`].
+//!
+//! What changes something, or shows what a service wrote, is only for root and for the user who runs
+//! init; the kernel says who is at the other end ([`crate::sys::peer`]). Part of the places is kept for
+//! root, so that no number of other users locks it out.
+//!
+//! A client that does anything wrong is told so in one line and let go.
+
+use super::connection::{Connection, Phase, Read};
+use super::output::OUTPUT_MAX;
+use super::protocol::{EventLine, REQUEST_MAX, Refusal, Reply, Request};
+use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fs::Mode;
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, listen,
+    send, socket_with,
+};
+use std::collections::BTreeMap;
+use std::io;
+use std::os::unix::fs::FileTypeExt;
+use std::path::Path;
+use supervisor::Time;
+
+/// Clients at the same time.
+pub const CLIENTS_MAX: usize = 32;
+
+/// Of these, such that are not root's.
+const OTHERS_MAX: usize = 24;
+
+/// Of these, such of one user.
+const ONE_USER_MAX: usize = 8;
+
+/// Connections taken at a time, so that a flood of them does not keep the loop from its work.
+const ACCEPT_MAX: usize = 16;
+
+/// Connections that may wait in the kernel to be taken.
+const BACKLOG: i32 = 64;
+
+/// How long no connection is taken after the kernel had no descriptor for one (accept(2), `EMFILE`):
+/// it would be announced again and again.
+const PAUSE: Time = Time::from_secs(1);
+
+/// A request, and who asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// The connection, for the answer.
+    pub id: u32,
+    /// What is asked. Whether this user may is checked already.
+    pub request: Request,
+    /// The user.
+    pub uid: u32,
+    /// The process that connected; 0 if it is in none of our PID namespaces.
+    pub pid: i32,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Server {
+    listener: OwnedFd,
+    owner: u32,
+    clients: BTreeMap<u32, Connection>,
+    last: u32,
+    paused: Option<Time>,
+    watched: Option<EventFlags>,
+}
+
+impl Server {
+    /// Listens at `path`, in place of the socket of a predecessor.
+    ///
+    /// # Errors
+    /// Names the path, if something else than a socket is there or it cannot be made.
+    pub fn bind(path: &Path, owner_uid: u32) -> io::Result<Self> {
+        let fail = |e: io::Error| io::Error::new(e.kind(), format!("{}: {e}", path.display()));
+        match path.symlink_metadata() {
+            Ok(old) if old.file_type().is_socket() => std::fs::remove_file(path).map_err(fail)?,
+            Ok(_) => {
+                let kind = io::ErrorKind::AlreadyExists;
+                return Err(fail(io::Error::new(kind, "is there and is no socket")));
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => return Err(fail(e)),
+        }
+        let listener = listen_at(path).map_err(|e| fail(e.into()))?;
+        Ok(Self {
+            listener,
+            owner: owner_uid,
+            clients: BTreeMap::new(),
+            last: 0,
+            paused: None,
+            watched: None,
+        })
+    }
+
+    /// Readable when somebody wants to connect.
+    #[must_use]
+    pub fn listener(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
+    }
+
+    /// Clients at present.
+    #[must_use]
+    pub fn clients(&self) -> usize {
+        self.clients.len()
+    }
+
+    /// The socket of a client.
+    #[must_use]
+    pub fn fd(&self, id: u32) -> Option<BorrowedFd<'_>> {
+        self.clients.get(&id).map(Connection::fd)
+    }
+
+    /// Whether to call [`readable`](Self::readable) and [`writable`](Self::writable) when it is.
+    #[must_use]
+    pub fn wants(&self, id: u32) -> (bool, bool) {
+        self.clients
+            .get(&id)
+            .map_or((false, false), Connection::wants)
+    }
+
+    /// Tells an epoll what to look for from now on, where that has changed. To be called before every
+    /// wait.
+    ///
+    /// Hang-ups are reported in any case (epoll_ctl(2), `EPOLLHUP`). The end of only the client's side
+    /// is not looked for: `printf ... | nc -N` has ended its side and wants its answer.
+    pub fn watch(
+        &mut self,
+        epoll: impl AsFd,
+        listener: EventData,
+        client: impl Fn(u32) -> EventData,
+    ) {
+        let flags = if self.paused.is_some() {
+            EventFlags::empty()
+        } else {
+            EventFlags::IN
+        };
+        // Without the listener there are no clients; the rest of the machine does not need them.
+        let _ = look_for(
+            epoll.as_fd(),
+            self.listener.as_fd(),
+            listener,
+            &mut self.watched,
+            flags,
+        );
+        self.clients.retain(|id, connection| {
+            let (read, write) = connection.wants();
+            let mut flags = EventFlags::empty();
+            flags.set(EventFlags::IN, read);
+            flags.set(EventFlags::OUT, write);
+            let mut watched = connection.watched;
+            let looked = look_for(
+                epoll.as_fd(),
+                connection.fd(),
+                client(*id),
+                &mut watched,
+                flags,
+            );
+            connection.watched = watched;
+            looked.is_ok()
+        });
+    }
+
+    /// Takes who wants to connect; the new connections.
+    pub fn accept(&mut self, now: Time) -> Vec<u32> {
+        let mut new = Vec::new();
+        for _ in 0..ACCEPT_MAX {
+            let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+            match accept_with(&self.listener, flags) {
+                Ok(fd) => new.extend(self.admit(fd, now)),
+                Err(Errno::INTR | Errno::CONNABORTED) => {}
+                Err(Errno::AGAIN) => break,
+                Err(_) => {
+                    self.paused = Some(now + PAUSE);
+                    break;
+                }
+            }
+        }
+        new
+    }
+
+    fn admit(&mut self, fd: OwnedFd, now: Time) -> Option<u32> {
+        let (uid, pid) = crate::sys::peer(&fd).ok()?;
+        let of =
+            |which: &dyn Fn(u32) -> bool| self.clients.values().filter(|c| which(c.uid)).count();
+        let full = self.clients.len() >= CLIENTS_MAX
+            || uid != 0 && (of(&|u| u != 0) >= OTHERS_MAX || of(&|u| u == uid) >= ONE_USER_MAX);
+        if full {
+            let mut line = refusal("too many clients are connected; try again when some are gone");
+            line.push('\n');
+            let _ = send(&fd, line.as_bytes(), SendFlags::NOSIGNAL);
+            return None;
+        }
+        loop {
+            self.last = self.last.wrapping_add(1);
+            if !self.clients.contains_key(&self.last) {
+                break;
+            }
+        }
+        self.clients
+            .insert(self.last, Connection::new(fd, (uid, pid), now));
+        Some(self.last)
+    }
+
+    /// Handles what epoll reported of a client.
+    pub fn ready(&mut self, id: u32, flags: EventFlags, now: Time) -> Option<Asked> {
+        // The last request of a client that is gone already is its wish all the same, so reading comes
+        // first. It finds the end by itself.
+        let (read, write) = self.wants(id);
+        if read && flags.contains(EventFlags::IN) {
+            return self.readable(id, now);
+        }
+        if write && flags.contains(EventFlags::OUT) {
+            self.writable(id, now);
+        } else if flags.intersects(EventFlags::HUP | EventFlags::ERR) {
+            self.close(id);
+        }
+        None
+    }
+
+    /// Reads of a client; its request, if that is complete now and it may ask it.
+    pub fn readable(&mut self, id: u32, now: Time) -> Option<Asked> {
+        let connection = self.clients.get_mut(&id)?;
+        if connection.phase() != Phase::Asking {
+            return None;
+        }
+        let line = match connection.read() {
+            Read::Line(line) => line,
+            Read::Partial => return None,
+            Read::Gone => {
+                self.close(id);
+                return None;
+            }
+            Read::TooLong => {
+                let most = format!("a request has at most {REQUEST_MAX} bytes");
+                self.end_with(id, &most, now);
+                return None;
+            }
+        };
+        let (uid, pid) = (connection.uid, connection.pid);
+        match serde_json::from_slice::<Request>(&line) {
+            Err(e) => self.end_with(id, &format!("this is no request: {e}"), now),
+            Ok(request) if !request.is_open() && uid != 0 && uid != self.owner => {
+                let only = format!(
+                    "only root and the user who runs init (uid {}) may ask this, not uid {uid}",
+                    self.owner
+                );
+                self.end_with(id, &only, now);
+            }
+            Ok(request) => {
+                connection.enter(Phase::Asked, now);
+                return Some(Asked {
+                    id,
+                    request,
+                    uid,
+                    pid,
+                });
+            }
+        }
+        None
+    }
+
+    /// Sends on to a client.
+    pub fn writable(&mut self, id: u32, now: Time) {
+        if self.clients.get_mut(&id).is_some_and(|c| !c.flush(now)) {
+            self.close(id);
+        }
+    }
+
+    /// Answers a request. The client may ask again afterwards.
+    pub fn reply(&mut self, id: u32, reply: &Reply, now: Time) {
+        match serde_json::to_string(reply) {
+            Ok(line) if line.len() < OUTPUT_MAX => {
+                if let Some(connection) = self.asked(id) {
+                    connection.output.push(&line);
+                    connection.enter(Phase::Answering { last: false }, now);
+                    self.writable(id, now);
+                }
+            }
+            Ok(line) => {
+                let (length, most) = (line.len(), OUTPUT_MAX);
+                let text =
+                    format!("the answer has {length} bytes, more than {most}; ask for one service");
+                self.refuse(id, &text, now);
+            }
+            Err(e) => self.refuse(id, &e.to_string(), now),
+        }
+    }
+
+    /// Answers a request by what is wrong with it, and lets the client go.
+    pub fn refuse(&mut self, id: u32, text: &str, now: Time) {
+        if self.asked(id).is_some() {
+            self.end_with(id, text, now);
+        }
+    }
+
+    /// Answers a request by lines: these, the newest of them if they are too many, and with `follow`
+    /// what is [published](Self::publish) from now on.
+    pub fn stream(&mut self, id: u32, lines: &[String], follow: bool, now: Time) {
+        if let Some(connection) = self.asked(id) {
+            connection.output.push(r#"{"ok":true}"#);
+            connection.output.push_newest(lines);
+            let phase = if follow {
+                Phase::Following
+            } else {
+                Phase::Answering { last: true }
+            };
+            connection.enter(phase, now);
+            self.writable(id, now);
+        }
+    }
+
+    /// Sends an event to whoever follows.
+    pub fn publish(&mut self, event: &EventLine, now: Time) {
+        if !self.clients.values().any(|c| c.phase() == Phase::Following) {
+            return;
+        }
+        let line = serde_json::to_string(event).unwrap_or_default();
+        self.clients.retain(|_, connection| {
+            if connection.phase() != Phase::Following {
+                return true;
+            }
+            connection.output.offer(&line);
+            connection.flush(now)
+        });
+    }
+
+    /// Gives away a connection whose request waits for an answer. Nothing was sent on it yet, and nothing
+    /// read beyond the request.
+    ///
+    /// Before it is passed to another process it is to be taken out of the epoll, which would report it
+    /// as long as any process has it open (epoll(7)).
+    pub fn take(&mut self, id: u32) -> Option<OwnedFd> {
+        self.asked(id)?;
+        self.clients.remove(&id).map(Connection::into_fd)
+    }
+
+    /// Lets a client go.
+    pub fn close(&mut self, id: u32) {
+        self.clients.remove(&id);
+    }
+
+    /// When to call [`expire`](Self::expire) next.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Time> {
+        let clients = self.clients.values().filter_map(Connection::deadline);
+        clients.chain(self.paused).min()
+    }
+
+    /// Lets go who was silent or did not read for too long.
+    pub fn expire(&mut self, now: Time) {
+        self.clients
+            .retain(|_, c| c.deadline().is_none_or(|d| d > now));
+        self.paused = self.paused.filter(|end| *end > now);
+    }
+
+    fn asked(&mut self, id: u32) -> Option<&mut Connection> {
+        self.clients
+            .get_mut(&id)
+            .filter(|c| c.phase() == Phase::Asked)
+    }
+
+    /// The last that a client hears.
+    fn end_with(&mut self, id: u32, text: &str, now: Time) {
+        if let Some(connection) = self.clients.get_mut(&id) {
+            connection.output.push(&refusal(text));
+            connection.enter(Phase::Answering { last: true }, now);
+            self.writable(id, now);
+        }
+    }
+}
+
+fn listen_at(path: &Path) -> rustix::io::Result<OwnedFd> {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let listener = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    bind(&listener, &SocketAddrUnix::new(path)?)?;
+    // Connecting takes the right to write (unix(7)); who may ask what is judged by request.
+    rustix::fs::chmod(path, Mode::from_raw_mode(0o666))?;
+    listen(&listener, BACKLOG)?;
+    Ok(listener)
+}
+
+/// Brings what an epoll looks for in line with what is wanted.
+fn look_for(
+    epoll: BorrowedFd<'_>,
+    fd: BorrowedFd<'_>,
+    data: EventData,
+    watched: &mut Option<EventFlags>,
+    flags: EventFlags,
+) -> rustix::io::Result<()> {
+    match watched {
+        Some(now) if *now == flags => return Ok(()),
+        Some(_) => epoll::modify(epoll, fd, data, flags)?,
+        None => epoll::add(epoll, fd, data, flags)?,
+    }
+    *watched = Some(flags);
+    Ok(())
+}
+
+fn refusal(text: &str) -> String {
+    let refusal = Refusal {
+        ok: false,
+        error: text.to_owned(),
+    };
+    serde_json::to_string(&refusal).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests;
