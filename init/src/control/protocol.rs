@@ -1,8 +1,9 @@
 //! The words of the control socket: one JSON object a line, in both directions.
 //!
 //! A client sends one [`Request`] and gets a line with `"ok"`: [`Reply`], or a [`Refusal`]. After the
-//! reply to `events` and `logs` further lines follow, one to an event or a line of output, until the
-//! server closes the connection, which with `follow` is when the machine ends.
+//! reply to `events`, `logs` and `exits` further lines follow, one to an event, a line of output, an
+//! exit or a gap ([`EventLine`], [`LogLine`], [`ExitRecord`], [`Lost`]), until the server closes the
+//! connection, which with `follow` is when the machine ends.
 //!
 //! The client may be older or newer than the server: unknown fields of a reply are to be ignored.
 //! Unknown fields or verbs of a request are refused.
@@ -174,6 +175,28 @@ pub struct EventLine {
 pub struct Lost {
     /// So many lines are missing here.
     pub lost: u64,
+}
+
+/// One line of `logs`, as the logger writes it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLine {
+    /// Milliseconds since the kernel started, when it was read.
+    pub at_ms: u64,
+    /// Who wrote it; `init` for events.
+    pub service: String,
+    /// Its text.
+    pub line: String,
+}
+
+/// One line of `exits`, as the logger writes it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExitRecord {
+    /// The id of the boot.
+    pub boot: String,
+    /// The line of the event that told it.
+    pub event: String,
+    /// The last that the service wrote.
+    pub lines: Vec<String>,
 }
 
 /// The report of one boot; also the content of `boot.json`.
