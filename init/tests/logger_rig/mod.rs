@@ -7,7 +7,7 @@ use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, socketpair}
 use rustix::pipe::{PipeFlags, pipe_with};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
@@ -28,7 +28,8 @@ struct Watchdog {
 }
 
 impl Watchdog {
-    pub fn start() -> Self {
+    fn start(cgroup: &Path) -> Self {
+        let kill = cgroup.join("cgroup.kill");
         let test = std::thread::current().name().unwrap_or("?").to_owned();
         let (alive, ended) = mpsc::channel::<()>();
         std::thread::spawn(move || {
@@ -38,6 +39,7 @@ impl Watchdog {
                     std::io::stderr(),
                     "{test}: still waiting after {DEADLINE:?}"
                 );
+                let _ = std::fs::write(kill, "1");
                 std::process::abort();
             }
         });
@@ -97,7 +99,7 @@ pub struct Rig {
     epoll: OwnedFd,
     told: Vec<Event>,
     cgroup: PathBuf,
-    runtime: Folder,
+    _runtime: Folder,
     events: OwnedFd,
     stream: OwnedFd,
     control: OwnedFd,
@@ -112,7 +114,6 @@ impl Rig {
 
     /// Starts with this in the pipes already, and perhaps with a descriptor 6.
     pub fn start_with(options: &[&str], said: &[u8], told: &[u8], sixth: Option<OwnedFd>) -> Self {
-        let watchdog = Watchdog::start();
         let (events_read, events) = pipe_with(PipeFlags::CLOEXEC).unwrap();
         let (stream_read, stream) = pipe_with(PipeFlags::CLOEXEC).unwrap();
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
@@ -128,6 +129,7 @@ impl Rig {
         exec.extend(options);
         let config: ServiceConfig = toml::from_str(&format!("exec = {exec:?}")).unwrap();
         let cgroup = CgroupParent::mount_point().unwrap().join(&id);
+        let watchdog = Watchdog::start(&cgroup);
         let setup = Setup {
             cgroups: CgroupParent::new(&cgroup).unwrap(),
             runtime_dir: runtime.path.clone(),
@@ -149,7 +151,7 @@ impl Rig {
             epoll,
             told,
             cgroup,
-            runtime,
+            _runtime: runtime,
             events,
             stream,
             control,
@@ -235,7 +237,6 @@ impl Drop for Rig {
         for part in ["logger/1", "logger", ""] {
             let _ = std::fs::remove_dir(self.cgroup.join(part));
         }
-        assert!(self.runtime.path.exists());
     }
 }
 
