@@ -2,6 +2,7 @@
 //! output of a service `s`.
 
 use rustix::event::epoll::{self, CreateFlags};
+use rustix::event::{PollFd, PollFlags};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, socketpair};
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -199,14 +200,20 @@ impl Rig {
 
     /// The next report to PID 1.
     pub fn report(&self) -> Report {
-        let mut fds = [rustix::event::PollFd::new(
-            &self.control,
-            rustix::event::PollFlags::IN,
-        )];
+        let mut fds = [PollFd::new(&self.control, PollFlags::IN)];
         rustix::event::poll(&mut fds, None).unwrap();
+        self.received().unwrap()
+    }
+
+    /// All reports that PID 1 has not read.
+    pub fn reports(&self) -> Vec<Report> {
+        std::iter::from_fn(|| self.received()).collect()
+    }
+
+    fn received(&self) -> Option<Report> {
         let mut message = [0u8; 4096];
-        let received = rustix::net::recv(&self.control, &mut message[..], RecvFlags::empty());
-        Report::decode(&message[..received.unwrap().0]).unwrap()
+        let received = rustix::net::recv(&self.control, &mut message[..], RecvFlags::DONTWAIT);
+        Some(Report::decode(&message[..received.ok()?.0]).unwrap())
     }
 
     /// How many descriptors the logger has open.

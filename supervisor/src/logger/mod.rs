@@ -9,16 +9,16 @@
 //! time limit has this wait only while something is to be told at a time. A stream is never left
 //! unread, so nothing that stalls here stalls a service:
 //!
-//! * [`rate`] holds back what a service says beyond its limit;
-//! * [`ring`] keeps the last lines of each source in memory;
-//! * [`console`] queues what the console does not take yet, up to a bound;
-//! * [`files`] queues what the disk does not take yet, for the one thread that writes;
-//! * [`clients`] queues what somebody who looks does not read yet;
-//! * [`losses`] counts what found no room, by source and reason, and each count is told.
+//! * `rate` holds back what a service says beyond its limit;
+//! * `ring` keeps the last lines of each source in memory;
+//! * `console` queues what the console does not take yet, up to a bound;
+//! * `files` queues what the disk does not take yet, for the one thread that writes;
+//! * `clients` queues what somebody who looks does not read yet;
+//! * `losses` counts what found no room, by source and reason, and each count is told.
 //!
 //! In a turn the events are read first, then every stream until it is empty, and only then are the
 //! events handled: what a service wrote before PID 1 saw its end is in the record of that end
-//! ([`exits`]). All lines of a turn have the same time, so order and time never disagree.
+//! (`exits`). All lines of a turn have the same time, so order and time never disagree.
 //!
 //! On `TERM` the logger takes what is in the pipes, waits a bounded time for the console and the
 //! disk, and ends.
