@@ -8,6 +8,7 @@
 use crate::kmsg_logger::{self, Kmsg};
 use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags};
+use std::collections::VecDeque;
 use std::time::Duration;
 use supervisor::Time;
 use supervisor::event::{Event, EventSink};
@@ -17,27 +18,45 @@ use supervisor::logger::now;
 /// what we show ourselves.
 const SEVERITY: u8 = 6;
 
-/// Events of one boot that are kept for its report; a boot has a few dozen.
-const RECORD_MAX: usize = 256;
+/// Events that are kept, for the report of the boot and for whoever asks. A boot has a few dozen;
+/// with 256 bytes each this is 128 KiB at most.
+const RECORD_MAX: usize = 512;
 
 /// See the module.
 #[derive(Debug)]
 pub struct Emitter {
-    kmsg: &'static Kmsg,
+    kmsg: Option<&'static Kmsg>,
     out: Option<OwnedFd>,
+    /// Since the last event that found room.
     lost: u64,
-    record: Vec<(Time, String)>,
+    lost_total: u64,
+    record: VecDeque<(Time, Event)>,
+    /// How many of the newest were not taken by [`Emitter::fresh`] yet.
+    fresh: usize,
 }
 
 impl Emitter {
-    /// Emits to the console itself. Without a console, only to the kernel's log.
+    /// Emits to the kernel's log and the console itself. Without a console, only to the kernel's log.
     #[must_use]
     pub fn direct() -> Self {
+        Self::new(Some(kmsg_logger::install()), open_console())
+    }
+
+    /// Emits to this descriptor only, which must be non-blocking: in a container the kernel's log and
+    /// its console are not ours.
+    #[must_use]
+    pub fn contained(out: Option<OwnedFd>) -> Self {
+        Self::new(None, out)
+    }
+
+    fn new(kmsg: Option<&'static Kmsg>, out: Option<OwnedFd>) -> Self {
         Self {
-            kmsg: kmsg_logger::install(),
-            out: open_console(),
+            kmsg,
+            out,
             lost: 0,
-            record: Vec::new(),
+            lost_total: 0,
+            record: VecDeque::new(),
+            fresh: 0,
         }
     }
 
@@ -51,10 +70,22 @@ impl Emitter {
         self.out = open_console();
     }
 
-    /// The lines of this boot so far, oldest first.
+    /// What happened in this boot, oldest first, as far as it is kept.
+    pub fn record(&self) -> impl DoubleEndedIterator<Item = &(Time, Event)> {
+        self.record.iter()
+    }
+
+    /// What happened since the last call, oldest first.
+    pub fn fresh(&mut self) -> Vec<(Time, Event)> {
+        let count = std::mem::take(&mut self.fresh).min(self.record.len());
+        let old = self.record.len() - count;
+        self.record.iter().skip(old).cloned().collect()
+    }
+
+    /// Events that found no room on their way to the console, since the start.
     #[must_use]
-    pub fn record(&self) -> &[(Time, String)] {
-        &self.record
+    pub fn lost_total(&self) -> u64 {
+        self.lost_total
     }
 
     /// Waits until the console sent what it was given, at most for `limit`.
@@ -83,17 +114,24 @@ impl EventSink for Emitter {
             event
         };
         let mut line = event.line(at);
-        self.kmsg.write(SEVERITY, &line);
-        if self.record.len() < RECORD_MAX {
-            self.record.push((at, line.clone()));
+        if let Some(kmsg) = self.kmsg {
+            kmsg.write(SEVERITY, &line);
         }
+        if self.record.len() >= RECORD_MAX {
+            self.record.pop_front();
+        }
+        self.record.push_back((at, event));
+        self.fresh = self.fresh.saturating_add(1);
         line.push('\n');
-        match &self.out {
-            Some(out) => match rustix::io::write(out, line.as_bytes()) {
-                Ok(count) if count == line.len() => self.lost = 0,
-                Ok(_) | Err(_) => self.lost += 1,
-            },
-            None => self.lost = 0,
+        let fits = self.out.as_ref().is_none_or(|out| {
+            let written = rustix::io::write(out, line.as_bytes());
+            written.is_ok_and(|count| count == line.len())
+        });
+        if fits {
+            self.lost = 0;
+        } else {
+            self.lost += 1;
+            self.lost_total += 1;
         }
     }
 }

@@ -11,13 +11,16 @@
 
 pub mod cmdline;
 pub mod config;
+pub mod container;
 pub mod control;
 pub mod devices;
 pub mod emit;
 pub mod failure;
 pub mod initramfs;
 pub mod kmsg_logger;
+pub mod manager;
 pub mod mounts;
+pub mod report;
 pub mod roles;
 #[allow(unsafe_code, reason = "the only module that may; see its prose")]
 pub mod sys;

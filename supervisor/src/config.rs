@@ -116,6 +116,19 @@ pub enum ServiceType {
     Oneshot,
 }
 
+impl ServiceType {
+    /// As `init.toml` has it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Exec => "exec",
+            Self::Notify => "notify",
+            Self::Probe => "probe",
+            Self::Oneshot => "oneshot",
+        }
+    }
+}
+
 /// Which ends of a service lead to a restart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -132,10 +145,48 @@ pub enum RestartPolicy {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Escalation {
+    /// The service and everything that requires it start anew together, once until it was healthy
+    /// for `reset-after`; after that the machine reboots.
+    RestartGroup,
     /// The machine reboots.
     Reboot,
-    /// The service stays down, the machine stays up and tells.
+    /// The service stays down until `retry-after` has passed, the machine stays up and tells.
     Degraded,
+}
+
+impl Escalation {
+    /// As `init.toml` and events have it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::RestartGroup => "restart-group",
+            Self::Reboot => "reboot",
+            Self::Degraded => "degraded",
+        }
+    }
+}
+
+/// A resource limit as written: a number, or `"infinity"`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RlimitText(pub u64);
+
+impl<'de> Deserialize<'de> for RlimitText {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Written {
+            Number(u64),
+            Text(String),
+        }
+        match Written::deserialize(deserializer) {
+            Ok(Written::Number(number)) => Ok(Self(number)),
+            // getrlimit(2): RLIM_INFINITY.
+            Ok(Written::Text(text)) if text == "infinity" => Ok(Self(u64::MAX)),
+            _ => Err(D::Error::custom(
+                "a resource limit is a whole number or \"infinity\"",
+            )),
+        }
+    }
 }
 
 macro_rules! optional_fields {
@@ -181,10 +232,23 @@ optional_fields! {
         working_directory: String,
         /// File mode creation mask in octal, as in `"0077"`; default `"0022"`.
         umask: String,
-        /// Services and milestones (`net`, `var`) that must be ready before the first start.
+        /// Services and milestones (`net`, `var`) that come first: this one starts when they are
+        /// ready, or are not going to be.
         after: Vec<String>,
-        /// Services without which this one is not started; implies `after`.
+        /// Services that must be ready before this one starts, and without which it does not run:
+        /// when one of them ends, this one is stopped, and started again when it is ready again.
         requires: Vec<String>,
+        /// Commands that must end with status 0, one after the other, before each start; they run
+        /// as the service does, within `start-timeout`.
+        pre_start: Vec<Vec<String>>,
+        /// Listening sockets that init makes and holds over restarts, passed as `LISTEN_FDS`:
+        /// `tcp:ADDRESS:PORT`, `udp:ADDRESS:PORT` or `unix:/PATH`.
+        sockets: Vec<String>,
+        /// How many descriptors the service may leave with init over its restarts (`FDSTORE=1`);
+        /// 0 to 128, default 0.
+        fd_store_max: u32,
+        /// Signal that makes the main process reload, with or without `SIG`; default `"HUP"`.
+        reload_signal: String,
         /// Whether boot health depends on it; default false.
         required: bool,
         /// See [`RestartPolicy`]; default `on-failure`.
@@ -195,6 +259,8 @@ optional_fields! {
         watchdog: DurationText,
         /// `oom_score_adj`, -1000 to 1000; default 0.
         oom_score_adjust: i32,
+        /// Nice value, -20 to 19; default 0.
+        nice: i32,
     }
     nested {
         /// `[service.NAME.backoff]`.
@@ -207,6 +273,8 @@ optional_fields! {
         probe: ProbesConfig,
         /// `[service.NAME.limits]`.
         limits: LimitsConfig,
+        /// `[service.NAME.log]`.
+        log: LogConfig,
     }
 }
 
@@ -229,12 +297,15 @@ optional_fields! {
 optional_fields! {
     /// The limit on restarts, as OTP's supervisors have it.
     IntensityConfig {
-        /// So many restarts ...; default 5.
+        /// So many restarts ..., 0 to 1000; default 5.
         restarts: u32,
         /// ... within this time are allowed; default `"60s"`.
         within: DurationText,
         /// What the next one leads to; default `degraded`, `reboot` for a required service.
         then: Escalation,
+        /// When nothing of this helped: how long until the service is tried again, counted anew;
+        /// default `"10m"`, `"0s"` for never.
+        retry_after: DurationText,
     }
 }
 
@@ -268,6 +339,8 @@ optional_fields! {
         http: String,
         /// `ADDRESS:PORT`, address literal; success is an accepted connection.
         tcp: String,
+        /// A command, run as the service does, in its cgroup; success is exit status 0.
+        exec: Vec<String>,
         /// Time between the starts of two probes; default `"10s"`.
         interval: DurationText,
         /// Time for an answer; default `"1s"`.
@@ -284,8 +357,11 @@ optional_fields! {
     LimitsConfig {
         /// `memory.high`.
         memory_high: SizeText,
-        /// `memory.max`; the whole tree is killed together (`memory.oom.group`).
+        /// `memory.max`.
         memory_max: SizeText,
+        /// `memory.oom.group`: whether the whole tree is killed together when memory runs out;
+        /// default true.
+        oom_group: bool,
         /// `memory.swap.max`.
         memory_swap_max: SizeText,
         /// `pids.max`.
@@ -293,7 +369,29 @@ optional_fields! {
         /// `cpu.weight`, 1 to 10000.
         cpu_weight: u64,
         /// `RLIMIT_NOFILE`; default 65536.
-        nofile: u64,
+        nofile: RlimitText,
+        /// `RLIMIT_NPROC`, of all processes of the user.
+        nproc: RlimitText,
+        /// `RLIMIT_CORE`, bytes; default 0.
+        core: RlimitText,
+        /// `RLIMIT_FSIZE`, bytes.
+        fsize: RlimitText,
+        /// `RLIMIT_MEMLOCK`, bytes.
+        memlock: RlimitText,
+        /// `RLIMIT_STACK`, bytes.
+        stack: RlimitText,
+        /// `RLIMIT_AS`, bytes.
+        address_space: RlimitText,
+    }
+}
+
+optional_fields! {
+    /// How much a service may write to its output before lines are left out, and counted.
+    LogConfig {
+        /// So many lines ..., at least 1; default 10000.
+        burst: u32,
+        /// ... within this time; default `"30s"`, `"0s"` for no limit.
+        interval: DurationText,
     }
 }
 

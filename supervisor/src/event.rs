@@ -69,6 +69,11 @@ impl Event {
             .map(|(_, v)| v.as_str())
     }
 
+    /// Its fields, in order.
+    pub fn fields(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.fields.iter().map(|(k, v)| (k.as_ref(), v.as_str()))
+    }
+
     /// The console line, without a newline, at most [`LINE_MAX`] bytes of printable ASCII.
     ///
     /// What does not fit is cut at the end of a value and marked by `...`.

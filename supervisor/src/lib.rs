@@ -32,3 +32,9 @@ pub mod sys;
 ///
 /// Steps of the wall clock do not move it, and it goes on while the machine is suspended.
 pub type Time = std::time::Duration;
+
+/// Whole milliseconds, as statuses and events have them.
+#[must_use]
+pub fn millis(time: Time) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}

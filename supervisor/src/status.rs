@@ -5,6 +5,7 @@
 //! since the kernel started (`CLOCK_BOOTTIME`), others are durations.
 
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// One service.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -55,6 +56,8 @@ pub struct ServiceStatus {
     pub stored_fds: usize,
     /// Lines of its output that were lost, since boot.
     pub log_lost: LogLost,
+    /// How often it came into each state since boot.
+    pub transitions: BTreeMap<String, u64>,
     /// Why it is in this state, and what comes next.
     pub explanation: Explanation,
 }

@@ -1,4 +1,5 @@
-//! The only unsafe code of the crate: making a child that is clean from its first instruction.
+//! The only unsafe code of the crate: making a child that is clean from its first instruction, and
+//! hearing from the kernel who sent a datagram.
 //!
 //! `clone3` puts the child into its cgroup and returns a pidfd in one step (kernel:
 //! `CLONE_INTO_CGROUP`, `CLONE_PIDFD`), so there is no moment in which a process of a service
@@ -13,6 +14,13 @@ use rustix::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ffi::{CString, c_char, c_int, c_long};
 use std::io;
 use std::ptr;
+
+/// The number of a resource limit, as the C library has it: glibc and musl differ in its type.
+#[cfg(target_env = "gnu")]
+pub type Resource = libc::__rlimit_resource_t;
+/// The number of a resource limit, as the C library has it: glibc and musl differ in its type.
+#[cfg(not(target_env = "gnu"))]
+pub type Resource = c_int;
 
 /// Everything the child needs, made before it exists.
 #[derive(Debug)]
@@ -41,17 +49,20 @@ pub struct ChildPlan<'a> {
     pub capabilities: u64,
     /// File mode creation mask.
     pub umask: u32,
-    /// `RLIMIT_NOFILE`, if it must be so.
-    pub nofile: Option<u64>,
+    /// Resource limits, soft and hard alike, by number (setrlimit(2)).
+    pub rlimits: Vec<(Resource, u64)>,
+    /// Nice value.
+    pub nice: i32,
+    /// Whether it is told its own pid as `LISTEN_PID` (sd_listen_fds(3)).
+    pub listen_pid: bool,
     /// Text for `/proc/self/oom_score_adj`.
     pub oom_score_adjust: CString,
+    /// Whether it must be so: lowering it takes a privilege that not every container has.
+    pub oom_score_wanted: bool,
 }
 
-/// `RLIMIT_NOFILE` of a service that sets none, if we may go so far.
-const NOFILE_DEFAULT: u64 = 65_536;
-
 /// The step at which a child failed, as told through the error pipe.
-pub const STEPS: [&str; 9] = [
+pub const STEPS: [&str; 10] = [
     "",
     "fds",
     "oom_score_adj",
@@ -61,7 +72,12 @@ pub const STEPS: [&str; 9] = [
     "capabilities",
     "chdir",
     "exec",
+    "nice",
 ];
+
+/// What stands before the pid in the environment, and room for the digits of any pid and a NUL.
+const LISTEN_PID: &[u8] = b"LISTEN_PID=";
+const LISTEN_PID_ROOM: usize = 32;
 
 /// A child that was made.
 #[derive(Debug)]
@@ -107,7 +123,15 @@ pub fn spawn(plan: &ChildPlan<'_>) -> io::Result<Child> {
             .collect()
     };
     let arguments = pointers(&plan.arguments);
-    let environment = pointers(&plan.environment);
+    let mut environment = pointers(&plan.environment);
+    // Only the child knows its pid; it writes the digits into its own copy of this.
+    let mut listen_pid = [0u8; LISTEN_PID_ROOM];
+    if plan.listen_pid {
+        for (to, from) in listen_pid.iter_mut().zip(LISTEN_PID) {
+            *to = *from;
+        }
+        environment.insert(0, listen_pid.as_ptr().cast());
+    }
     let mut pidfd: c_int = -1;
     let args = CloneArgs {
         flags: CLONE_PIDFD | plan.cgroup.map_or(0, |_| CLONE_INTO_CGROUP),
@@ -129,7 +153,10 @@ pub fn spawn(plan: &ChildPlan<'_>) -> io::Result<Child> {
     };
     match pid {
         -1 => Err(io::Error::last_os_error()),
-        0 => run_child(plan, &arguments, &environment),
+        0 => {
+            write_pid(&mut listen_pid);
+            run_child(plan, &arguments, &environment)
+        }
         pid => {
             // SAFETY: the kernel stored a new descriptor there, which nobody else owns.
             let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
@@ -137,6 +164,26 @@ pub fn spawn(plan: &ChildPlan<'_>) -> io::Result<Child> {
                 i32::try_from(pid).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
             Ok(Child { pid, pidfd })
         }
+    }
+}
+
+/// Puts the digits of this process's pid behind `LISTEN_PID=`. Allocates nothing.
+fn write_pid(text: &mut [u8; LISTEN_PID_ROOM]) {
+    // SAFETY: a plain system call without arguments; the C library's `getpid` would do as well.
+    let mut pid = unsafe { libc::syscall(libc::SYS_getpid) };
+    let mut digits = [0u8; 20];
+    let mut count = 0;
+    for digit in &mut digits {
+        *digit = b'0' + u8::try_from(pid % 10).unwrap_or(0);
+        pid /= 10;
+        count += 1;
+        if pid == 0 {
+            break;
+        }
+    }
+    let digits = digits.iter().take(count).rev();
+    for (to, from) in text.iter_mut().skip(LISTEN_PID.len()).zip(digits) {
+        *to = *from;
     }
 }
 
@@ -204,20 +251,25 @@ fn prepare(plan: &ChildPlan<'_>, error_fd: &mut RawFd) -> Result<(), u8> {
         )?;
         let fd = c_int::try_from(fd).unwrap_or(-1);
         let text = plan.oom_score_adjust.as_bytes();
-        check(
-            libc::write(fd, text.as_ptr().cast(), text.len()) as c_long,
-            2,
-        )?;
+        let written = libc::write(fd, text.as_ptr().cast(), text.len());
+        if plan.oom_score_wanted {
+            check(written as c_long, 2)?;
+        }
         libc::close(fd);
         libc::umask(plan.umask);
-        let files = plan.nofile.unwrap_or(NOFILE_DEFAULT);
-        let limit = libc::rlimit {
-            rlim_cur: files,
-            rlim_max: files,
-        };
-        let set = libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit);
-        if plan.nofile.is_some() {
-            check(set.into(), 3)?;
+        for (resource, value) in &plan.rlimits {
+            let limit = libc::rlimit {
+                rlim_cur: *value,
+                rlim_max: *value,
+            };
+            check(libc::setrlimit(*resource, &raw const limit).into(), 3)?;
+        }
+        if plan.nice != 0 {
+            // The priority of a process group leader and of nobody else: 0 is this process.
+            check(
+                libc::setpriority(libc::PRIO_PROCESS as _, 0, plan.nice).into(),
+                9,
+            )?;
         }
         check(
             libc::syscall(libc::SYS_setgroups, plan.groups.len(), plan.groups.as_ptr()),
@@ -318,4 +370,89 @@ pub fn passed(number: RawFd) -> io::Result<OwnedFd> {
     }
     // SAFETY: it is open, and by the protocol with the parent nobody else in this program owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Who sent a datagram, by the kernel's word (unix(7)). `pid` is 0 for a process
+/// outside of our pid namespace, which is why this is not a library's type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sender {
+    /// Its process.
+    pub pid: i32,
+    /// Its user.
+    pub uid: u32,
+}
+
+/// One datagram with what came along.
+#[derive(Debug)]
+pub struct Received {
+    /// How much of the buffer it fills.
+    pub bytes: usize,
+    /// Whether it was longer than the buffer, or brought more than there was room for.
+    pub truncated: bool,
+    /// Who sent it.
+    pub sender: Option<Sender>,
+    /// The descriptors that it brought, close-on-exec.
+    pub descriptors: Vec<OwnedFd>,
+}
+
+/// Bytes for one set of credentials and the most descriptors that a datagram can carry (unix(7):
+/// `SCM_MAX_FD`, 253), with their headers.
+const CONTROL: usize = 2048;
+
+/// Takes one datagram from a socket with `SO_PASSCRED`, without waiting.
+///
+/// # Errors
+/// `WouldBlock` if there is none.
+pub fn receive(socket: BorrowedFd<'_>, data: &mut [u8]) -> io::Result<Received> {
+    #[repr(align(8))]
+    struct Control([u8; CONTROL]);
+    let mut control = Control([0; CONTROL]);
+    let mut part = libc::iovec {
+        iov_base: data.as_mut_ptr().cast(),
+        iov_len: data.len(),
+    };
+    // SAFETY: `msghdr` is plain data for which zeros are valid.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = &raw mut part;
+    message.msg_iovlen = 1;
+    message.msg_control = control.0.as_mut_ptr().cast();
+    message.msg_controllen = CONTROL as _;
+    let flags = libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
+    // SAFETY: `message` names two buffers with their lengths, both of which outlive the call.
+    let bytes = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, flags) };
+    let bytes = usize::try_from(bytes).map_err(|_| io::Error::last_os_error())?;
+    let mut received = Received {
+        bytes,
+        truncated: message.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0,
+        sender: None,
+        descriptors: Vec::new(),
+    };
+    // SAFETY: the kernel filled `msg_control` with `msg_controllen` bytes of well-formed headers; the
+    // macros of cmsg(3) stay within them. The data may be unaligned, hence `read_unaligned`. Each
+    // descriptor is new, and nobody else owns it.
+    unsafe {
+        let mut header = libc::CMSG_FIRSTHDR(&raw const message);
+        while !header.is_null() {
+            let data = libc::CMSG_DATA(header);
+            let length = (*header).cmsg_len as usize - (data as usize - header as usize);
+            match ((*header).cmsg_level, (*header).cmsg_type) {
+                (libc::SOL_SOCKET, libc::SCM_CREDENTIALS) if length >= size_of::<libc::ucred>() => {
+                    let who: libc::ucred = ptr::read_unaligned(data.cast());
+                    received.sender = Some(Sender {
+                        pid: who.pid,
+                        uid: who.uid,
+                    });
+                }
+                (libc::SOL_SOCKET, libc::SCM_RIGHTS) => {
+                    for place in 0..length / size_of::<c_int>() {
+                        let fd: c_int = ptr::read_unaligned(data.cast::<c_int>().add(place));
+                        received.descriptors.push(OwnedFd::from_raw_fd(fd));
+                    }
+                }
+                _ => {}
+            }
+            header = libc::CMSG_NXTHDR(&raw const message, header);
+        }
+    }
+    Ok(received)
 }

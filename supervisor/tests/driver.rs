@@ -153,6 +153,21 @@ impl Drop for Rig {
     }
 }
 
+/// The difficult service of `examples/service.rs`, which `cargo test` builds before this.
+fn service(steps: &[&str], more: &str) -> (&'static str, String) {
+    let test = std::env::current_exe().unwrap();
+    let program = test.ancestors().nth(2).unwrap().join("examples/service");
+    assert!(
+        program.exists(),
+        "{}: build it by `cargo build --package supervisor --examples`",
+        program.display()
+    );
+    let exec: Vec<&str> = std::iter::once(program.to_str().unwrap())
+        .chain(steps.iter().copied())
+        .collect();
+    ("s", format!("exec = {exec:?}\nrestart = 'never'\n{more}"))
+}
+
 fn shell(script: &str, more: &str) -> (&'static str, String) {
     (
         "s",
@@ -347,14 +362,6 @@ fn capabilities_are_kept_over_the_exec() {
     assert_eq!(rig.output().trim(), "CapEff:\t0000000000003000");
 }
 
-/// Sends a datagram to the service's notify socket.
-fn notify(rig: &Rig, text: &str) {
-    let socket = std::os::unix::net::UnixDatagram::unbound().unwrap();
-    socket
-        .send_to(text.as_bytes(), rig.runtime_dir.join("notify/s"))
-        .unwrap();
-}
-
 #[test]
 fn ready_is_said_and_health_is_asked_for() {
     let server = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -362,13 +369,10 @@ fn ready_is_said_and_health_is_asked_for() {
     let more = format!(
         "type = 'notify'\nrequired = true\n[probe.liveness]\nhttp = 'http://{address}/health?x=1'\ninterval = '20ms'\ntimeout = '5s'\nfailures = 2"
     );
-    let mut rig = Rig::start("health", &[shell("sleep 1000", &more)]);
-    rig.until("a start", |rig| {
-        rig.driver.core().machines()[0].pid().is_some()
-    });
-    notify(&rig, "STATUS=almost\nREADY=1");
+    let steps = ["notify=STATUS=almost;READY=1", "forever"];
+    let mut rig = Rig::start("health", &[service(&steps, &more)]);
     rig.until_state(State::Ready);
-    assert_eq!(rig.driver.core().machines()[0].status(), "almost");
+    assert_eq!(rig.driver.core().machines()[0].status_text(), "almost");
     let answer = |rig: &mut Rig, text: &str| {
         server.set_nonblocking(true).unwrap();
         let accepted = std::cell::RefCell::new(None);
@@ -404,8 +408,8 @@ fn ready_is_said_and_health_is_asked_for() {
         rig.driver.core().machines()[0].state() == State::Failed
     });
     assert_eq!(
-        rig.event("service.unhealthy").field("last"),
-        Some("not an HTTP answer")
+        rig.event("service.unhealthy").field("reason"),
+        Some("liveness probe: not an HTTP answer")
     );
     assert_eq!(rig.event("service.exit").field("signal"), Some("15"));
 }

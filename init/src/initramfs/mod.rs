@@ -267,8 +267,7 @@ fn map(
 fn leave_record(emitter: &Emitter) {
     let lines: String = emitter
         .record()
-        .iter()
-        .map(|(_, line)| format!("{line}\n"))
+        .map(|(at, event)| format!("{}\n", event.line(*at)))
         .collect();
     let _ = std::fs::create_dir_all("/run/init");
     let _ = std::fs::write(RECORD, lines);

@@ -1,11 +1,13 @@
 //! Which role this process has, and the way into it.
 //!
 //! One program, several roles. The role is chosen by what the process is: PID 1 on the kernel's
-//! rootfs is the initramfs stage, any other PID 1 the system stage; otherwise the first argument names
+//! rootfs is the initramfs stage, any other PID 1 the system stage, unless it is that of a PID namespace
+//! and is told to be a container's; otherwise the name it is called by, or the first argument, says
 //! it. What is not known does nothing but say so: a program that reboots when called by a wrong
 //! name has cost others a machine.
 
 mod check;
+mod container;
 mod devices;
 mod logger;
 mod netcfg;
@@ -16,6 +18,8 @@ use std::process::ExitCode;
 
 /// What the program says when it is called in a way it does not know.
 const USAGE: &str = "usage: init check [--root DIR] FILE    judge a configuration
+       init container --config FILE [--runtime-dir DIR] [--cgroup DIR]
+       init ctl ..., or initctl ...        talk to a running init; see `initctl --help`
        init netcfg --config FILE --state-dir DIR --runtime-dir DIR [--events FD]
        init devices                        load drivers as devices appear
        init logger --events FD [--stream FD=NAME]... [--console PATH]
@@ -26,21 +30,48 @@ As PID 1 it takes no arguments: it is the machine's init.";
 enum Role {
     Initramfs,
     System,
+    Container,
     Check,
+    Ctl,
     Devices,
     Logger,
     Netcfg,
     Unknown,
 }
 
-fn choose(pid: u32, on_rootfs: bool, first: Option<&str>) -> Role {
-    match (pid, on_rootfs, first) {
-        (1, true, _) => Role::Initramfs,
-        (1, false, _) => Role::System,
-        (_, _, Some("check")) => Role::Check,
-        (_, _, Some("devices")) => Role::Devices,
-        (_, _, Some("logger")) => Role::Logger,
-        (_, _, Some("netcfg")) => Role::Netcfg,
+/// What a role is chosen by.
+#[derive(Clone, Copy, Debug)]
+struct Situation<'a> {
+    pid: u32,
+    on_rootfs: bool,
+    /// Whether PID 1 here is not the machine's.
+    in_namespace: bool,
+    /// The last part of the name that the program was called by.
+    name: &'a str,
+    first: Option<&'a str>,
+}
+
+fn choose(situation: Situation<'_>) -> Role {
+    let Situation {
+        pid,
+        on_rootfs,
+        in_namespace,
+        name,
+        first,
+    } = situation;
+    match (pid, first) {
+        // Words of the kernel's command line that it does not know become arguments of PID 1, so on a
+        // machine they choose nothing.
+        (1, Some("container")) if in_namespace => Role::Container,
+        (1, _) if on_rootfs => Role::Initramfs,
+        (1, _) => Role::System,
+        _ if name == "initctl" => Role::Ctl,
+        (_, Some("check")) => Role::Check,
+        (_, Some("container")) => Role::Container,
+        (_, Some("ctl")) => Role::Ctl,
+        (_, Some("devices")) => Role::Devices,
+        (_, Some("logger")) => Role::Logger,
+        (_, Some("netcfg")) => Role::Netcfg,
         _ => Role::Unknown,
     }
 }
@@ -50,9 +81,20 @@ pub fn run() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
     let first = arguments.get(1).map(|a| a.to_string_lossy().into_owned());
     let rest = || arguments.iter().skip(2).cloned();
-    match choose(std::process::id(), on_rootfs(), first.as_deref()) {
+    let path = arguments.first().map(std::path::Path::new);
+    let name = path.and_then(|p| p.file_name()?.to_str()).unwrap_or("");
+    let situation = Situation {
+        pid: std::process::id(),
+        on_rootfs: on_rootfs(),
+        in_namespace: in_namespace(),
+        name,
+        first: first.as_deref(),
+    };
+    match choose(situation) {
         Role::Initramfs => initramfs::run(),
         Role::System => system::run(),
+        Role::Container => container::run(rest()),
+        Role::Ctl => usage("not yet"),
         Role::Check => check::run(rest()),
         Role::Devices => devices::run(),
         Role::Logger => logger::run(rest()),
@@ -75,16 +117,48 @@ fn on_rootfs() -> bool {
     rustix::fs::statfs("/").is_ok_and(|fs| matches!(fs.f_type, 0x8584_58f6 | 0x0102_1994))
 }
 
+/// Whether we are in a PID namespace of our own. The machine's has a fixed number (kernel:
+/// `include/linux/proc_ns.h`, `PROC_PID_INIT_INO`); without `/proc` it is the machine's.
+fn in_namespace() -> bool {
+    std::fs::read_link("/proc/self/ns/pid")
+        .is_ok_and(|link| link.to_str() != Some("pid:[4026531836]"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn the_role_follows_from_what_the_process_is() {
-        assert_eq!(choose(1, true, None), Role::Initramfs);
-        assert_eq!(choose(1, false, Some("quiet")), Role::System);
-        assert_eq!(choose(70, false, Some("check")), Role::Check);
-        assert_eq!(choose(70, false, Some("reboot")), Role::Unknown);
-        assert_eq!(choose(70, true, None), Role::Unknown);
+        let role = |pid, on_rootfs, in_namespace, name, first| {
+            choose(Situation {
+                pid,
+                on_rootfs,
+                in_namespace,
+                name,
+                first,
+            })
+        };
+        assert_eq!(role(1, true, false, "init", None), Role::Initramfs);
+        assert_eq!(role(1, false, false, "init", Some("quiet")), Role::System);
+        assert_eq!(
+            role(1, true, false, "init", Some("container")),
+            Role::Initramfs
+        );
+        assert_eq!(
+            role(1, false, false, "init", Some("container")),
+            Role::System
+        );
+        assert_eq!(
+            role(1, true, true, "init", Some("container")),
+            Role::Container
+        );
+        assert_eq!(role(70, false, false, "init", Some("check")), Role::Check);
+        assert_eq!(role(70, false, false, "initctl", Some("reboot")), Role::Ctl);
+        assert_eq!(
+            role(70, false, false, "init", Some("reboot")),
+            Role::Unknown
+        );
+        assert_eq!(role(70, true, false, "init", None), Role::Unknown);
     }
 }

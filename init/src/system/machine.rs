@@ -1,9 +1,8 @@
-//! The running machine: PID 1's one loop.
+//! The running machine: what PID 1 sees to besides its services.
 //!
-//! One thread, one epoll. Woken by a signal, a service's descriptor, an event of netcfg, a device's
-//! announcement, a button, or a deadline, it lets each be handled to its end and waits again.
-//! Nothing in it blocks. The only state of its own is whether the boot has succeeded yet, and
-//! whether the machine is being stopped:
+//! The loop is the [`Manager`]'s; this is its owner on a machine. Events of netcfg, devices'
+//! announcements and buttons are here, and the decisions about the whole machine. The only state of its
+//! own is whether the boot has succeeded yet, and whether the machine is being stopped:
 //!
 //! * **booting** until all required services are healthy, told once as `boot.healthy`;
 //! * **running**;
@@ -14,23 +13,23 @@
 //!   change nothing.
 
 use super::budget::{self, Budget, Verdict};
-use super::built_in::{self, Channels};
-use super::power::{Buttons, Pressed, Verb};
-use super::{relay, report, shutdown};
+use super::built_in;
+use super::power::{Buttons, Pressed};
+use super::{relay, shutdown};
 use crate::config::Config;
 use crate::devices::uevent::Uevents;
 use crate::emit::Emitter;
 use crate::failure::Failure;
+use crate::manager::{self, Happened, Manager, OWNERS, Verb};
+use crate::report;
 use nix::sys::signalfd::SignalFd;
-use rustix::event::Timespec;
-use rustix::event::epoll::{self, CreateFlags, EventFlags};
 use rustix::fd::{AsFd, OwnedFd};
 use std::convert::Infallible;
-use std::mem::MaybeUninit;
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use supervisor::Time;
 use supervisor::core::Input;
-use supervisor::driver::{CgroupParent, Driver, Outcome, Setup, Token, Users, reap};
+use supervisor::driver::{CgroupParent, Outcome, Setup, Token, Users};
 use supervisor::event::{Event, EventSink};
 use supervisor::logger::now;
 
@@ -41,19 +40,19 @@ const STOP_MAX: Time = Time::from_secs(90);
 /// When a machine without an address lets the services go on that come after `net`.
 const NET_WAIT: Time = Time::from_secs(10);
 
-const SIGNAL: u8 = Token::FOREIGN;
-const NETCFG: u8 = Token::FOREIGN + 1;
-const UEVENT: u8 = Token::FOREIGN + 2;
-const BUTTON: u8 = Token::FOREIGN + 3;
+/// Where the report of the boot is.
+const REPORT: &str = "/run/init/boot.json";
+
+const NETCFG: u8 = OWNERS;
+const UEVENT: u8 = OWNERS + 1;
+const BUTTON: u8 = OWNERS + 2;
 
 /// See the module.
 #[derive(Debug)]
 pub struct Machine {
-    epoll: OwnedFd,
-    driver: Driver,
-    signals: SignalFd,
+    manager: Manager,
     uevents: Uevents,
-    channels: Channels,
+    netcfg: OwnedFd,
     buttons: Buttons,
     budget: Budget,
     healthy: bool,
@@ -76,50 +75,36 @@ impl Machine {
         budget: Budget,
         emitter: &mut Emitter,
     ) -> Result<Self, Failure> {
-        let fail = |what: &'static str| move |e: std::io::Error| Failure::new("services", what, e);
+        let fail = |what: &'static str| move |e: io::Error| Failure::new("services", what, e);
         let specs = built_in::all(config)
             .map_err(|e| Failure::new("services", "the built-in services", e))?;
-        let epoll = epoll::create(CreateFlags::CLOEXEC).map_err(|e| fail("epoll")(e.into()))?;
+        let cgroups = CgroupParent::new(Path::new("/sys/fs/cgroup")).map_err(fail("cgroup v2"))?;
         let setup = Setup {
-            cgroups: CgroupParent::new(std::path::Path::new("/sys/fs/cgroup"))
-                .map_err(fail("cgroup v2"))?,
+            cgroups,
             runtime_dir: PathBuf::from("/run/init"),
-            memory: memory(),
+            memory: manager::memory(),
             users,
-            seed: seed(),
+            seed: manager::seed(),
         };
-        let mut driver = Driver::new(specs, &setup, epoll.as_fd(), emitter)
+        let mut manager = Manager::new(specs, &setup, signals, None, emitter)
             .map_err(fail("cgroups, sockets and users"))?;
-        let channels = built_in::connect(&mut driver).map_err(fail("pipes"))?;
-        let machine = Self {
-            uevents: Uevents::open().map_err(fail("a netlink socket"))?,
-            epoll,
-            driver,
-            signals,
-            channels,
+        let netcfg = built_in::connect_netcfg(manager.driver_mut()).map_err(fail("a socket"))?;
+        let uevents = Uevents::open().map_err(fail("a netlink socket"))?;
+        manager
+            .watch(netcfg.as_fd(), NETCFG, 0)
+            .and_then(|()| manager.watch(uevents.fd(), UEVENT, 0))
+            .map_err(fail("epoll"))?;
+        Ok(Self {
+            manager,
+            uevents,
+            netcfg,
             buttons: Buttons::default(),
             budget,
             healthy: false,
             sustained: None,
             net_due: None,
             stopping: None,
-        };
-        machine.watch().map_err(|e| fail("epoll")(e.into()))?;
-        Ok(machine)
-    }
-
-    fn watch(&self) -> rustix::io::Result<()> {
-        let add = |fd, kind| {
-            epoll::add(
-                &self.epoll,
-                fd,
-                Token { kind, number: 0 }.data(),
-                EventFlags::IN,
-            )
-        };
-        add(self.signals.as_fd(), SIGNAL)?;
-        add(self.channels.netcfg.as_fd(), NETCFG)?;
-        add(self.uevents.fd(), UEVENT)
+        })
     }
 
     /// Runs the machine to its end.
@@ -127,59 +112,41 @@ impl Machine {
         match self.turn_for_ever(&mut emitter) {
             // No kind of error is left that a restart of the machine would not be the answer to.
             Err(e) => {
-                emitter.emit(
-                    Event::new("init.crash")
-                        .with("what", "epoll")
-                        .with("error", std::io::Error::from(e)),
-                );
+                let event = Event::new("init.crash").with("what", "epoll");
+                emitter.emit(event.with("error", e));
                 shutdown::finish(&mut emitter, Verb::Reboot)
             }
         }
     }
 
-    fn turn_for_ever(&mut self, emitter: &mut Emitter) -> Result<Infallible, rustix::io::Errno> {
-        if let Ok(pipe) = supervisor::logger::copy(self.channels.console.as_fd()) {
-            emitter.use_pipe(pipe);
-        }
+    fn turn_for_ever(&mut self, emitter: &mut Emitter) -> io::Result<Infallible> {
         self.net_due = Some(now() + NET_WAIT);
-        self.feed(Input::Milestone("var"), emitter);
-        self.feed(Input::Start, emitter);
+        self.manager.feed(Input::Milestone("var"), emitter);
+        self.manager.start(emitter);
         self.look_for_buttons();
         loop {
             self.settle(emitter);
-            let deadline = [
-                self.driver.deadline(),
-                self.net_due,
-                self.sustained,
-                self.stopping.map(|(_, end)| end),
-            ]
-            .into_iter()
-            .flatten()
-            .min();
-            let mut events = [MaybeUninit::uninit(); 32];
-            let ready = match epoll::wait(&self.epoll, &mut events, limit(deadline).as_ref()) {
-                Ok((ready, _)) => ready,
-                Err(rustix::io::Errno::INTR) => continue,
-                Err(e) => return Err(e),
-            };
-            for event in ready {
-                self.handle(Token::from_data(event.data), emitter);
-            }
-            if deadline.is_some_and(|d| d <= now()) {
-                self.driver.timer(now(), self.epoll.as_fd(), emitter);
+            let stop_ends = self.stopping.map(|(_, end)| end);
+            let dues = [self.net_due, self.sustained, stop_ends];
+            let deadline = dues.into_iter().flatten().min();
+            for happened in self.manager.turn(deadline, emitter)? {
+                match happened {
+                    Happened::Ready(token) => self.handle(token, emitter),
+                    Happened::Asked(verb, who) => self.stop(verb, &who, emitter),
+                    Happened::Outcome(outcome) => self.decide(outcome, emitter),
+                }
             }
         }
     }
 
     fn handle(&mut self, token: Token, emitter: &mut Emitter) {
         match token.kind {
-            SIGNAL => self.take_signals(emitter),
             NETCFG => {
-                while let Some(event) = relay::receive(&self.channels.netcfg) {
+                while let Some(event) = relay::receive(&self.netcfg) {
                     let reached = event.name() == "net.address" && self.net_due.take().is_some();
                     emitter.emit(event);
                     if reached {
-                        self.feed(Input::Milestone("net"), emitter);
+                        self.manager.feed(Input::Milestone("net"), emitter);
                     }
                 }
             }
@@ -198,49 +165,22 @@ impl Machine {
                 Pressed::No => {}
                 Pressed::Gone => {
                     if let Some(fd) = self.buttons.fd(token.number) {
-                        let _ = epoll::delete(&self.epoll, fd);
+                        self.manager.forget(fd);
                     }
                 }
             },
-            _ => self.driver.ready(token, now(), self.epoll.as_fd(), emitter),
+            _ => {}
         }
     }
 
-    fn take_signals(&mut self, emitter: &mut Emitter) {
-        while let Ok(Some(signal)) = self.signals.read_signal() {
-            if let Some(verb) = Verb::of_signal(signal.ssi_signo) {
-                self.stop(
-                    verb,
-                    &format!("signal {} from pid {}", signal.ssi_signo, signal.ssi_pid),
-                    emitter,
-                );
-            }
-        }
-        // Several ends may have come as one signal, and one signal may be older than its reason.
-        while let Some((pid, status)) = reap() {
-            self.driver
-                .reaped(pid, status, now(), self.epoll.as_fd(), emitter);
-        }
-    }
-
-    /// Does what follows from where the services are now.
+    /// Does what follows from where the services are now, and from the time.
     fn settle(&mut self, emitter: &mut Emitter) {
-        if !self.healthy && self.driver.core().required_healthy() {
-            self.healthy = true;
-            self.sustained = Some(now() + budget::SUSTAINED);
-            emitter.emit(Event::new("boot.healthy"));
-            let initramfs = std::fs::read_to_string(crate::initramfs::RECORD).unwrap_or_default();
-            if let Err(e) = report::write(emitter.record(), &initramfs) {
-                emitter.emit(
-                    Event::new("boot.warning")
-                        .with("what", "report")
-                        .with("seen", e),
-                );
-            }
+        let well = self.manager.driver().core().required_healthy();
+        if !self.healthy && well {
+            self.boot_succeeded(emitter);
         }
         if self.sustained.is_some_and(|due| due <= now()) {
             // Not healthy now: it has to prove itself for the whole time again.
-            let well = self.driver.core().required_healthy();
             self.sustained = (!well).then(|| now() + budget::SUSTAINED);
             if well && let Err(e) = self.budget.forget() {
                 let event = Event::new("boot.warning").with("what", "reboot budget");
@@ -257,15 +197,7 @@ impl Machine {
                     .with("waited_ms", waited)
                     .with("then", "going on without"),
             );
-            self.feed(Input::Milestone("net"), emitter);
-        }
-        while let Some(outcome) = self.driver.outcome() {
-            match (outcome, self.stopping) {
-                (Outcome::Reboot { service }, None) => self.reboot_for(&service, emitter),
-                (Outcome::Reboot { .. }, Some(_)) => {}
-                (Outcome::AllStopped, Some((verb, _))) => shutdown::finish(emitter, verb),
-                (Outcome::AllStopped, None) => {}
-            }
+            self.manager.feed(Input::Milestone("net"), emitter);
         }
         if let Some((verb, end)) = self.stopping
             && end <= now()
@@ -279,6 +211,27 @@ impl Machine {
         }
     }
 
+    fn boot_succeeded(&mut self, emitter: &mut Emitter) {
+        self.healthy = true;
+        self.sustained = Some(now() + budget::SUSTAINED);
+        emitter.emit(Event::new("boot.healthy"));
+        let boot = report::make(emitter);
+        if let Err(e) = report::write(&boot, Path::new(REPORT)) {
+            let event = Event::new("boot.warning").with("what", "report");
+            emitter.emit(event.with("seen", e));
+        }
+        self.manager.set_boot(boot);
+    }
+
+    fn decide(&mut self, outcome: Outcome, emitter: &mut Emitter) {
+        match (outcome, self.stopping) {
+            (Outcome::Reboot { service }, None) => self.reboot_for(&service, emitter),
+            (Outcome::Reboot { .. }, Some(_)) => {}
+            (Outcome::AllStopped, Some((verb, _))) => shutdown::finish(emitter, verb),
+            (Outcome::AllStopped, None) => {}
+        }
+    }
+
     /// A service asks for a reboot, which the budget grants or not.
     fn reboot_for(&mut self, service: &str, emitter: &mut Emitter) {
         match self.budget.spend() {
@@ -286,13 +239,19 @@ impl Machine {
                 let reason = format!("service {service} used up its restarts, reboot {count}");
                 self.stop(Verb::Reboot, &reason, emitter);
             }
-            Verdict::Refused(why) => emitter.emit(
-                Event::new("boot.degraded")
-                    .with("reason", "service")
-                    .with("service", service)
-                    .with("seen", why)
-                    .with("then", "staying up without it"),
-            ),
+            Verdict::Refused(why) => {
+                self.manager.set_degraded();
+                emitter.emit(
+                    Event::new("boot.degraded")
+                        .with("reason", "service")
+                        .with("service", service)
+                        .with("seen", why)
+                        .with("then", "staying up without it"),
+                );
+                if let Some(id) = self.manager.driver().core().find(service) {
+                    self.manager.feed(Input::RebootRefused(id), emitter);
+                }
+            }
         }
     }
 
@@ -306,11 +265,7 @@ impl Machine {
                 .with("verb", verb.name())
                 .with("reason", reason),
         );
-        self.feed(Input::StopAll, emitter);
-    }
-
-    fn feed(&mut self, input: Input, emitter: &mut Emitter) {
-        self.driver.feed(now(), input, self.epoll.as_fd(), emitter);
+        self.manager.stop(emitter);
     }
 
     /// Opens the input devices that were there before the announcements began.
@@ -329,39 +284,7 @@ impl Machine {
 
     fn open_button(&mut self, devname: &str) {
         if let Some((number, fd)) = self.buttons.open(devname) {
-            let _ = epoll::add(
-                &self.epoll,
-                fd,
-                Token {
-                    kind: BUTTON,
-                    number,
-                }
-                .data(),
-                EventFlags::IN,
-            );
+            let _ = self.manager.watch(fd, BUTTON, number);
         }
     }
-}
-
-/// How long to wait, rounded up to a millisecond so as not to wake just before the time.
-fn limit(deadline: Option<Time>) -> Option<Timespec> {
-    let wait = deadline?.saturating_sub(now());
-    let millis = i64::try_from(wait.as_micros().div_ceil(1000)).unwrap_or(i64::MAX);
-    Some(Timespec {
-        tv_sec: millis / 1000,
-        tv_nsec: millis % 1000 * 1_000_000,
-    })
-}
-
-/// The machine's memory in bytes, 0 if the kernel does not say (then shares mean no limit).
-fn memory() -> u64 {
-    let info = rustix::system::sysinfo();
-    info.totalram.saturating_mul(u64::from(info.mem_unit))
-}
-
-/// Different on every machine and boot; only jitter hangs on it.
-fn seed() -> u64 {
-    let mut bytes = [0u8; 8];
-    let _ = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::NONBLOCK);
-    u64::from_ne_bytes(bytes) ^ u64::try_from(now().as_nanos() & u128::from(u64::MAX)).unwrap_or(0)
 }

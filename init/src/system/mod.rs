@@ -14,7 +14,6 @@ mod machine;
 mod power;
 mod prepare;
 pub mod relay;
-mod report;
 mod shutdown;
 mod var;
 
@@ -22,10 +21,9 @@ use crate::cmdline::Cmdline;
 use crate::config;
 use crate::emit::Emitter;
 use crate::failure::{self, Failure};
+use crate::manager;
 use crate::mounts;
 use budget::Budget;
-use nix::sys::signal::{SigSet, Signal};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
 use std::path::Path;
 use supervisor::driver::Users;
 use supervisor::event::{Event, EventSink};
@@ -48,7 +46,7 @@ pub fn run() -> ! {
 }
 
 fn start(emitter: &mut Emitter, cmdline: &mut Cmdline) -> Result<machine::Machine, Failure> {
-    let signals = catch_signals().map_err(|e| Failure::new("signals", "a signalfd", e))?;
+    let signals = manager::catch_signals().map_err(|e| Failure::new("signals", "a signalfd", e))?;
     mounts::early()
         .and_then(|()| mounts::late())
         .map_err(|e| Failure::new("mounts", "the kernel's file systems", e))?;
@@ -63,25 +61,6 @@ fn start(emitter: &mut Emitter, cmdline: &mut Cmdline) -> Result<machine::Machin
     emitter.emit(var);
     prepare::prepare(&config, &users, emitter);
     machine::Machine::new(&config, users, signals, Budget::new(durable), emitter)
-}
-
-/// Blocks every signal and has them read from a descriptor: PID 1 is never interrupted, and no
-/// signal is lost for want of a handler.
-fn catch_signals() -> nix::Result<SignalFd> {
-    let mut all = SigSet::all();
-    // A fault of ours must end us: blocked, the kernel would kill PID 1 all the same, silently.
-    for fault in [
-        Signal::SIGSEGV,
-        Signal::SIGBUS,
-        Signal::SIGFPE,
-        Signal::SIGILL,
-        Signal::SIGABRT,
-        Signal::SIGTRAP,
-    ] {
-        all.remove(fault);
-    }
-    all.thread_block()?;
-    SignalFd::with_flags(&all, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
 }
 
 /// A panic is told before it ends us; the kernel's `panic=` turns that end into a reboot.

@@ -1,55 +1,10 @@
-//! The power button, and the other ways in which a machine is asked to stop.
+//! The power button.
 //!
 //! A hypervisor presses the ACPI power button; the kernel shows it as an input device whose key
-//! `KEY_POWER` goes down. Signals ask too: Ctrl-Alt-Del is a `SIGINT` to PID 1, a failing supply a
-//! `SIGPWR` (as sysvinit and systemd have it).
+//! `KEY_POWER` goes down.
 
-use nix::sys::signal::Signal;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
-use rustix::system::RebootCommand;
-
-/// What the machine is to do after everything is stopped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verb {
-    /// Start anew, through the firmware.
-    Reboot,
-    /// Switch off.
-    Poweroff,
-}
-
-impl Verb {
-    /// As events and commands have it.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Reboot => "reboot",
-            Self::Poweroff => "poweroff",
-        }
-    }
-
-    /// What the kernel is told.
-    #[must_use]
-    pub fn command(self) -> RebootCommand {
-        match self {
-            Self::Reboot => RebootCommand::Restart,
-            Self::Poweroff => RebootCommand::PowerOff,
-        }
-    }
-
-    /// What a signal to PID 1 asks for, if anything.
-    #[must_use]
-    pub fn of_signal(signal: u32) -> Option<Self> {
-        let is = |s: Signal| u32::try_from(s as i32) == Ok(signal);
-        if is(Signal::SIGINT) {
-            Some(Self::Reboot)
-        } else if is(Signal::SIGTERM) || is(Signal::SIGPWR) {
-            Some(Self::Poweroff)
-        } else {
-            None
-        }
-    }
-}
 
 /// The input devices that are open, for whichever has the button.
 #[derive(Debug, Default)]
@@ -142,18 +97,5 @@ mod tests {
         assert!(!is_power_key(&event(1, 116, 0)));
         assert!(!is_power_key(&event(1, 30, 1)));
         assert!(!is_power_key(&event(0, 0, 0)));
-    }
-
-    #[test]
-    fn signals_that_ask() {
-        assert_eq!(
-            Verb::of_signal(libc::SIGINT.unsigned_abs()),
-            Some(Verb::Reboot)
-        );
-        assert_eq!(
-            Verb::of_signal(libc::SIGPWR.unsigned_abs()),
-            Some(Verb::Poweroff)
-        );
-        assert_eq!(Verb::of_signal(libc::SIGCHLD.unsigned_abs()), None);
     }
 }

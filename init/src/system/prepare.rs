@@ -2,6 +2,7 @@
 //!
 //! Each step that fails is told and the boot goes on: a machine without a hostname serves.
 
+use super::built_in::LOG_FOLDER;
 use crate::config::{Config, DirectoryConfig, directory_mode};
 use std::fmt::Write as _;
 use std::io;
@@ -31,6 +32,7 @@ fn own_directories() -> Vec<DirectoryConfig> {
         directory("/run/netcfg", "netcfg", "0755"),
         directory("/var/lib/netcfg", "netcfg", "0700"),
         directory("/var/lib/astromesh-init", "0", "0755"),
+        directory(LOG_FOLDER, "logger", "0750"),
     ]
 }
 

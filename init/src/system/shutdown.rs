@@ -6,7 +6,7 @@
 
 use crate::emit::Emitter;
 use crate::failure;
-use crate::system::power::Verb;
+use crate::manager::Verb;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use rustix::mount::{UnmountFlags, unmount};

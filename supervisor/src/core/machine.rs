@@ -1,26 +1,25 @@
 //! One service: its states, and what moves it from one to the next.
 //!
 //! ```text
-//!            start              ready                good
-//! Stopped ----------> Starting -------> Ready ---------------> Healthy <--> Unhealthy
-//!    ^                  |  ^              |                        |            |
-//!    |                  |  | delay over   |   end, timeout, probe, watchdog,    |
-//!    |                  |  |              |   stop request                      |
-//!    |                  v  |              v                                     |
-//!    +---------- Stopping <-+-------------+-------------------------------------+
-//!    |  stopped     |   |
-//!    |  on request  |   +--> Backoff ----> Starting
-//!    |              v
-//!    +           Failed      the restarts are used up, or the policy says no
+//!             start               ready                 alive
+//! Stopped ----------> Starting ---------> Ready ----------------> Healthy <--> Unhealthy
+//!    ^  ^                |                  |                        |             |
+//!    |  | delay over     |     end, timeout, probe, watchdog, stop request         |
+//!    |  |                v                  v                        v             |
+//!    |  +- Backoff <-- Stopping <-----------+------------------------+-------------+
+//!    |                  |    |
+//!    +------------------+    +--> Failed --> Stopped, after retry-after
+//!      asked to, or done
 //! ```
 //!
-//! * **Stopped**: nothing runs, by intent. A service that never ran waits here for what it
-//!   comes `after`.
-//! * **Starting**: the process is made; it is not ready yet. `start-timeout` bounds it.
+//! * **Stopped**: nothing runs. A service that is *wanted* waits here for what it comes `after` and
+//!   what it `requires`, and leaves as soon as that is there; there is no other way into Starting.
+//! * **Starting**: an instance is there, not ready yet: its `pre-start` checks run one after the other,
+//!   then its main process. `start-timeout` bounds all of it.
 //! * **Ready**: it said so (`notify`), its probe did (`probe`), or executing was enough (`exec`).
 //!   It is not known to be healthy: its liveness probe has not succeeded yet.
 //! * **Healthy**: the liveness probe succeeded. Without one, ready is healthy. A oneshot that
-//!   ended with 0 stays here.
+//!   ended with 0 stays here, without a process.
 //! * **Unhealthy**: the readiness probe fails; the service is left alone and may come back.
 //! * **Stopping**: the instance is being taken away. First the stop signal to the main process,
 //!   after `stop.timeout` the kill of the whole tree. When the main process is gone, by itself or
@@ -28,115 +27,108 @@
 //!   reaped *and* the cgroup is proven empty; only then may a successor start. If the kernel
 //!   does not give a killed tree up within [`KILL_WAIT`], that is told and the course goes on.
 //! * **Backoff**: the delay before a restart.
-//! * **Failed**: ended, and not restarted.
+//! * **Failed**: it ended and the law has no restart for it. If its restarts were used up and nothing
+//!   above it helped, it is tried anew after `retry-after`: on a machine that nobody can reach, no
+//!   fault that time cures may be for ever.
 //!
-//! A start that cannot even make a process is an end like any other. Inputs that do not fit the
-//! state, such as an answer to a cancelled probe, change nothing.
+//! Which trigger does what in which state is the table in [`super::table`]; the reactions are here
+//! and, as far as they end an instance, in [`super::ending`]; what a service says and answers is heard in
+//! [`super::heard`]. Entering a state is one event, or none for a restart without delay, whose
+//! `service.restart` says it, and it is counted.
+//!
+//! A service may ask for more time (`EXTEND_TIMEOUT_USEC=`) while it starts, stops or reloads, but not for
+//! ever: all extensions together reach at most [`EXTEND_MAX`] times the configured bound.
 
-use super::probe::{self, Due, ProbeKind, Track};
-use super::restart::{self, Random, Restarts};
-use super::{Action, Id, Notification};
+use super::death::{Cause, Death, ExitStatus};
+use super::probe::{ProbeKind, Track};
+use super::restart::{Random, Restarts};
+use super::table::{self, Reaction, STATES, State, Trigger};
+use super::watchdog::Watchdog;
+use super::{Action, Id, Program};
 use crate::Time;
-use crate::config::{Escalation, RestartPolicy, ServiceType};
+use crate::config::ServiceType;
 use crate::event::Event;
 use crate::spec::Spec;
-use std::fmt;
+use std::collections::VecDeque;
 use std::time::Duration;
 
 /// How long a killed tree may take to be gone. A process in uninterruptible sleep can take
 /// for ever; the machine must not wait with it.
 pub const KILL_WAIT: Duration = Duration::from_secs(10);
 
-/// See the module.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the module tells them all")]
-pub enum State {
-    Stopped,
-    Starting,
-    Ready,
-    Healthy,
-    Unhealthy,
-    Stopping,
-    Backoff,
-    Failed,
+/// So many times its bound a service may stretch a start or a stop.
+pub const EXTEND_MAX: u32 = 10;
+
+/// What every reaction gets: the time, the generator, and where actions go.
+pub(super) struct Turn<'a> {
+    pub now: Time,
+    pub random: &'a mut Random,
+    pub actions: &'a mut Vec<Action>,
 }
 
-/// How a main process ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ExitStatus {
-    /// It exited with this status.
-    Code(i32),
-    /// This signal ended it; whether it left a core.
-    Signal(i32, bool),
-    /// It never became the program: what failed, and how.
-    NotExecuted(String),
-}
-
-/// Why an instance was taken away or ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Cause {
-    /// Somebody wanted it.
-    Requested,
-    /// Not ready within `start-timeout`.
-    StartTimeout,
-    /// The liveness probe; its last failure.
-    Liveness(String),
-    /// No `WATCHDOG=1` in time.
-    Watchdog,
-    /// It ended by itself.
-    Ended(ExitStatus),
-    /// No process could be made.
-    NotSpawned(String),
-}
-
-impl fmt::Display for Cause {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Requested => f.write_str("requested"),
-            Self::StartTimeout => f.write_str("start-timeout"),
-            Self::Liveness(why) => write!(f, "liveness probe: {why}"),
-            Self::Watchdog => f.write_str("watchdog"),
-            Self::Ended(ExitStatus::Code(code)) => write!(f, "exit status {code}"),
-            Self::Ended(ExitStatus::Signal(signal, _)) => write!(f, "signal {signal}"),
-            Self::Ended(ExitStatus::NotExecuted(why)) | Self::NotSpawned(why) => f.write_str(why),
-        }
-    }
+/// A bound of the present state.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bound {
+    /// When it is reached.
+    pub(super) ends: Time,
+    /// How far it can be put off.
+    pub(super) furthest: Time,
 }
 
 /// The course of one service.
 #[derive(Debug)]
 pub struct Machine {
-    id: Id,
-    spec: Spec,
-    state: State,
-    /// Bounds the present state, where it has a bound.
-    state_ends: Option<Time>,
-    /// The main process, from `Spawned` to `Exited`.
-    pid: Option<i32>,
+    pub(super) id: Id,
+    pub(super) spec: Spec,
+    pub(super) state: State,
+    /// When it came into the state.
+    pub(super) since: Time,
+    pub(super) bound: Option<Bound>,
+    /// Whether it is to run.
+    pub(super) wanted: bool,
+    /// Why it has to go, while it waits for those that require it to go first.
+    pub(super) leave: Option<Cause>,
+    /// Waits, before it starts, until nothing that requires it runs: the group starts clean.
+    pub(super) clean: bool,
+    /// Whether a first start came to something, good or bad.
+    pub(super) tried: bool,
+    /// What runs, from `Spawned` to `Exited`.
+    pub(super) pid: Option<i32>,
+    pub(super) program: Program,
     /// When the present instance was started.
-    started: Time,
+    pub(super) started: Time,
     /// Since when the present instance has been healthy without a break.
-    healthy_since: Option<Time>,
-    /// When silence becomes a fault.
-    watchdog_ends: Option<Time>,
+    pub(super) healthy_since: Option<Time>,
+    /// Whether the present instance has proven to be alive.
+    pub(super) alive: bool,
+    pub(super) watchdog: Watchdog,
+    /// Until when a reload has to be over.
+    pub(super) reload: Option<Bound>,
     /// Why the instance is being taken away, in `Stopping`.
-    cause: Option<Cause>,
+    pub(super) cause: Option<Cause>,
     /// Whether the tree was told to die, in `Stopping`.
-    killed: bool,
-    ever_started: bool,
-    may_start: bool,
-    probes: [Option<Track>; 3],
-    /// The last failure of the liveness probe.
-    last_failure: String,
-    restarts: Restarts,
-    status: String,
+    pub(super) killed: bool,
+    /// What is known of the instance's end so far.
+    pub(super) end: Ending,
+    pub(super) probes: [Option<Track>; 3],
+    pub(super) restarts: Restarts,
+    /// Whether the group was restarted since this one was last healthy for long enough.
+    pub(super) group_restarted: bool,
+    pub(super) status: String,
+    pub(super) deaths: VecDeque<Death>,
+    /// How often it came into each state.
+    pub(super) entered: [u64; STATES],
+    pub(super) shut: bool,
 }
 
-const KINDS: [ProbeKind; 3] = [
-    ProbeKind::Startup,
-    ProbeKind::Readiness,
-    ProbeKind::Liveness,
-];
+/// What the death record of an instance is made of.
+#[derive(Debug, Default)]
+pub(super) struct Ending {
+    pub(super) pid: Option<i32>,
+    pub(super) status: Option<ExitStatus>,
+    pub(super) oom: bool,
+    pub(super) memory_peak: Option<u64>,
+}
 
 impl Machine {
     pub(super) fn new(id: Id, spec: Spec) -> Self {
@@ -144,21 +136,31 @@ impl Machine {
             [&spec.startup, &spec.readiness, &spec.liveness].map(|p| p.clone().map(Track::new));
         Self {
             id,
+            watchdog: Watchdog::new(spec.watchdog),
             spec,
             state: State::Stopped,
-            state_ends: None,
+            since: Time::ZERO,
+            bound: None,
+            wanted: true,
+            leave: None,
+            clean: false,
+            tried: false,
             pid: None,
+            program: Program::Main,
             started: Time::ZERO,
             healthy_since: None,
-            watchdog_ends: None,
+            alive: false,
+            reload: None,
             cause: None,
             killed: false,
-            ever_started: false,
-            may_start: true,
+            end: Ending::default(),
             probes,
-            last_failure: String::new(),
             restarts: Restarts::default(),
+            group_restarted: false,
             status: String::new(),
+            deaths: VecDeque::new(),
+            entered: [0; STATES],
+            shut: false,
         }
     }
 
@@ -174,13 +176,19 @@ impl Machine {
         self.state
     }
 
-    /// Its main process, while there is one.
+    /// The process that it consists of at present: the main one, or a check before it.
     #[must_use]
     pub fn pid(&self) -> Option<i32> {
         self.pid
     }
 
-    /// Its restarts since boot.
+    /// Whether it is to run.
+    #[must_use]
+    pub fn is_wanted(&self) -> bool {
+        self.wanted
+    }
+
+    /// Its restarts since boot, by the law.
     #[must_use]
     pub fn restarts(&self) -> u64 {
         self.restarts.total()
@@ -188,470 +196,232 @@ impl Machine {
 
     /// What it last said of itself by `STATUS=`.
     #[must_use]
-    pub fn status(&self) -> &str {
+    pub fn status_text(&self) -> &str {
         &self.status
     }
 
-    /// Whether others that come after it may start.
+    /// How its last instances ended, the newest last.
+    pub fn deaths(&self) -> impl Iterator<Item = &Death> {
+        self.deaths.iter()
+    }
+
+    /// How often it came into a state.
+    #[must_use]
+    pub fn entered(&self, state: State) -> u64 {
+        self.entered.get(state as usize).copied().unwrap_or(0)
+    }
+
+    /// Whether others that wait for it may start.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        matches!(self.state, State::Ready | State::Healthy)
+        matches!(self.state, State::Ready | State::Healthy) && self.leave.is_none()
     }
 
-    /// Whether something is there to be stopped, or still going away.
+    /// Whether those that require it may go on running.
+    #[must_use]
+    pub fn is_provided(&self) -> bool {
+        matches!(self.state, State::Ready | State::Healthy | State::Unhealthy)
+    }
+
+    /// Whether an instance is there, or still going away.
     #[must_use]
     pub fn is_running(&self) -> bool {
-        match self.state {
-            State::Stopped | State::Failed => false,
-            State::Healthy => self.pid.is_some(),
-            State::Starting
-            | State::Ready
-            | State::Unhealthy
-            | State::Stopping
-            | State::Backoff => true,
-        }
-    }
-
-    pub(super) fn waits_for_first_start(&self) -> bool {
-        !self.ever_started && self.may_start && self.state == State::Stopped
+        self.state.is_live() || self.state == State::Stopping
     }
 
     /// When [`Machine::timer`] has something to do.
     #[must_use]
     pub fn deadline(&self) -> Option<Time> {
         let probes = self.probes.iter().flatten().filter_map(Track::deadline);
+        let bounds = [self.bound, self.reload].into_iter().flatten();
         probes
-            .chain(self.state_ends)
-            .chain(self.watchdog_ends)
+            .chain(bounds.map(|b| b.ends))
+            .chain(self.watchdog.deadline())
             .min()
     }
 
-    pub(super) fn start(&mut self, now: Time, actions: &mut Vec<Action>) {
-        self.ever_started = true;
-        self.state = State::Starting;
-        self.state_ends = Some(now + self.spec.start_timeout);
-        self.started = now;
-        self.status.clear();
-        actions.push(Action::Spawn(self.id));
+    /// The machine stood still for so long, and that is not to be laid at the service's door.
+    pub(super) fn forgive(&mut self, gap: Time) {
+        let moves = matches!(self.state, State::Starting | State::Stopping);
+        let bound = self.bound.as_mut().filter(|_| moves);
+        for bound in bound.into_iter().chain(self.reload.as_mut()) {
+            bound.ends += gap;
+            bound.furthest += gap;
+        }
+        self.watchdog.forgive(gap);
+        self.healthy_since = self.healthy_since.map(|since| since + gap);
+        for track in self.probes.iter_mut().flatten() {
+            track.forgive(gap);
+        }
     }
 
-    pub(super) fn spawned(&mut self, now: Time, pid: i32, actions: &mut Vec<Action>) {
-        self.pid = Some(pid);
-        self.tell(actions, self.event("service.start").with("pid", pid));
-        if self.state != State::Starting {
-            // The stop request overtook the news of the process; now there is one to be told.
-            actions.push(Action::Signal(self.id, self.spec.stop_signal));
+    /// Does what the table says.
+    pub(super) fn react(&mut self, trigger: Trigger, cause: Option<Cause>, turn: &mut Turn<'_>) {
+        match table::reaction(self.state, trigger) {
+            Reaction::Nothing => {}
+            Reaction::Launch => self.launch(turn),
+            Reaction::Rest => self.rest("requested", turn),
+            Reaction::Follow => self.follow(turn),
+            Reaction::Ready => self.become_ready(turn),
+            Reaction::Heal => self.heal(turn),
+            Reaction::Ail => self.ail(turn),
+            Reaction::Take => self.take(cause.unwrap_or(Cause::StartTimeout), turn),
+            Reaction::Leave => {
+                self.begin_end(cause.unwrap_or(Cause::Leaving), turn);
+                self.bound_by(self.spec.stop_timeout, turn.now);
+            }
+            Reaction::Strike => self.signal(self.spec.stop_signal, turn),
+            Reaction::Sweep => self.sweep(cause, turn),
+            Reaction::Tighten => self.tighten(turn),
+            Reaction::Settle => self.settle(turn),
+            Reaction::Go => {
+                if self.state == State::Failed {
+                    self.restarts.forget();
+                }
+                self.enter(State::Stopped, turn.now);
+                self.wanted = true;
+            }
+        }
+    }
+
+    fn launch(&mut self, turn: &mut Turn<'_>) {
+        self.enter(State::Starting, turn.now);
+        self.bound_by(self.spec.start_timeout, turn.now);
+        self.started = turn.now;
+        self.clean = false;
+        self.alive = self.spec.liveness.is_none();
+        self.status.clear();
+        self.watchdog.reset(self.spec.watchdog);
+        self.program = if self.spec.pre_start.is_empty() {
+            Program::Main
+        } else {
+            Program::PreStart(0)
+        };
+        turn.actions.push(Action::Spawn(self.id, self.program));
+    }
+
+    fn follow(&mut self, turn: &mut Turn<'_>) {
+        if self.program != Program::Main {
             return;
         }
-        self.switch_on(ProbeKind::Startup, now);
+        self.tell(turn, self.event_with_pid("service.start"));
+        self.switch_on(ProbeKind::Startup, turn.now);
         match self.spec.kind {
-            ServiceType::Exec => self.become_ready(now, actions),
+            ServiceType::Exec => self.react(Trigger::Ready, None, turn),
             ServiceType::Notify | ServiceType::Oneshot => {}
             ServiceType::Probe if self.track(ProbeKind::Startup).is_none() => {
-                self.switch_on(ProbeKind::Readiness, now);
+                self.switch_on(ProbeKind::Readiness, turn.now);
             }
             ServiceType::Probe => {}
         }
     }
 
-    pub(super) fn spawn_failed(
-        &mut self,
-        now: Time,
-        why: String,
-        random: &mut Random,
-        actions: &mut Vec<Action>,
-    ) {
-        self.tell(actions, self.event("service.exit").with("error", &why));
-        self.enter_stopping(Cause::NotSpawned(why), actions);
-        self.settle(now, random, actions);
-    }
-
-    pub(super) fn exited(&mut self, now: Time, status: ExitStatus, actions: &mut Vec<Action>) {
-        let Some(pid) = self.pid.take() else { return };
-        let event = self.event("service.exit").with("pid", pid);
-        let event = match &status {
-            ExitStatus::Code(code) => event.with("status", code),
-            ExitStatus::Signal(signal, core) => event.with("signal", signal).with("core", core),
-            ExitStatus::NotExecuted(why) => event.with("error", why),
-        };
-        let event = event.with_ms("uptime_ms", now.saturating_sub(self.started));
+    fn become_ready(&mut self, turn: &mut Turn<'_>) {
+        self.enter(State::Ready, turn.now);
+        self.tried = true;
+        self.watchdog.arm(turn.now);
+        let after = turn.now.saturating_sub(self.started);
         self.tell(
-            actions,
-            match &self.cause {
-                Some(cause) => event.with("cause", cause),
-                None => event,
-            },
-        );
-        if self.state != State::Stopping {
-            self.end_health(now);
-            self.enter_stopping(Cause::Ended(status), actions);
-        }
-        self.kill_tree(now, actions);
-    }
-
-    pub(super) fn tree_gone(&mut self, now: Time, random: &mut Random, actions: &mut Vec<Action>) {
-        if self.state == State::Stopping && self.pid.is_none() {
-            self.settle(now, random, actions);
-        }
-    }
-
-    pub(super) fn notified(
-        &mut self,
-        now: Time,
-        notification: Notification,
-        actions: &mut Vec<Action>,
-    ) {
-        match notification {
-            Notification::Ready
-                if self.state == State::Starting && self.spec.kind == ServiceType::Notify =>
-            {
-                self.become_ready(now, actions);
-            }
-            Notification::Watchdog if self.watchdog_ends.is_some() => {
-                self.watchdog_ends = self.spec.watchdog.map(|w| now + w);
-            }
-            Notification::ExtendTimeout(more)
-                if matches!(self.state, State::Starting | State::Stopping) =>
-            {
-                self.state_ends = self
-                    .state_ends
-                    .map(|ends| ends.max(now.saturating_add(more)));
-            }
-            Notification::Status(text) => self.status = text,
-            Notification::Ready
-            | Notification::Watchdog
-            | Notification::ExtendTimeout(_)
-            | Notification::Reloading
-            | Notification::Stopping => {}
-        }
-    }
-
-    pub(super) fn probed(
-        &mut self,
-        now: Time,
-        kind: ProbeKind,
-        attempt: u64,
-        result: Result<(), String>,
-        actions: &mut Vec<Action>,
-    ) {
-        let good = result.is_ok();
-        let Some(track) = self.probes[kind as usize].as_mut() else {
-            return;
-        };
-        let verdict = track.answered(now, attempt, good);
-        if let (Err(why), ProbeKind::Liveness) = (result, kind) {
-            self.last_failure = why;
-        }
-        self.judged(now, kind, verdict, actions);
-    }
-
-    /// Does what is due.
-    pub(super) fn timer(&mut self, now: Time, random: &mut Random, actions: &mut Vec<Action>) {
-        for kind in KINDS {
-            let Some(track) = self.probes[kind as usize].as_mut() else {
-                continue;
-            };
-            match track.due(now) {
-                Some(Due::Ask(attempt)) => {
-                    let target = track.probe().target.clone();
-                    actions.push(Action::Probe {
-                        id: self.id,
-                        kind,
-                        attempt,
-                        target,
-                    });
-                }
-                Some(Due::TimedOut(verdict)) => {
-                    if kind == ProbeKind::Liveness {
-                        self.last_failure =
-                            format!("no answer within {} ms", track.probe().timeout.as_millis());
-                    }
-                    actions.push(Action::CancelProbe(self.id, kind));
-                    self.judged(now, kind, verdict, actions);
-                }
-                None => {}
-            }
-        }
-        if self.watchdog_ends.is_some_and(|ends| ends <= now) {
-            self.tell(
-                actions,
-                self.event("service.unhealthy").with("reason", "watchdog"),
-            );
-            self.stop(now, Cause::Watchdog, actions);
-        }
-        if self.state_ends.is_some_and(|ends| ends <= now) {
-            self.state_ended(now, random, actions);
-        }
-    }
-
-    /// The bound of the present state was reached.
-    fn state_ended(&mut self, now: Time, random: &mut Random, actions: &mut Vec<Action>) {
-        match self.state {
-            State::Starting => self.stop(now, Cause::StartTimeout, actions),
-            State::Stopping if !self.killed => self.kill_tree(now, actions),
-            State::Stopping => {
-                self.tell(
-                    actions,
-                    self.event("service.stuck")
-                        .with("waited_ms", KILL_WAIT.as_millis())
-                        .with("then", "going on without it"),
-                );
-                self.pid = None;
-                self.settle(now, random, actions);
-            }
-            State::Backoff => self.start(now, actions),
-            State::Stopped | State::Ready | State::Healthy | State::Unhealthy | State::Failed => {
-                self.state_ends = None;
-            }
-        }
-    }
-
-    /// Takes the running instance away; what follows depends on the cause.
-    pub(super) fn stop(&mut self, now: Time, cause: Cause, actions: &mut Vec<Action>) {
-        match self.state {
-            State::Starting | State::Ready | State::Healthy | State::Unhealthy => {
-                self.end_health(now);
-                self.enter_stopping(cause, actions);
-                self.state_ends = Some(now + self.spec.stop_timeout);
-                actions.push(Action::Signal(self.id, self.spec.stop_signal));
-            }
-            State::Backoff => {
-                self.state = State::Stopped;
-                self.state_ends = None;
-            }
-            State::Stopping | State::Stopped | State::Failed => {}
-        }
-    }
-
-    /// From now on nothing is started or restarted.
-    pub(super) fn forbid_start(&mut self) {
-        self.may_start = false;
-        // The delay must not run out while this waits for its turn to be stopped.
-        if self.state == State::Backoff {
-            self.state = State::Stopped;
-            self.state_ends = None;
-        }
-    }
-
-    fn become_ready(&mut self, now: Time, actions: &mut Vec<Action>) {
-        self.state = State::Ready;
-        self.state_ends = None;
-        self.watchdog_ends = self.spec.watchdog.map(|w| now + w);
-        let after = now.saturating_sub(self.started);
-        self.tell(
-            actions,
+            turn,
             self.event_with_pid("service.ready")
                 .with_ms("after_ms", after),
         );
-        if self
-            .track(ProbeKind::Startup)
-            .is_none_or(|t| t.deadline().is_none())
-        {
-            self.switch_on(ProbeKind::Readiness, now);
-            self.switch_on(ProbeKind::Liveness, now);
-        }
-        if self.track(ProbeKind::Liveness).is_none() {
-            self.become_healthy(now, actions);
+        if !self.starting_up() {
+            self.switch_on(ProbeKind::Readiness, turn.now);
+            self.switch_on(ProbeKind::Liveness, turn.now);
+            if self.alive {
+                self.react(Trigger::Alive, None, turn);
+            }
         }
     }
 
-    fn become_healthy(&mut self, now: Time, actions: &mut Vec<Action>) {
-        self.state = State::Healthy;
-        self.healthy_since = Some(now);
-        let after = now.saturating_sub(self.started);
+    /// Whether the startup probe still holds the others back.
+    fn starting_up(&self) -> bool {
+        self.track(ProbeKind::Startup).is_some_and(Track::is_on)
+    }
+
+    pub(super) fn heal(&mut self, turn: &mut Turn<'_>) {
+        if !self.alive {
+            self.enter(State::Ready, turn.now);
+            self.tell(turn, self.event_with_pid("service.ready"));
+            return;
+        }
+        self.enter(State::Healthy, turn.now);
+        self.healthy_since = Some(turn.now);
+        let after = turn.now.saturating_sub(self.started);
         self.tell(
-            actions,
+            turn,
             self.event_with_pid("service.healthy")
                 .with_ms("after_ms", after),
         );
     }
 
-    fn judged(
-        &mut self,
-        now: Time,
-        kind: ProbeKind,
-        verdict: Option<probe::Verdict>,
-        actions: &mut Vec<Action>,
-    ) {
-        use probe::Verdict::{Bad, Good};
-        match (kind, verdict, self.state) {
-            (_, None, _) => {}
-            (ProbeKind::Startup, Some(Good), _) => {
-                if let Some(track) = self.probes[kind as usize].as_mut() {
-                    track.off();
-                }
-                match self.state {
-                    State::Starting
-                        if self.spec.kind == ServiceType::Probe
-                            && self.track(ProbeKind::Readiness).is_none() =>
-                    {
-                        self.become_ready(now, actions);
-                    }
-                    State::Starting if self.spec.kind == ServiceType::Probe => {
-                        self.switch_on(ProbeKind::Readiness, now);
-                    }
-                    State::Ready | State::Healthy => {
-                        self.switch_on(ProbeKind::Readiness, now);
-                        self.switch_on(ProbeKind::Liveness, now);
-                    }
-                    _ => {}
-                }
-            }
-            // Until it succeeds, `start-timeout` judges, or its own threshold once it is ready.
-            (ProbeKind::Startup, Some(Bad), State::Ready | State::Healthy) => {
-                self.tell(
-                    actions,
-                    self.event("service.unhealthy")
-                        .with("reason", "startup probe"),
-                );
-                self.stop(now, Cause::Liveness("startup probe failed".into()), actions);
-            }
-            (ProbeKind::Readiness, Some(Good), State::Starting) => self.become_ready(now, actions),
-            (ProbeKind::Readiness, Some(Good), State::Unhealthy) => {
-                self.become_healthy(now, actions);
-            }
-            (ProbeKind::Readiness, Some(Bad), State::Ready | State::Healthy) => {
-                self.end_health(now);
-                self.state = State::Unhealthy;
-                self.tell(
-                    actions,
-                    self.event("service.unhealthy")
-                        .with("reason", "readiness probe"),
-                );
-            }
-            (ProbeKind::Liveness, Some(Good), State::Ready) => self.become_healthy(now, actions),
-            (ProbeKind::Liveness, Some(Bad), State::Ready | State::Healthy | State::Unhealthy) => {
-                let why = self.last_failure.clone();
-                self.tell(
-                    actions,
-                    self.event("service.unhealthy")
-                        .with("reason", "liveness probe")
-                        .with("last", &why),
-                );
-                self.stop(now, Cause::Liveness(why), actions);
-            }
-            (_, Some(Good | Bad), _) => {}
+    fn ail(&mut self, turn: &mut Turn<'_>) {
+        self.end_health(turn.now);
+        self.enter(State::Unhealthy, turn.now);
+        let last = self.last_fault(ProbeKind::Readiness);
+        let event = self
+            .event("service.unhealthy")
+            .with("reason", "readiness probe")
+            .with("last", last);
+        self.tell(turn, event);
+    }
+
+    pub(super) fn spawned(&mut self, pid: i32, turn: &mut Turn<'_>) {
+        self.pid = Some(pid);
+        self.end.pid = Some(pid);
+        self.react(Trigger::Spawned, None, turn);
+    }
+
+    pub(super) fn enter(&mut self, state: State, now: Time) {
+        self.state = state;
+        self.since = now;
+        self.bound = None;
+        if let Some(count) = self.entered.get_mut(state as usize) {
+            *count += 1;
         }
     }
 
-    fn end_health(&mut self, now: Time) {
-        if let Some(since) = self.healthy_since.take() {
-            self.restarts
-                .healthy_for(&self.spec, now.saturating_sub(since));
-        }
+    pub(super) fn bound_by(&mut self, duration: Duration, now: Time) {
+        self.bound = Some(bound(duration, now));
     }
 
-    fn enter_stopping(&mut self, cause: Cause, actions: &mut Vec<Action>) {
-        self.state = State::Stopping;
-        self.state_ends = None;
-        self.watchdog_ends = None;
-        self.killed = false;
-        self.cause = Some(cause);
-        for kind in KINDS {
-            if self.probes[kind as usize].as_mut().is_some_and(Track::off) {
-                actions.push(Action::CancelProbe(self.id, kind));
-            }
-        }
-    }
-
-    fn kill_tree(&mut self, now: Time, actions: &mut Vec<Action>) {
-        self.killed = true;
-        self.state_ends = Some(now + KILL_WAIT);
-        actions.push(Action::KillTree(self.id));
-    }
-
-    /// The instance is gone; decides what follows.
-    fn settle(&mut self, now: Time, random: &mut Random, actions: &mut Vec<Action>) {
-        self.state_ends = None;
-        let cause = self.cause.take().unwrap_or(Cause::Requested);
-        let success = cause == Cause::Ended(ExitStatus::Code(0));
-        if success && self.spec.kind == ServiceType::Oneshot {
-            return self.become_healthy(now, actions);
-        }
-        if cause == Cause::Requested || !self.may_start {
-            self.state = State::Stopped;
-            return;
-        }
-        let wanted = match self.spec.restart {
-            RestartPolicy::Never => false,
-            RestartPolicy::OnFailure => !success,
-            RestartPolicy::Always => true,
-        };
-        if !wanted {
-            self.state = if success {
-                State::Stopped
-            } else {
-                State::Failed
-            };
-            if self.state == State::Failed {
-                self.tell(
-                    actions,
-                    self.event("service.failed")
-                        .with("cause", &cause)
-                        .with("restart", "never"),
-                );
-            }
-            return;
-        }
-        match self.restarts.decide(&self.spec, now, random) {
-            restart::Verdict::After(delay) => {
-                self.tell(
-                    actions,
-                    self.event("service.restart")
-                        .with_ms("delay_ms", delay)
-                        .with("restarts", self.restarts.total())
-                        .with("cause", &cause),
-                );
-                if delay.is_zero() {
-                    self.start(now, actions);
-                } else {
-                    self.state = State::Backoff;
-                    self.state_ends = Some(now + delay);
-                }
-            }
-            restart::Verdict::Exhausted => {
-                self.state = State::Failed;
-                let then = match self.spec.intensity.then {
-                    Escalation::Reboot => "reboot",
-                    Escalation::Degraded => "degraded",
-                };
-                self.tell(
-                    actions,
-                    self.event("service.failed")
-                        .with("cause", &cause)
-                        .with("restarts", self.spec.intensity.restarts)
-                        .with("within_ms", self.spec.intensity.within.as_millis())
-                        .with("then", then),
-                );
-                if self.spec.intensity.then == Escalation::Reboot {
-                    actions.push(Action::Reboot(self.id));
-                }
-            }
-        }
-    }
-
-    fn track(&self, kind: ProbeKind) -> Option<&Track> {
+    pub(super) fn track(&self, kind: ProbeKind) -> Option<&Track> {
         self.probes[kind as usize].as_ref()
     }
 
-    fn switch_on(&mut self, kind: ProbeKind, now: Time) {
+    pub(super) fn last_fault(&self, kind: ProbeKind) -> String {
+        self.track(kind)
+            .map(Track::last_fault)
+            .unwrap_or_default()
+            .to_owned()
+    }
+
+    pub(super) fn switch_on(&mut self, kind: ProbeKind, now: Time) {
         if let Some(track) = self.probes[kind as usize].as_mut() {
             track.on(now);
         }
     }
 
-    fn event(&self, name: &'static str) -> Event {
+    pub(super) fn event(&self, name: &'static str) -> Event {
         Event::new(name).with("service", &self.spec.name)
     }
 
-    fn event_with_pid(&self, name: &'static str) -> Event {
+    pub(super) fn event_with_pid(&self, name: &'static str) -> Event {
         match self.pid {
             Some(pid) => self.event(name).with("pid", pid),
             None => self.event(name),
         }
     }
 
-    fn tell(&self, actions: &mut Vec<Action>, event: Event) {
-        actions.push(Action::Emit(event));
+    pub(super) fn tell(&self, turn: &mut Turn<'_>, event: Event) {
+        turn.actions.push(Action::Emit(event));
+    }
+}
+
+pub(super) fn bound(duration: Duration, now: Time) -> Bound {
+    Bound {
+        ends: now.saturating_add(duration),
+        furthest: now.saturating_add(duration.saturating_mul(EXTEND_MAX)),
     }
 }

@@ -4,26 +4,86 @@
 //! The driver carries them out in order and feeds back what happens. Called with
 //! [`Input::Timer`] it does what is due; [`Core::deadline`] says when that is next.
 //!
-//! [`machine`] holds the states of one service. This module holds what concerns the set:
-//! who waits for whom at start, the reverse order at stop, and whether all required services
-//! are healthy.
+//! [`machine`] tells the states of one service, [`table`] shows what it does in each about each thing
+//! that can happen. This module holds what concerns the set, and it is one rule, applied after
+//! every step that moved something ([`Core::reconcile`]):
+//!
+//! * A service that is wanted and `stopped` starts when everything it `requires` is ready and everything
+//!   it comes `after` is ready or not going to be for now: started once without success, failed, or not
+//!   wanted. So an optional service that fails never holds up the boot of the others.
+//! * A service runs only while what it `requires` does. When one of those ends, for whatever reason, it
+//!   is stopped, and, being wanted still, starts again when it can.
+//! * Whoever is to go goes after those that require it; when everything is to go, after those that come
+//!   after it, too. That is the reverse of the order of starting.
+//!
+//! A machine that stood still (a paused VM, a suspended host, a starved PID 1) comes back long after
+//! deadlines have passed. That is nobody's failure: if a deadline is noticed more than [`LEAP`] late,
+//! the time since the last step is given back to whatever was being waited for.
 
+mod death;
+mod ending;
+mod explain;
+mod graph;
+mod heard;
 pub mod machine;
 pub mod probe;
 pub mod restart;
+pub mod table;
 #[cfg(test)]
 mod tests;
+mod watchdog;
 
 use crate::Time;
 use crate::event::Event;
-use crate::spec::{ProbeTarget, Spec};
-pub use machine::{Cause, ExitStatus, Machine, State};
+use crate::spec::Spec;
+pub use death::{Cause, Death, ExitStatus};
+use graph::Graph;
+pub use machine::Machine;
+use machine::Turn;
 pub use probe::ProbeKind;
 use std::collections::BTreeSet;
+use std::time::Duration;
+pub use table::State;
+use table::Trigger;
+
+/// A deadline that is noticed later than this was missed by the machine, not by a service: the
+/// event loop takes milliseconds, a paused VM takes seconds.
+pub const LEAP: Duration = Duration::from_secs(2);
 
 /// A service, by its place in the list the core was made with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Id(pub usize);
+
+/// What an instance consists of at one time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Program {
+    /// The check before the start with this place in the list.
+    PreStart(usize),
+    /// The service itself.
+    Main,
+}
+
+/// The end of a process of an instance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exit {
+    /// How it ended.
+    pub status: ExitStatus,
+    /// The most memory that the instance used, if the kernel tells.
+    pub memory_peak: Option<u64>,
+}
+
+/// What an operator asks of one service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// To run, with everything it requires; one that failed is tried anew.
+    Start,
+    /// Not to run.
+    Stop,
+    /// To end and start again.
+    Restart,
+    /// To reload.
+    Reload,
+}
 
 /// Something that happened outside.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,14 +94,21 @@ pub enum Input {
     Start,
     /// A milestone without a service was reached.
     Milestone(&'static str),
-    /// The service's process was made; it may not have executed its program yet.
+    /// An operator wants something of a service.
+    Command(Id, Command),
+    /// The process of `Spawn` was made; it may not have executed its program yet.
     Spawned(Id, i32),
     /// No process could be made, and why.
     SpawnFailed(Id, String),
-    /// The main process ended.
-    Exited(Id, ExitStatus),
+    /// The process ended.
+    Exited(Id, Exit),
     /// No process is left in the service's cgroup.
     TreeGone(Id),
+    /// The kernel killed a process of the service for want of memory. Before the `Exited` of a main
+    /// process that was the victim.
+    OutOfMemory(Id),
+    /// Another process of the service is its main process now.
+    MainMoved(Id, i32),
     /// A datagram of the service said this.
     Notify(Id, Notification),
     /// A probe was answered, or failed and why.
@@ -55,11 +122,13 @@ pub enum Input {
         /// The answer.
         result: Result<(), String>,
     },
+    /// The reboot that was asked for is not going to be.
+    RebootRefused(Id),
     /// Stop everything, in reverse order, and start nothing any more.
     StopAll,
 }
 
-/// One assignment of an `sd_notify` datagram (systemd: `sd_notify(3)`).
+/// One assignment of an `sd_notify` datagram (systemd: `sd_notify(3)`) that concerns the states.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Notification {
     /// `READY=1`.
@@ -70,6 +139,10 @@ pub enum Notification {
     Stopping,
     /// `WATCHDOG=1`.
     Watchdog,
+    /// `WATCHDOG=trigger`.
+    WatchdogTrigger,
+    /// `WATCHDOG_USEC=...`.
+    WatchdogInterval(Time),
     /// `STATUS=...`.
     Status(String),
     /// `EXTEND_TIMEOUT_USEC=...`.
@@ -80,12 +153,16 @@ pub enum Notification {
 #[derive(Clone, Debug, PartialEq)]
 #[must_use]
 pub enum Action {
-    /// Make the service's process. Answered by `Spawned` or `SpawnFailed`, before any other input.
-    Spawn(Id),
+    /// Make a process of the service. Answered by `Spawned` or `SpawnFailed`, before any other input.
+    Spawn(Id, Program),
     /// Send a signal to the main process.
     Signal(Id, i32),
     /// Kill every process in the service's cgroup. Answered by `TreeGone`.
     KillTree(Id),
+    /// What is left in the cgroup could not be killed and is not waited for any more.
+    Abandon(Id),
+    /// The service is to be down: what it left with init is of no use any more.
+    DropStored(Id),
     /// Ask. Answered by `Probe` with the same attempt, unless cancelled.
     Probe {
         /// The service.
@@ -94,14 +171,13 @@ pub enum Action {
         kind: ProbeKind,
         /// To be given back with the answer.
         attempt: u64,
-        /// What to ask.
-        target: ProbeTarget,
     },
     /// Give a probe up; no answer is wanted.
     CancelProbe(Id, ProbeKind),
     /// Tell.
     Emit(Event),
-    /// The service used up its restarts and its law says reboot.
+    /// The service used up its restarts and its law says reboot. Answered by `RebootRefused` or by
+    /// `StopAll`.
     Reboot(Id),
     /// After `StopAll`: nothing runs any more.
     AllStopped,
@@ -111,21 +187,26 @@ pub enum Action {
 #[derive(Debug)]
 pub struct Core {
     machines: Vec<Machine>,
+    graph: Graph,
     milestones: BTreeSet<&'static str>,
     started: bool,
     stopping: bool,
     all_stopped: bool,
     random: restart::Random,
+    /// When the last step was taken.
+    last: Time,
+    deadline: Option<Time>,
 }
 
 impl Core {
     /// A core for these services, none of them started. `seed` feeds the jitter of restarts.
     ///
-    /// The names in `after` and `requires` must have passed [`crate::spec::check_order`]: a
-    /// service that waits for a name nobody has never starts.
+    /// The names in `after` and `requires` must have passed [`crate::spec::check_order`]: a name
+    /// that nobody has is waited for in vain.
     #[must_use]
     pub fn new(specs: Vec<Spec>, seed: u64) -> Self {
         Self {
+            graph: Graph::new(&specs),
             machines: specs
                 .into_iter()
                 .enumerate()
@@ -136,6 +217,8 @@ impl Core {
             stopping: false,
             all_stopped: false,
             random: restart::Random::new(seed),
+            last: Time::ZERO,
+            deadline: None,
         }
     }
 
@@ -145,114 +228,294 @@ impl Core {
         &self.machines
     }
 
+    /// A service by its name.
+    #[must_use]
+    pub fn find(&self, name: &str) -> Option<Id> {
+        let place = self.machines.iter().position(|m| m.spec.name == name);
+        place.map(Id)
+    }
+
     /// Whether every service that boot health depends on is healthy, and there is one.
     #[must_use]
     pub fn required_healthy(&self) -> bool {
-        let mut required = self
-            .machines
-            .iter()
-            .filter(|m| m.spec().required)
-            .peekable();
-        required.peek().is_some() && required.all(|m| m.state() == State::Healthy)
+        let mut required = self.machines.iter().filter(|m| m.spec.required).peekable();
+        required.peek().is_some() && required.all(|m| m.state == State::Healthy)
     }
 
     /// When the next [`Input::Timer`] is due, if ever.
     #[must_use]
     pub fn deadline(&self) -> Option<Time> {
-        self.machines.iter().filter_map(Machine::deadline).min()
+        self.deadline
     }
 
     /// Takes one input and says what follows from it, in the order to do it.
     pub fn step(&mut self, now: Time, input: Input) -> Vec<Action> {
         let mut actions = Vec::new();
+        self.mind_the_gap(now, &mut actions);
+        let before = self.moves();
+        let whole = matches!(
+            input,
+            Input::Start | Input::Milestone(_) | Input::Command(..) | Input::StopAll
+        );
+        self.take(now, input, &mut actions);
+        if whole || self.moves() != before {
+            self.reconcile(now, &mut actions);
+        }
+        self.deadline = self.machines.iter().filter_map(Machine::deadline).min();
+        actions
+    }
+
+    fn take(&mut self, now: Time, input: Input, actions: &mut Vec<Action>) {
         match input {
-            Input::Timer => {
-                for machine in &mut self.machines {
-                    machine.timer(now, &mut self.random, &mut actions);
-                }
-            }
+            Input::Timer => self.each(now, actions, Machine::timer),
             Input::Start => self.started = true,
             Input::Milestone(name) => {
                 self.milestones.insert(name);
             }
             Input::StopAll => {
                 self.stopping = true;
-                for machine in &mut self.machines {
-                    machine.forbid_start();
-                }
+                self.each(now, actions, Machine::shut);
             }
-            Input::Spawned(id, pid) => self.on(id, |m, _| m.spawned(now, pid, &mut actions)),
+            Input::Command(id, command) => self.command(now, id, command, actions),
+            Input::Spawned(id, pid) => self.on(now, id, actions, |m, t| m.spawned(pid, t)),
             Input::SpawnFailed(id, why) => {
-                self.on(id, |m, r| m.spawn_failed(now, why, r, &mut actions));
+                self.on(now, id, actions, |m, t| m.spawn_failed(why, t));
             }
-            Input::Exited(id, status) => self.on(id, |m, _| m.exited(now, status, &mut actions)),
-            Input::TreeGone(id) => self.on(id, |m, r| m.tree_gone(now, r, &mut actions)),
-            Input::Notify(id, notification) => {
-                self.on(id, |m, _| m.notified(now, notification, &mut actions));
-            }
+            Input::Exited(id, exit) => self.on(now, id, actions, |m, t| m.exited(exit, t)),
+            Input::TreeGone(id) => self.on(now, id, actions, Machine::tree_gone),
+            Input::OutOfMemory(id) => self.on(now, id, actions, Machine::out_of_memory),
+            Input::MainMoved(id, pid) => self.on(now, id, actions, |m, t| m.main_moved(pid, t)),
+            Input::Notify(id, what) => self.on(now, id, actions, |m, t| m.notified(what, t)),
             Input::Probe {
                 id,
                 kind,
                 attempt,
                 result,
-            } => {
-                self.on(id, |m, _| {
-                    m.probed(now, kind, attempt, result, &mut actions);
-                });
+            } => self.on(now, id, actions, |m, t| m.probed(kind, attempt, result, t)),
+            Input::RebootRefused(id) => {
+                self.on(now, id, actions, |m, t| m.wait_for_better_times(t.now));
             }
         }
-        if self.stopping {
-            self.stop_free(now, &mut actions);
-        } else if self.started {
-            self.start_free(now, &mut actions);
-        }
-        actions
     }
 
-    fn on(&mut self, id: Id, act: impl FnOnce(&mut Machine, &mut restart::Random)) {
+    fn on(
+        &mut self,
+        now: Time,
+        id: Id,
+        actions: &mut Vec<Action>,
+        act: impl FnOnce(&mut Machine, &mut Turn<'_>),
+    ) {
+        let random = &mut self.random;
         if let Some(machine) = self.machines.get_mut(id.0) {
-            act(machine, &mut self.random);
+            act(
+                machine,
+                &mut Turn {
+                    now,
+                    random,
+                    actions,
+                },
+            );
         }
     }
 
-    /// Starts every service that was never started and whose predecessors are all there.
-    fn start_free(&mut self, now: Time, actions: &mut Vec<Action>) {
-        let ready: BTreeSet<String> = self
-            .machines
-            .iter()
-            .filter(|m| m.is_ready())
-            .map(|m| m.spec().name.clone())
-            .collect();
-        for machine in self
-            .machines
-            .iter_mut()
-            .filter(|m| m.waits_for_first_start())
-        {
-            let spec = machine.spec();
-            let there =
-                |name: &String| self.milestones.contains(name.as_str()) || ready.contains(name);
-            if spec.after.iter().chain(&spec.requires).all(there) {
-                machine.start(now, actions);
-            }
+    fn each(
+        &mut self,
+        now: Time,
+        actions: &mut Vec<Action>,
+        act: impl Fn(&mut Machine, &mut Turn<'_>),
+    ) {
+        for place in 0..self.machines.len() {
+            self.on(now, Id(place), actions, &act);
         }
     }
 
-    /// Stops every running service that no running service comes after.
-    fn stop_free(&mut self, now: Time, actions: &mut Vec<Action>) {
-        let needed: BTreeSet<String> = self
-            .machines
-            .iter()
-            .filter(|m| m.is_running())
-            .flat_map(|m| m.spec().after.iter().chain(&m.spec().requires).cloned())
-            .collect();
-        for machine in self.machines.iter_mut().filter(|m| m.is_running()) {
-            if !needed.contains(&machine.spec().name) {
-                machine.stop(now, Cause::Requested, actions);
+    /// Gives back the time in which nobody could be judged.
+    fn mind_the_gap(&mut self, now: Time, actions: &mut Vec<Action>) {
+        let gap = now.saturating_sub(self.last);
+        if self.deadline.is_some_and(|due| now > due + LEAP) {
+            actions.push(Action::Emit(
+                Event::new("time.gap")
+                    .with_ms("gap_ms", gap)
+                    .with("then", "given back to whoever was being waited for"),
+            ));
+            for machine in &mut self.machines {
+                machine.forgive(gap);
             }
         }
-        if !self.all_stopped && !self.machines.iter().any(Machine::is_running) {
+        self.last = now;
+    }
+
+    fn command(&mut self, now: Time, id: Id, command: Command, actions: &mut Vec<Action>) {
+        match command {
+            Command::Start => {
+                for id in self.graph.with_requirements(id) {
+                    self.want(now, id, actions);
+                }
+            }
+            Command::Stop => {
+                if let Some(machine) = self.machines.get_mut(id.0) {
+                    machine.wanted = false;
+                    if machine.state.is_live() {
+                        machine.leave = Some(Cause::Requested);
+                    } else {
+                        self.on(now, id, actions, |m, t| m.react(Trigger::Stop, None, t));
+                    }
+                }
+            }
+            Command::Restart => {
+                for id in self.graph.with_requirements(id) {
+                    self.want(now, id, actions);
+                }
+                if let Some(machine) = self.machines.get_mut(id.0)
+                    && machine.state.is_live()
+                {
+                    machine.leave = Some(Cause::Requested);
+                }
+            }
+            Command::Reload => self.on(now, id, actions, Machine::reload),
+        }
+    }
+
+    /// An operator wants it to run: that clears what the law holds against it.
+    fn want(&mut self, now: Time, id: Id, actions: &mut Vec<Action>) {
+        self.on(now, id, actions, |machine, turn| {
+            machine.wanted = true;
+            if matches!(machine.state, State::Backoff | State::Failed) {
+                machine.restarts.forget();
+                machine.react(Trigger::Start, None, turn);
+            }
+        });
+    }
+
+    /// How often any service came into any state.
+    fn moves(&self) -> u64 {
+        let entered = self.machines.iter().flat_map(|m| m.entered);
+        entered.sum()
+    }
+
+    /// Brings the set into order; see the module. Every round moves at least one service along a
+    /// graph without cycles, so the rounds end.
+    fn reconcile(&mut self, now: Time, actions: &mut Vec<Action>) {
+        loop {
+            let mut moved = false;
+            self.see_who_must_go();
+            for place in 0..self.machines.len() {
+                if let Some(cause) = self.may_go(Id(place)) {
+                    self.on(now, Id(place), actions, |m, t| {
+                        m.react(Trigger::Stop, Some(cause), t);
+                    });
+                    moved = true;
+                }
+                if self.may_start(Id(place)) {
+                    self.on(now, Id(place), actions, |m, t| {
+                        m.react(Trigger::Start, None, t);
+                    });
+                    moved = true;
+                }
+            }
+            if !moved {
+                break;
+            }
+        }
+        if self.stopping && !self.all_stopped && !self.machines.iter().any(Machine::is_running) {
             self.all_stopped = true;
             actions.push(Action::AllStopped);
         }
+    }
+
+    /// Marks every service that cannot stay: everything is to stop, something it requires is not
+    /// there, or something it requires is waiting for it to go.
+    fn see_who_must_go(&mut self) {
+        // From those that are required to those that require: one pass sees a whole chain.
+        for id in self.graph.order() {
+            let Some(machine) = self.machines.get(id.0) else {
+                continue;
+            };
+            if machine.leave.is_some() || !machine.state.is_live() {
+                continue;
+            }
+            let gone = self.graph.requires(id).iter().find_map(|required| {
+                let required = self.machines.get(required.0)?;
+                let stays = required.is_provided() && required.leave.is_none();
+                (!stays).then(|| required.spec.name.clone())
+            });
+            let cause = match gone {
+                _ if self.stopping => Some(Cause::Requested),
+                Some(name) => Some(Cause::Dependency(name)),
+                None => None,
+            };
+            if let (Some(cause), Some(machine)) = (cause, self.machines.get_mut(id.0)) {
+                machine.leave = Some(cause);
+            }
+        }
+    }
+
+    /// Why a service goes now, if it has to and nobody is in the way.
+    fn may_go(&self, id: Id) -> Option<Cause> {
+        let machine = self.machines.get(id.0)?;
+        let cause = machine.leave.clone().filter(|_| machine.state.is_live())?;
+        let in_the_way = if self.stopping {
+            self.graph.followers(id)
+        } else {
+            self.graph.required_by(id)
+        };
+        in_the_way
+            .iter()
+            .all(|other| self.is_still(*other))
+            .then_some(cause)
+    }
+
+    fn may_start(&self, id: Id) -> bool {
+        let Some(machine) = self.machines.get(id.0) else {
+            return false;
+        };
+        self.started
+            && !self.stopping
+            && machine.state == State::Stopped
+            && machine.wanted
+            && self.missing(id).is_none()
+    }
+
+    /// The first thing that a stopped service waits for before it starts.
+    fn missing(&self, id: Id) -> Option<String> {
+        let machine = self.machines.get(id.0)?;
+        let name = |id: &Id| self.machines.get(id.0).map(|m| m.spec.name.clone());
+        let milestones = self.graph.milestones(id).iter();
+        let milestone = milestones.filter(|m| !self.milestones.contains(**m));
+        let required = self.graph.requires(id).iter();
+        let required = required.filter(|r| !self.machines.get(r.0).is_some_and(Machine::is_ready));
+        let before = self.graph.after(id).iter();
+        let before = before.filter(|a| self.is_awaited(**a));
+        let behind = self.graph.required_by(id).iter();
+        let behind = behind.filter(|b| machine.clean && !self.is_still(**b));
+        milestone
+            .map(|m| (*m).to_owned())
+            .next()
+            .or_else(|| required.chain(before).filter_map(name).next())
+            .or_else(|| {
+                behind
+                    .filter_map(name)
+                    .next()
+                    .map(|n| format!("the end of {n}"))
+            })
+    }
+
+    /// Whether a service may still become ready for the first time by itself.
+    fn is_awaited(&self, id: Id) -> bool {
+        let Some(machine) = self.machines.get(id.0) else {
+            return false;
+        };
+        let hopeless = |id: &Id| {
+            let there = self.machines.get(id.0).is_some_and(Machine::is_ready);
+            !there && !self.is_awaited(*id)
+        };
+        machine.wanted
+            && !machine.tried
+            && machine.state != State::Failed
+            && !self.graph.requires(id).iter().any(hopeless)
+    }
+
+    fn is_still(&self, id: Id) -> bool {
+        !self.machines.get(id.0).is_some_and(Machine::is_running)
     }
 }

@@ -1,20 +1,23 @@
 //! One probe of one service: when to ask, and what the answers add up to.
 //!
-//! A probe is idle until it is due, then in flight until its answer or its timeout, then due
+//! A probe is off, or idle until it is due, then in flight until its answer or its timeout, then due
 //! again one `interval` after it was asked. `failures` bad answers in a row make the verdict
 //! bad, `successes` good ones make it good; in between it stays as it is.
 //!
-//! A timeout that is noticed much later than it fell due proves nothing about the service: the
-//! machine itself stood still (a paused VM, a suspended host). Such an attempt is dropped and
-//! asked again.
+//! A timeout that is noticed long after it fell due proves nothing about the service, since the
+//! machine itself stood still. The core gives such a gap back ([`Track::forgive`]) before anything is
+//! judged.
 
 use crate::Time;
 use crate::spec::Probe;
-use std::time::Duration;
+use crate::status::{ProbeAnswer, ProbeStatus};
+use std::collections::VecDeque;
 
-/// A timeout noticed later than this after it fell due is the machine's fault, not the
-/// service's: the event loop takes milliseconds, a paused VM takes seconds.
-const LEAP: Duration = Duration::from_secs(2);
+/// Answers that are kept to be shown.
+const HISTORY: usize = 8;
+
+/// The longest text of a fault that is kept.
+const FAULT_MAX: usize = 160;
 
 /// Which of a service's probes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -28,6 +31,9 @@ pub enum ProbeKind {
 }
 
 impl ProbeKind {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Startup, Self::Readiness, Self::Liveness];
+
     /// Its name in `init.toml` and in events.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -53,7 +59,7 @@ pub enum Verdict {
 pub enum Due {
     /// Ask, with this attempt number.
     Ask(u64),
-    /// The attempt in flight timed out; cancel it. Its verdict follows if it changed.
+    /// The attempt in flight timed out; cancel it. Its verdict follows if there is one.
     TimedOut(Option<Verdict>),
 }
 
@@ -65,6 +71,7 @@ pub struct Track {
     attempt: u64,
     good: u32,
     bad: u32,
+    record: Record,
 }
 
 #[derive(Debug)]
@@ -72,6 +79,23 @@ enum Phase {
     Off,
     Idle { due: Time },
     InFlight { asked: Time },
+}
+
+/// What is told of a probe since boot.
+#[derive(Debug, Default)]
+struct Record {
+    good: u64,
+    bad: u64,
+    latency_sum: Time,
+    latency_max: Time,
+    history: VecDeque<Answer>,
+}
+
+#[derive(Debug)]
+struct Answer {
+    at: Time,
+    latency: Time,
+    fault: Option<String>,
 }
 
 impl Track {
@@ -84,6 +108,7 @@ impl Track {
             attempt: 0,
             good: 0,
             bad: 0,
+            record: Record::default(),
         }
     }
 
@@ -93,9 +118,15 @@ impl Track {
         &self.probe
     }
 
+    /// Whether it is switched on.
+    #[must_use]
+    pub fn is_on(&self) -> bool {
+        !matches!(self.phase, Phase::Off)
+    }
+
     /// Switches it on, due at once. Nothing happens if it is on.
     pub fn on(&mut self, now: Time) {
-        if matches!(self.phase, Phase::Off) {
+        if !self.is_on() {
             self.phase = Phase::Idle { due: now };
             (self.good, self.bad) = (0, 0);
         }
@@ -117,6 +148,13 @@ impl Track {
         }
     }
 
+    /// The machine stood still for so long: an attempt in flight has that much more time.
+    pub fn forgive(&mut self, gap: Time) {
+        if let Phase::InFlight { asked } = &mut self.phase {
+            *asked += gap;
+        }
+    }
+
     /// What is due now, if anything.
     pub fn due(&mut self, now: Time) -> Option<Due> {
         match self.phase {
@@ -126,29 +164,33 @@ impl Track {
                 Some(Due::Ask(self.attempt))
             }
             Phase::InFlight { asked } if asked + self.probe.timeout <= now => {
-                let late = now - (asked + self.probe.timeout);
-                if late > LEAP {
-                    self.phase = Phase::Idle { due: now };
-                    return Some(Due::TimedOut(None));
-                }
-                Some(Due::TimedOut(self.count(asked, now, false)))
+                let why = format!("no answer within {} ms", self.probe.timeout.as_millis());
+                Some(Due::TimedOut(self.count(asked, now, Err(why))))
             }
             _ => None,
         }
     }
 
     /// An attempt was answered. The verdict is given each time a threshold is reached or kept.
-    pub fn answered(&mut self, now: Time, attempt: u64, good: bool) -> Option<Verdict> {
+    pub fn answered(
+        &mut self,
+        now: Time,
+        attempt: u64,
+        result: Result<(), String>,
+    ) -> Option<Verdict> {
         match self.phase {
-            Phase::InFlight { asked } if attempt == self.attempt => self.count(asked, now, good),
+            Phase::InFlight { asked } if attempt == self.attempt => self.count(asked, now, result),
             _ => None,
         }
     }
 
-    fn count(&mut self, asked: Time, now: Time, good: bool) -> Option<Verdict> {
+    fn count(&mut self, asked: Time, now: Time, result: Result<(), String>) -> Option<Verdict> {
         self.phase = Phase::Idle {
             due: (asked + self.probe.interval).max(now),
         };
+        let good = result.is_ok();
+        self.record
+            .note(now, now.saturating_sub(asked), result.err());
         if good {
             self.bad = 0;
             self.good = self.good.saturating_add(1);
@@ -159,12 +201,70 @@ impl Track {
             (self.bad >= self.probe.failures).then_some(Verdict::Bad)
         }
     }
+
+    /// What was wrong at the last bad answer.
+    #[must_use]
+    pub fn last_fault(&self) -> &str {
+        let faults = self.record.history.iter().rev();
+        faults
+            .filter_map(|answer| answer.fault.as_deref())
+            .next()
+            .unwrap_or_default()
+    }
+
+    /// Bad answers in a row, up to now.
+    #[must_use]
+    pub fn bad_in_a_row(&self) -> u32 {
+        self.bad
+    }
+
+    /// To be shown.
+    #[must_use]
+    pub fn status(&self, kind: ProbeKind) -> ProbeStatus {
+        let ms = crate::millis;
+        let history = self.record.history.iter().map(|answer| ProbeAnswer {
+            at_ms: ms(answer.at),
+            latency_ms: ms(answer.latency),
+            fault: answer.fault.clone(),
+        });
+        ProbeStatus {
+            kind: kind.name().to_owned(),
+            target: self.probe.target.to_string(),
+            interval_ms: ms(self.probe.interval),
+            timeout_ms: ms(self.probe.timeout),
+            failures: self.probe.failures,
+            successes: self.probe.successes,
+            active: self.is_on(),
+            good: self.record.good,
+            bad: self.record.bad,
+            latency_sum_ms: ms(self.record.latency_sum),
+            latency_max_ms: ms(self.record.latency_max),
+            history: history.collect(),
+        }
+    }
+}
+
+impl Record {
+    fn note(&mut self, at: Time, latency: Time, fault: Option<String>) {
+        match &fault {
+            None => self.good += 1,
+            Some(_) => self.bad += 1,
+        }
+        self.latency_sum += latency;
+        self.latency_max = self.latency_max.max(latency);
+        if self.history.len() >= HISTORY {
+            self.history.pop_front();
+        }
+        let fault = fault.map(|text| text.chars().take(FAULT_MAX).collect());
+        self.history.push_back(Answer { at, latency, fault });
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::spec::ProbeTarget;
+    use std::time::Duration;
 
     fn track() -> Track {
         Track::new(Probe {
@@ -180,36 +280,42 @@ mod tests {
         Time::from_secs(seconds)
     }
 
+    fn bad() -> Result<(), String> {
+        Err("x".into())
+    }
+
     #[test]
     fn thresholds_count_answers_in_a_row() {
         let mut track = track();
         track.on(s(10));
         assert_eq!(track.due(s(10)), Some(Due::Ask(1)));
-        assert_eq!(track.answered(s(11), 1, false), None);
+        assert_eq!(track.answered(s(11), 1, bad()), None);
         assert_eq!(track.deadline(), Some(s(15)));
         assert_eq!(track.due(s(14)), None);
         assert_eq!(track.due(s(15)), Some(Due::Ask(2)));
         assert_eq!(track.due(s(17)), Some(Due::TimedOut(Some(Verdict::Bad))));
+        assert_eq!(track.last_fault(), "no answer within 2000 ms");
         assert_eq!(track.due(s(20)), Some(Due::Ask(3)));
         assert_eq!(
-            track.answered(s(20), 2, false),
+            track.answered(s(20), 2, bad()),
             None,
             "an old attempt's answer"
         );
-        assert_eq!(track.answered(s(20), 3, true), Some(Verdict::Good));
+        assert_eq!(track.answered(s(20), 3, Ok(())), Some(Verdict::Good));
+        let status = track.status(ProbeKind::Liveness);
+        assert_eq!(
+            (status.good, status.bad, status.latency_sum_ms),
+            (1, 2, 3_000)
+        );
     }
 
     #[test]
-    fn a_pause_of_the_machine_is_no_failure() {
+    fn a_gap_is_given_back() {
         let mut track = track();
         track.on(s(0));
         assert_eq!(track.due(s(0)), Some(Due::Ask(1)));
-        assert_eq!(track.due(s(3600)), Some(Due::TimedOut(None)));
-        assert_eq!(track.due(s(3600)), Some(Due::Ask(2)));
-        assert_eq!(
-            track.answered(s(3600), 2, false),
-            None,
-            "counted as the first failure"
-        );
+        track.forgive(s(3600));
+        assert_eq!(track.due(s(3601)), None);
+        assert_eq!(track.due(s(3602)), Some(Due::TimedOut(None)));
     }
 }

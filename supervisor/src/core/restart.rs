@@ -5,7 +5,7 @@
 //! return in lockstep. The count starts anew only after `reset-after` of sustained *health*:
 //! a service that starts well and dies a minute later, again and again, is not well. Apart from
 //! the delays, more than `restarts` within `within` end the matter as OTP has it: the level
-//! above decides.
+//! above decides. What an operator asks for is no restart by this law and does not use it up.
 
 use crate::Time;
 use crate::spec::{Spec, backoff_delay};
@@ -38,19 +38,32 @@ impl Restarts {
         self.total
     }
 
-    /// The service had been healthy for so long when it ended.
-    pub fn healthy_for(&mut self, spec: &Spec, duration: Time) {
-        if duration >= spec.backoff.reset_after {
-            self.in_a_row = 0;
-        }
+    /// Restarts that still count against the intensity.
+    #[must_use]
+    pub fn recent(&self, spec: &Spec, now: Time) -> u32 {
+        let within = spec.intensity.within;
+        let recent = self.window.iter().filter(|at| is_recent(**at, within, now));
+        u32::try_from(recent.count()).unwrap_or(u32::MAX)
+    }
+
+    /// The service was healthy for long enough: the next delay is the first again.
+    pub fn sustained(&mut self) {
+        self.in_a_row = 0;
+    }
+
+    /// Everything counts anew, delays and intensity.
+    pub fn forget(&mut self) {
+        self.in_a_row = 0;
+        self.window.clear();
     }
 
     /// Decides about one restart and remembers it.
     pub fn decide(&mut self, spec: &Spec, now: Time, random: &mut Random) -> Verdict {
+        let within = spec.intensity.within;
         while self
             .window
             .front()
-            .is_some_and(|at| now.saturating_sub(*at) >= spec.intensity.within)
+            .is_some_and(|at| !is_recent(*at, within, now))
         {
             self.window.pop_front();
         }
@@ -64,6 +77,10 @@ impl Restarts {
         let factor = 1.0 + spec.backoff.jitter * (2.0 * random.unit() - 1.0);
         Verdict::After(delay.mul_f64(factor.max(0.0)))
     }
+}
+
+fn is_recent(at: Time, within: Time, now: Time) -> bool {
+    now.saturating_sub(at) < within
 }
 
 /// The generator for jitter: SplitMix64 (Steele, Lea, Flood 2014). Not for secrets.

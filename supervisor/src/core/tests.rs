@@ -1,11 +1,11 @@
-//! The core in a simulated world: scripts for what must happen, random histories for what must
-//! never happen.
+//! The core in a scripted world: what must happen, told as short stories.
+//!
+//! What must never happen, whatever the world does, is the simulation's matter
+//! (`tests/src/bin/simulate`).
 
 use super::*;
 use crate::config::ServiceConfig;
 use crate::spec::Spec;
-use proptest::prelude::*;
-use std::time::Duration;
 
 fn spec(name: &str, text: &str) -> Spec {
     let config: ServiceConfig = toml::from_str(&format!(
@@ -43,32 +43,40 @@ impl World {
         while !inputs.is_empty() {
             for action in self.core.step(self.now, inputs.remove(0)) {
                 self.seen.push(match action {
-                    Action::Spawn(id) => {
+                    Action::Spawn(id, program) => {
                         self.next_pid += 1;
                         inputs.push(Input::Spawned(id, self.next_pid));
-                        format!("spawn {}", id.0)
+                        match program {
+                            Program::Main => format!("spawn {}", id.0),
+                            Program::PreStart(number) => format!("check {} {number}", id.0),
+                        }
                     }
                     Action::Signal(id, signal) => format!("signal {} {signal}", id.0),
                     Action::KillTree(id) => format!("kill {}", id.0),
-                    Action::Probe {
-                        id, kind, attempt, ..
-                    } => {
+                    Action::Abandon(id) => format!("abandon {}", id.0),
+                    Action::DropStored(id) => format!("drop {}", id.0),
+                    Action::Probe { id, kind, attempt } => {
                         self.probes.push((id, kind, attempt));
                         continue;
                     }
                     Action::CancelProbe(id, kind) => format!("cancel {} {}", id.0, kind.name()),
                     Action::Emit(event) => {
-                        format!(
-                            "{} {}",
-                            event.name(),
-                            event.field("service").unwrap_or_default()
-                        )
+                        let service = event.field("service").unwrap_or_default();
+                        format!("{} {service}", event.name())
                     }
                     Action::Reboot(id) => format!("reboot {}", id.0),
                     Action::AllStopped => "all stopped".into(),
                 });
             }
         }
+    }
+
+    fn command(&mut self, id: usize, command: Command) {
+        self.feed(Input::Command(Id(id), command));
+    }
+
+    fn notify(&mut self, id: usize, notification: Notification) {
+        self.feed(Input::Notify(Id(id), notification));
     }
 
     /// Lets time pass, stopping at every deadline on the way.
@@ -89,10 +97,26 @@ impl World {
         self.core.machines()[id].state()
     }
 
+    fn states(&self) -> Vec<State> {
+        self.core.machines().iter().map(Machine::state).collect()
+    }
+
+    fn exit(&mut self, id: usize, status: ExitStatus) {
+        let exit = Exit {
+            status,
+            memory_peak: None,
+        };
+        self.feed(Input::Exited(Id(id), exit));
+    }
+
     /// The main process ends and leaves nothing behind.
     fn end(&mut self, id: usize, status: ExitStatus) {
-        self.feed(Input::Exited(Id(id), status));
+        self.exit(id, status);
         self.feed(Input::TreeGone(Id(id)));
+    }
+
+    fn fail(&mut self, id: usize) {
+        self.end(id, ExitStatus::Code(1));
     }
 
     fn answer(&mut self, result: Result<(), &str>) {
@@ -104,6 +128,11 @@ impl World {
                 result: result.map_err(str::to_owned),
             });
         }
+    }
+
+    fn deaths(&self, id: usize) -> Vec<String> {
+        let deaths = self.core.machines()[id].deaths();
+        deaths.map(|d| d.cause.to_string()).collect()
     }
 }
 
@@ -118,7 +147,7 @@ const fn ms(millis: u64) -> Duration {
 fn ready_is_said_and_healthy_is_proven() {
     let mut world = World::new(&[spec("a", PROBE)]);
     assert_eq!(world.take(), ["spawn 0", "service.start a"]);
-    world.feed(Input::Notify(Id(0), Notification::Ready));
+    world.notify(0, Notification::Ready);
     assert_eq!(world.take(), ["service.ready a"]);
     assert!(!world.core.required_healthy());
     world.pass(ms(0));
@@ -144,15 +173,19 @@ fn the_first_restart_is_immediate_and_the_next_are_not() {
             "service.healthy a"
         ]
     );
-    world.end(0, ExitStatus::Code(1));
+    world.fail(0);
     assert_eq!(world.state(0), State::Backoff);
     world.pass(ms(199));
     assert_eq!(world.state(0), State::Backoff);
     world.pass(ms(1));
     assert_eq!(world.state(0), State::Healthy);
-    world.end(0, ExitStatus::Code(1));
+    world.fail(0);
     world.pass(ms(399));
     assert_eq!(world.state(0), State::Backoff);
+    assert_eq!(
+        world.deaths(0),
+        ["signal 9", "exit status 1", "exit status 1"]
+    );
 }
 
 #[test]
@@ -162,17 +195,17 @@ fn sustained_health_makes_the_next_restart_immediate_again() {
         "restart = 'always'\nbackoff.reset-after = '10s'\nintensity.restarts = 99",
     )]);
     for _ in 0..4 {
-        world.end(0, ExitStatus::Code(1));
+        world.fail(0);
         world.pass(ms(5_000));
     }
-    world.end(0, ExitStatus::Code(1));
+    world.fail(0);
     assert_eq!(
         world.state(0),
         State::Backoff,
         "never healthy for long enough"
     );
     world.pass(ms(30_000));
-    world.end(0, ExitStatus::Code(1));
+    world.fail(0);
     assert_eq!(world.state(0), State::Healthy);
 }
 
@@ -180,7 +213,7 @@ fn sustained_health_makes_the_next_restart_immediate_again() {
 fn no_successor_starts_before_the_tree_is_gone() {
     let mut world = World::new(&[spec("a", "restart = 'always'")]);
     world.take();
-    world.feed(Input::Exited(Id(0), ExitStatus::Code(0)));
+    world.exit(0, ExitStatus::Code(0));
     assert_eq!(world.take(), ["service.exit a", "kill 0"]);
     world.pass(ms(9_999));
     assert_eq!(world.take(), [""; 0]);
@@ -191,36 +224,40 @@ fn no_successor_starts_before_the_tree_is_gone() {
 #[test]
 fn a_tree_that_cannot_be_killed_is_told_and_not_waited_for_forever() {
     let mut world = World::new(&[spec("a", "restart = 'always'")]);
-    world.feed(Input::Exited(Id(0), ExitStatus::Code(0)));
+    world.exit(0, ExitStatus::Code(0));
     world.take();
     world.pass(machine::KILL_WAIT);
-    assert!(
-        world
-            .take()
-            .starts_with(&["service.stuck a".to_owned(), "service.restart a".to_owned()])
-    );
+    let expected = ["service.stuck a", "abandon 0", "service.restart a"];
+    assert!(world.take().starts_with(&expected.map(str::to_owned)));
 }
 
 #[test]
-fn used_up_restarts_escalate_once() {
+fn used_up_restarts_escalate_once_and_are_tried_anew_if_nothing_helped() {
     let mut world = World::new(&[spec(
         "a",
-        "required = true\nrestart = 'always'\nintensity = { restarts = 2, within = '60s' }",
+        "required = true\nrestart = 'always'\nintensity = { restarts = 2, within = '60s', retry-after = '5m' }",
     )]);
     for _ in 0..3 {
-        world.end(0, ExitStatus::Code(1));
+        world.fail(0);
         world.pass(ms(1_000));
     }
     assert_eq!(world.state(0), State::Failed);
     let seen = world.take();
     assert_eq!(seen.iter().filter(|s| *s == "reboot 0").count(), 1);
     assert_eq!(seen.iter().filter(|s| *s == "service.restart a").count(), 2);
+    world.pass(ms(3_600_000));
+    assert_eq!(world.state(0), State::Failed, "the machine is rebooting");
+    world.feed(Input::RebootRefused(Id(0)));
+    world.pass(ms(299_999));
+    assert_eq!(world.state(0), State::Failed);
+    world.pass(ms(1));
+    assert_eq!(world.state(0), State::Healthy);
 }
 
 #[test]
 fn liveness_restarts_after_exactly_its_threshold() {
     let mut world = World::new(&[spec("a", PROBE)]);
-    world.feed(Input::Notify(Id(0), Notification::Ready));
+    world.notify(0, Notification::Ready);
     world.pass(ms(0));
     world.answer(Ok(()));
     world.take();
@@ -232,12 +269,21 @@ fn liveness_restarts_after_exactly_its_threshold() {
     world.pass(ms(2_000));
     assert_eq!(
         world.take(),
-        ["cancel 0 liveness", "service.unhealthy a", "signal 0 15"]
+        [
+            "cancel 0 liveness",
+            "service.unhealthy a",
+            "service.stop a",
+            "signal 0 15"
+        ]
     );
     world.pass(ms(10_000));
     assert_eq!(world.take(), ["kill 0"], "it ignores the signal");
     world.end(0, ExitStatus::Signal(9, false));
     assert!(world.take().contains(&"service.restart a".to_owned()));
+    assert_eq!(
+        world.deaths(0),
+        ["liveness probe: no answer within 2000 ms"]
+    );
 }
 
 #[test]
@@ -249,7 +295,7 @@ fn a_silent_watchdog_and_a_slow_start_end_the_instance() {
         "start timeout"
     );
     world.end(0, ExitStatus::Signal(15, false));
-    world.feed(Input::Notify(Id(0), Notification::Ready));
+    world.notify(0, Notification::Ready);
     world.pass(ms(0));
     world.answer(Ok(()));
     let second = |world: &mut World| {
@@ -259,7 +305,7 @@ fn a_silent_watchdog_and_a_slow_start_end_the_instance() {
     for turn in 0..200 {
         second(&mut world);
         if turn % 20 == 0 {
-            world.feed(Input::Notify(Id(0), Notification::Watchdog));
+            world.notify(0, Notification::Watchdog);
         }
     }
     assert_eq!(world.state(0), State::Healthy, "pings keep it");
@@ -292,9 +338,9 @@ fn services_start_in_order_and_stop_in_reverse() {
     assert_eq!(world.state(2), State::Healthy);
     world.take();
     world.feed(Input::StopAll);
-    assert_eq!(world.take(), ["signal 2 15"]);
+    assert_eq!(world.take(), ["service.stop web", "signal 2 15"]);
     world.end(2, ExitStatus::Code(0));
-    assert_eq!(world.take(), ["service.exit web", "kill 2", "signal 1 15"]);
+    assert!(world.take().ends_with(&["signal 1 15".to_owned()]));
     world.end(1, ExitStatus::Code(0));
     world.end(0, ExitStatus::Code(0));
     assert_eq!(world.take().last().map(String::as_str), Some("all stopped"));
@@ -302,17 +348,213 @@ fn services_start_in_order_and_stop_in_reverse() {
 
 #[test]
 fn a_oneshot_that_succeeded_is_done_and_one_that_failed_is_tried_again() {
-    let mut world = World::new(&[spec("a", "type = 'oneshot'"), spec("b", "after = ['a']")]);
-    world.end(0, ExitStatus::Code(1));
-    assert_eq!(
-        (world.state(0), world.state(1)),
-        (State::Starting, State::Stopped)
-    );
+    let mut world = World::new(&[spec("a", "type = 'oneshot'"), spec("b", "requires = ['a']")]);
+    world.fail(0);
+    assert_eq!(world.states(), [State::Starting, State::Stopped]);
     world.end(0, ExitStatus::Code(0));
+    assert_eq!(world.states(), [State::Healthy, State::Healthy]);
+}
+
+#[test]
+fn an_optional_service_that_fails_holds_up_nobody_who_only_comes_after_it() {
+    let mut world = World::new(&[
+        spec("a", "type = 'notify'\nrestart = 'always'"),
+        spec("b", "requires = ['a']"),
+        spec("c", "after = ['a', 'b']"),
+    ]);
+    assert_eq!(world.state(2), State::Stopped);
+    world.exit(0, ExitStatus::Code(1));
+    assert_eq!(world.state(2), State::Stopped, "it may still succeed");
+    world.feed(Input::TreeGone(Id(0)));
     assert_eq!(
-        (world.state(0), world.state(1)),
-        (State::Healthy, State::Healthy)
+        world.states(),
+        [State::Starting, State::Stopped, State::Healthy]
     );
+}
+
+#[test]
+fn who_requires_a_service_that_ends_is_stopped_and_comes_back_with_it() {
+    let mut world = World::new(&[
+        spec("db", "restart = 'always'"),
+        spec("app", "requires = ['db']"),
+        spec("web", "requires = ['app']"),
+    ]);
+    world.take();
+    world.fail(0);
+    // The chain goes from its end; the service itself is back at once.
+    assert_eq!(
+        world.states(),
+        [State::Healthy, State::Healthy, State::Stopping]
+    );
+    world.end(2, ExitStatus::Signal(15, false));
+    assert_eq!(world.state(1), State::Stopping);
+    world.end(1, ExitStatus::Signal(15, false));
+    assert_eq!(world.states(), [State::Healthy; 3]);
+    assert_eq!(world.deaths(1), ["db went, which it requires"]);
+    assert_eq!(
+        world.core.machines()[1].restarts(),
+        0,
+        "no restart by the law"
+    );
+}
+
+#[test]
+fn an_operator_stops_in_reverse_and_starts_with_what_is_required() {
+    let mut world = World::new(&[spec("db", ""), spec("app", "requires = ['db']")]);
+    world.take();
+    world.command(0, Command::Stop);
+    assert_eq!(world.take(), ["service.stop app", "signal 1 15"]);
+    world.end(1, ExitStatus::Code(0));
+    assert!(world.take().ends_with(&["signal 0 15".to_owned()]));
+    world.end(0, ExitStatus::Code(0));
+    assert_eq!(world.states(), [State::Stopped; 2]);
+    world.pass(ms(3_600_000));
+    assert_eq!(world.states(), [State::Stopped; 2]);
+    world.command(1, Command::Start);
+    assert_eq!(world.states(), [State::Healthy; 2]);
+    world.take();
+    world.command(0, Command::Restart);
+    assert_eq!(world.take(), ["service.stop app", "signal 1 15"]);
+    world.end(1, ExitStatus::Code(0));
+    world.end(0, ExitStatus::Code(0));
+    assert_eq!(world.states(), [State::Healthy; 2]);
+}
+
+#[test]
+fn a_group_starts_clean_once_and_then_the_machine_has_to() {
+    let mut world = World::new(&[
+        spec(
+            "db",
+            "restart = 'always'\nintensity = { restarts = 1, within = '60s', then = 'restart-group' }",
+        ),
+        spec("app", "requires = ['db']"),
+    ]);
+    world.fail(0);
+    world.end(1, ExitStatus::Code(0));
+    world.fail(0);
+    assert_eq!(world.states(), [State::Stopped, State::Stopping]);
+    world.pass(ms(5_000));
+    assert_eq!(
+        world.state(0),
+        State::Stopped,
+        "not before the last of the group is gone"
+    );
+    world.end(1, ExitStatus::Code(0));
+    assert_eq!(world.states(), [State::Healthy; 2]);
+    world.take();
+    world.fail(0);
+    world.end(1, ExitStatus::Code(0));
+    world.fail(0);
+    assert!(world.take().contains(&"reboot 0".to_owned()));
+}
+
+#[test]
+fn checks_gate_the_start_and_nothing_they_say_counts() {
+    let text = "type = 'notify'\nrestart = 'always'\npre-start = [['/bin/x'], ['/bin/y']]\nbackoff.initial = '1s'";
+    let mut world = World::new(&[spec("a", text)]);
+    assert_eq!(world.take(), ["check 0 0"]);
+    world.notify(0, Notification::Ready);
+    world.exit(0, ExitStatus::Code(0));
+    assert_eq!(world.take(), ["check 0 1"]);
+    world.end(0, ExitStatus::Code(3));
+    assert_eq!(world.deaths(0), ["pre-start check 2: exit status 3"]);
+    assert_eq!(world.state(0), State::Backoff);
+    world.pass(ms(1_000));
+    world.take();
+    world.exit(0, ExitStatus::Code(0));
+    world.exit(0, ExitStatus::Code(0));
+    assert_eq!(world.take(), ["check 0 1", "spawn 0", "service.start a"]);
+    world.notify(0, Notification::Ready);
+    assert_eq!(world.state(0), State::Healthy);
+}
+
+#[test]
+fn more_time_is_given_but_not_for_ever() {
+    let mut world = World::new(&[spec("a", "type = 'notify'\nstart-timeout = '10s'")]);
+    for _ in 0..9 {
+        world.pass(ms(9_000));
+        world.notify(0, Notification::ExtendTimeout(ms(10_000)));
+    }
+    assert_eq!(world.state(0), State::Starting, "81 s");
+    world.notify(0, Notification::ExtendTimeout(ms(1_000_000_000)));
+    world.pass(ms(18_999));
+    assert_eq!(world.state(0), State::Starting);
+    world.pass(ms(1));
+    assert_eq!(world.state(0), State::Stopping, "ten times the timeout");
+}
+
+#[test]
+fn a_machine_that_stood_still_lays_it_at_nobodys_door() {
+    let mut world = World::new(&[spec("a", PROBE)]);
+    world.notify(0, Notification::Ready);
+    world.pass(ms(0));
+    world.answer(Ok(()));
+    world.pass(ms(5_000));
+    world.take();
+    // A probe is in flight and the watchdog runs. The machine is paused for an hour.
+    world.now += ms(3_600_000);
+    world.feed(Input::Timer);
+    assert_eq!(world.take(), ["time.gap "]);
+    world.answer(Ok(()));
+    world.pass(ms(1_000));
+    assert_eq!(world.state(0), State::Healthy);
+}
+
+#[test]
+fn a_reload_is_over_when_the_service_says_so() {
+    let mut world = World::new(&[spec("a", "type = 'notify'\nstart-timeout = '10s'")]);
+    world.notify(0, Notification::Ready);
+    world.take();
+    world.command(0, Command::Reload);
+    assert_eq!(world.take(), ["service.reload a", "signal 0 1"]);
+    world.notify(0, Notification::Reloading);
+    world.notify(0, Notification::Ready);
+    assert_eq!(world.take(), ["service.reloaded a"]);
+    world.notify(0, Notification::Ready);
+    assert_eq!(world.take(), [""; 0], "ready twice is once");
+    world.command(0, Command::Reload);
+    world.pass(ms(10_000));
+    assert!(world.take().ends_with(&["service.warning a".to_owned()]));
+    assert_eq!(world.state(0), State::Healthy);
+}
+
+#[test]
+fn a_service_that_says_it_is_going_is_not_signalled_and_has_its_time() {
+    let mut world = World::new(&[spec("a", "type = 'notify'\nrestart = 'on-failure'")]);
+    world.notify(0, Notification::Ready);
+    world.take();
+    world.notify(0, Notification::Stopping);
+    world.pass(ms(9_999));
+    assert_eq!(world.take(), [""; 0]);
+    world.end(0, ExitStatus::Code(0));
+    assert_eq!(world.state(0), State::Stopped, "done");
+    assert_eq!(world.deaths(0), ["exit status 0"]);
+}
+
+#[test]
+fn want_of_memory_is_the_cause_of_death() {
+    let mut world = World::new(&[spec("a", "restart = 'always'")]);
+    world.feed(Input::OutOfMemory(Id(0)));
+    world.end(0, ExitStatus::Signal(9, false));
+    assert_eq!(world.deaths(0), ["out of memory"]);
+    world.fail(0);
+    assert_eq!(
+        world.deaths(0),
+        ["out of memory", "exit status 1"],
+        "of that instance only"
+    );
+}
+
+#[test]
+fn the_main_process_may_move() {
+    let mut world = World::new(&[spec("a", "type = 'notify'")]);
+    let first = world.core.machines()[0].pid();
+    world.feed(Input::MainMoved(Id(0), 7));
+    world.notify(0, Notification::Ready);
+    assert_eq!(world.core.machines()[0].pid(), Some(7));
+    assert_ne!(first, Some(7));
+    world.end(0, ExitStatus::Unknown);
+    assert_eq!(world.deaths(0), ["ended, nobody saw how"]);
 }
 
 #[test]
@@ -327,9 +569,13 @@ fn a_service_that_cannot_be_made_follows_the_law() {
     while now < Time::from_secs(30) {
         while let Some(input) = inputs.pop() {
             for action in core.step(now, input) {
-                if let Action::Spawn(id) = action {
-                    spawns += 1;
-                    inputs.push(Input::SpawnFailed(id, "clone3: out of memory".into()));
+                match action {
+                    Action::Spawn(id, _) => {
+                        spawns += 1;
+                        inputs.push(Input::SpawnFailed(id, "clone3: out of memory".into()));
+                    }
+                    Action::KillTree(id) => inputs.push(Input::TreeGone(id)),
+                    _ => {}
                 }
             }
         }
@@ -339,150 +585,32 @@ fn a_service_that_cannot_be_made_follows_the_law() {
     assert_eq!((spawns, core.machines()[0].state()), (4, State::Failed));
 }
 
-/// What a random world may do next.
-#[derive(Clone, Debug)]
-enum Step {
-    Pass(u64),
-    Exit(usize, bool),
-    TreeGone(usize),
-    Ready(usize),
-    Watchdog(usize),
-    Probe(bool),
-    Milestone,
-    StrayProbe(usize),
-}
-
-fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let id = 0usize..3;
-    proptest::collection::vec(
-        prop_oneof![
-            (0u64..20_000).prop_map(Step::Pass),
-            (id.clone(), any::<bool>()).prop_map(|(i, ok)| Step::Exit(i, ok)),
-            id.clone().prop_map(Step::TreeGone),
-            id.clone().prop_map(Step::Ready),
-            id.clone().prop_map(Step::Watchdog),
-            any::<bool>().prop_map(Step::Probe),
-            Just(Step::Milestone),
-            id.prop_map(Step::StrayProbe),
-        ],
-        0..200,
-    )
-}
-
-/// Follows what the actions mean for the processes: an instance exists from `Spawn` until its main
-/// process ended and its tree was seen empty, or was given up as stuck.
-#[derive(Default)]
-struct Model {
-    main: bool,
-    tree: bool,
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2_000))]
-
-    #[test]
-    fn random_histories_keep_the_invariants(steps in steps(), policy in 0usize..3) {
-        let restart = ["never", "on-failure", "always"][policy];
-        let specs = [
-            spec("a", &format!("restart = '{restart}'\nrequired = true")),
-            spec("b", &format!("{}\nafter = ['a', 'var']", PROBE.replace("always", restart))),
-            spec("c", "requires = ['b']\ntype = 'oneshot'"),
-        ];
-        let mut core = Core::new(specs.to_vec(), 7);
-        let mut now = Time::ZERO;
-        let mut pid = 1;
-        let mut models: [Model; 3] = Default::default();
-        let mut probes: Vec<(Id, ProbeKind, u64)> = Vec::new();
-        let mut kind = false;
-        let mut stopping = false;
-        let mut ended = 0;
-        let mut queue = vec![Input::Start];
-        let tail = [Step::Milestone, Step::Pass(1)].into_iter().cycle().take(400);
-        let history = steps.iter().cloned().chain(tail);
-        for (turn, step) in history.enumerate() {
-            if turn == steps.len() {
-                kind = true;
-                queue.push(Input::StopAll);
-            }
-            match step {
-                // From here on the world is kind: whatever is told to end does.
-                Step::Pass(_) | Step::Milestone if kind => {
-                    now += Duration::from_secs(3);
-                    queue.push(Input::Timer);
-                    for (index, model) in models.iter().enumerate() {
-                        if model.main {
-                            queue.push(Input::Exited(Id(index), ExitStatus::Code(0)));
-                        }
-                        queue.push(Input::TreeGone(Id(index)));
-                    }
-                }
-                Step::Pass(millis) => {
-                    now += Duration::from_millis(millis);
-                    queue.push(Input::Timer);
-                }
-                Step::Exit(index, ok) if models[index].main => {
-                    let status = if ok { ExitStatus::Code(0) } else { ExitStatus::Signal(11, true) };
-                    queue.push(Input::Exited(Id(index), status));
-                }
-                Step::TreeGone(index) if !models[index].main => queue.push(Input::TreeGone(Id(index))),
-                Step::Ready(index) => queue.push(Input::Notify(Id(index), Notification::Ready)),
-                Step::Watchdog(index) => queue.push(Input::Notify(Id(index), Notification::Watchdog)),
-                Step::Probe(ok) => queue.extend(probes.drain(..).map(|(id, kind, attempt)| {
-                    Input::Probe { id, kind, attempt, result: if ok { Ok(()) } else { Err("x".into()) } }
-                })),
-                Step::Milestone => queue.push(Input::Milestone("var")),
-                Step::StrayProbe(index) => queue.push(Input::Probe {
-                    id: Id(index), kind: ProbeKind::Liveness, attempt: 0, result: Ok(()),
-                }),
-                Step::Exit(..) | Step::TreeGone(_) => {}
-            }
-            let mut work = 0;
-            while !queue.is_empty() {
-                work += 1;
-                prop_assert!(work < 1000, "a busy loop at {now:?}");
-                let input = queue.remove(0);
-                match &input {
-                    Input::Exited(id, _) => models[id.0].main = false,
-                    Input::TreeGone(id) if !models[id.0].main => models[id.0].tree = false,
-                    Input::StopAll => stopping = true,
-                    _ => {}
-                }
-                for action in core.step(now, input) {
-                    match action {
-                        Action::Spawn(id) => {
-                            prop_assert!(!stopping, "started while stopping");
-                            let model = &mut models[id.0];
-                            prop_assert!(!model.main && !model.tree, "two instances of {}", id.0);
-                            *model = Model { main: true, tree: true };
-                            pid += 1;
-                            // As the driver has it: nothing comes between.
-                            queue.insert(0, Input::Spawned(id, pid));
-                        }
-                        Action::Emit(event) if event.name() == "service.stuck" => {
-                            let index = core.machines().iter().position(|m| Some(m.spec().name.as_str()) == event.field("service"));
-                            models[index.unwrap()] = Model::default();
-                        }
-                        Action::Probe { id, kind, attempt, .. } => {
-                            prop_assert!(models[id.0].main, "a probe of nothing");
-                            probes.push((id, kind, attempt));
-                        }
-                        Action::CancelProbe(id, kind) => probes.retain(|(i, k, _)| (*i, *k) != (id, kind)),
-                        Action::AllStopped => {
-                            ended += 1;
-                            prop_assert!(models.iter().all(|m| !m.main), "stopped with a process left");
-                        }
-                        Action::Emit(_) | Action::Signal(..) | Action::KillTree(_) | Action::Reboot(_) => {}
-                    }
-                }
-                if core.deadline().is_some_and(|due| due <= now) && queue.is_empty() {
-                    queue.push(Input::Timer);
-                }
-            }
-            for (machine, model) in core.machines().iter().zip(&models) {
-                let alive = matches!(machine.state(), State::Starting | State::Ready | State::Unhealthy);
-                prop_assert!(!alive || model.main, "{:?} without a process", machine.state());
-            }
-        }
-        prop_assert_eq!(ended, 1, "a stop must come to its end, once");
-    }
+#[test]
+fn every_state_is_explained() {
+    let mut world = World::new(&[
+        spec("a", "restart = 'always'\nintensity.restarts = 1"),
+        spec("b", "requires = ['a']\nafter = ['net']"),
+    ]);
+    let because = |world: &World, id: usize| {
+        let status = world.core.status_of(Id(id), world.now).unwrap();
+        status.explanation.because
+    };
+    assert_eq!(because(&world, 1), "it waits for net");
+    world.exit(0, ExitStatus::Code(7));
+    assert_eq!(
+        because(&world, 0),
+        "exit status 7; its tree was killed and is not empty yet"
+    );
+    world.feed(Input::TreeGone(Id(0)));
+    world.end(0, ExitStatus::Code(8));
+    assert_eq!(
+        because(&world, 0),
+        "exit status 8 after 0 ms; 1 restarts within 60000 ms are allowed"
+    );
+    world.feed(Input::Milestone("net"));
+    assert_eq!(because(&world, 1), "it waits for a, which is failed");
+    let status = world.core.status_of(Id(0), world.now).unwrap();
+    assert_eq!(status.explanation.next[0].what, "it is tried anew");
+    assert_eq!(status.explanation.next[0].in_ms, Some(600_000));
+    assert_eq!(status.required_by, ["b"]);
 }

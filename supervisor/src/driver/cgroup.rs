@@ -2,24 +2,34 @@
 //!
 //! The service's own cgroup has the limits and the accounting, which outlive an instance
 //! (kernel: `Documentation/admin-guide/cgroup-v2.rst`). The processes are in a leaf below it, made
-//! anew for each start. One cgroup for both would not do: kernels with the fix of early 2025 for the
-//! race of fork and `cgroup.kill` kill every child that `CLONE_INTO_CGROUP` puts into a cgroup that
-//! `cgroup.kill` was ever used on, as they compare the kill counts of two different cgroups
-//! (`kill_seq` in `kernel/cgroup/cgroup.c`; seen on 6.18). A fresh leaf has never been killed.
+//! anew for each start and for each probe that is a command. One cgroup for all would not do: kernels
+//! with the fix of early 2025 for the race of fork and `cgroup.kill` kill every child that
+//! `CLONE_INTO_CGROUP` puts into a cgroup that `cgroup.kill` was ever used on, as they compare the kill
+//! counts of two different cgroups (`kill_seq` in `kernel/cgroup/cgroup.c`; seen on 6.18). A fresh leaf
+//! has never been killed.
+//!
+//! A leaf whose processes could not be killed is abandoned: its service goes on without it, and it is
+//! removed whenever the kernel lets go of it.
 //!
 //! A host for tests may have a hybrid hierarchy, where the v2 tree is there without the memory and
 //! pids controllers; there the limits cannot be set, which is told once, and everything else works.
 
-use crate::config::LimitsConfig;
+use crate::config::{LimitsConfig, SizeText};
+use crate::status::Resources;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 use std::io;
 use std::path::{Path, PathBuf};
 
+/// Longer than any of the kernel's files that are read here.
+const FILE_MAX: usize = 4096;
+
 /// The directory below which every service has its cgroup.
 #[derive(Clone, Debug)]
 pub struct CgroupParent {
     path: PathBuf,
+    /// The same as `/proc/PID/cgroup` tells it, if it is below a cgroup2 mount.
+    told: Option<String>,
 }
 
 impl CgroupParent {
@@ -29,20 +39,13 @@ impl CgroupParent {
     /// Names the path. Controllers that the kernel does not offer are no error.
     pub fn new(path: &Path) -> io::Result<Self> {
         std::fs::create_dir_all(path).map_err(|e| at(path, &e))?;
-        let offered =
-            std::fs::read_to_string(path.join("cgroup.controllers")).map_err(|e| at(path, &e))?;
-        for controller in offered
-            .split_whitespace()
-            .filter(|c| ["cpu", "memory", "pids", "io"].contains(c))
-        {
-            // One by one: the kernel refuses a line as a whole if it cannot do one of them.
-            let _ = std::fs::write(
-                path.join("cgroup.subtree_control"),
-                format!("+{controller}"),
-            );
-        }
+        hand_on(path)?;
         Ok(Self {
             path: path.to_owned(),
+            told: Self::mount().ok().and_then(|(root, point)| {
+                let below = path.strip_prefix(point).ok()?.to_str()?;
+                Some(format!("{}/{below}", root.trim_end_matches('/')))
+            }),
         })
     }
 
@@ -51,15 +54,22 @@ impl CgroupParent {
     /// # Errors
     /// If it does not.
     pub fn mount_point() -> io::Result<PathBuf> {
+        Self::mount().map(|(_, point)| point)
+    }
+
+    /// Which cgroup is mounted, and where.
+    fn mount() -> io::Result<(String, PathBuf)> {
         let mounts = std::fs::read_to_string("/proc/self/mountinfo")?;
-        // proc(5): the mount point is field 5, the type is the first after the lone `-`.
-        let point = mounts.lines().find_map(|line| {
+        // proc(5): root and mount point are fields 4 and 5, the type is the first after the lone `-`.
+        let found = mounts.lines().find_map(|line| {
             let (mount, filesystem) = line.split_once(" - ")?;
+            let mut fields = mount.split(' ').skip(3);
+            let (root, point) = (fields.next()?, fields.next()?);
             filesystem
                 .starts_with("cgroup2 ")
-                .then(|| mount.split(' ').nth(4))?
+                .then(|| (root.to_owned(), PathBuf::from(point)))
         });
-        point.map(PathBuf::from).ok_or_else(|| {
+        found.ok_or_else(|| {
             io::Error::other("no cgroup2 mount in /proc/self/mountinfo; mount one, as in `mount -t cgroup2 none /sys/fs/cgroup`")
         })
     }
@@ -74,27 +84,65 @@ impl CgroupParent {
             Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(at(&path, &e)),
             _ => {}
         }
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-        let open = |path: &Path, flags| {
-            rustix::fs::open(path, flags, Mode::empty()).map_err(|e| at(path, &e.into()))
+        hand_on(&path)?;
+        let open = |name: &str| {
+            let file = path.join(name);
+            let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+            rustix::fs::open(&file, flags, Mode::empty()).map_err(|e| at(&file, &e.into()))
         };
-        Ok(Cgroup {
-            events: open(&path.join("cgroup.events"), flags)?,
+        let told = self.told.as_ref();
+        let mut cgroup = Cgroup {
+            events: open("cgroup.events")?,
+            memory_events: open("memory.events").ok(),
+            oom_kills: 0,
             leaves: Vec::new(),
+            instance: None,
             serial: 0,
+            told: told.map(|told| format!("{}/{name}", told.trim_end_matches('/'))),
             path,
-        })
+        };
+        // What an earlier life of ours left is not to be told as new.
+        cgroup.oom_kills();
+        Ok(cgroup)
     }
+}
+
+/// Hands the controllers of a cgroup on to those below it.
+fn hand_on(path: &Path) -> io::Result<()> {
+    let offered =
+        std::fs::read_to_string(path.join("cgroup.controllers")).map_err(|e| at(path, &e))?;
+    for controller in offered
+        .split_whitespace()
+        .filter(|c| ["cpu", "memory", "pids", "io"].contains(c))
+    {
+        // One by one: the kernel refuses a line as a whole if it cannot do one of them.
+        let _ = std::fs::write(
+            path.join("cgroup.subtree_control"),
+            format!("+{controller}"),
+        );
+    }
+    Ok(())
 }
 
 /// The cgroup of one service.
 #[derive(Debug)]
 pub struct Cgroup {
     path: PathBuf,
+    told: Option<String>,
     events: OwnedFd,
-    /// The present instance's leaf, last, after those that could not be removed yet.
-    leaves: Vec<PathBuf>,
+    memory_events: Option<OwnedFd>,
+    /// Kills for want of memory that were told.
+    oom_kills: u64,
+    leaves: Vec<Leaf>,
+    /// The leaf of the present instance, or of the last one.
+    instance: Option<PathBuf>,
     serial: u64,
+}
+
+#[derive(Debug)]
+struct Leaf {
+    path: PathBuf,
+    abandoned: bool,
 }
 
 impl Cgroup {
@@ -103,21 +151,39 @@ impl Cgroup {
     /// # Errors
     /// Names the path.
     pub fn fresh_leaf(&mut self) -> io::Result<OwnedFd> {
+        let (path, fd) = self.make_leaf()?;
+        self.instance = Some(path);
+        Ok(fd)
+    }
+
+    /// The same for a probe; its memory is not the instance's.
+    ///
+    /// # Errors
+    /// Names the path.
+    pub fn fresh_probe_leaf(&mut self) -> io::Result<(PathBuf, OwnedFd)> {
+        self.make_leaf()
+    }
+
+    fn make_leaf(&mut self) -> io::Result<(PathBuf, OwnedFd)> {
         // A leaf stays busy for some milliseconds after its last process; then it is taken later.
         self.leaves
-            .retain(|leaf| std::fs::remove_dir(leaf).is_err());
-        let leaf = loop {
+            .retain(|leaf| std::fs::remove_dir(&leaf.path).is_err());
+        let path = loop {
             self.serial += 1;
-            let leaf = self.path.join(self.serial.to_string());
-            match std::fs::create_dir(&leaf) {
-                Ok(()) => break leaf,
+            let path = self.path.join(self.serial.to_string());
+            match std::fs::create_dir(&path) {
+                Ok(()) => break path,
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(e) => return Err(at(&leaf, &e)),
+                Err(e) => return Err(at(&path, &e)),
             }
         };
-        self.leaves.push(leaf.clone());
+        self.leaves.push(Leaf {
+            path: path.clone(),
+            abandoned: false,
+        });
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        rustix::fs::open(&leaf, flags, Mode::empty()).map_err(|e| at(&leaf, &e.into()))
+        let fd = rustix::fs::open(&path, flags, Mode::empty()).map_err(|e| at(&path, &e.into()))?;
+        Ok((path, fd))
     }
 
     /// `cgroup.events`: polls as `PRI` when it changed.
@@ -126,29 +192,94 @@ impl Cgroup {
         self.events.as_fd()
     }
 
-    /// Whether a process is left in it.
+    /// `memory.events`, where there is a memory controller: polls as `PRI` when it changed.
+    #[must_use]
+    pub fn memory_events(&self) -> Option<BorrowedFd<'_>> {
+        self.memory_events.as_ref().map(AsFd::as_fd)
+    }
+
+    /// How many processes were killed for want of memory since the last call.
+    pub fn oom_kills(&mut self) -> u64 {
+        let Some(events) = &self.memory_events else {
+            return 0;
+        };
+        let kills = read_at_start(events.as_fd())
+            .ok()
+            .and_then(|text| keyed(&text, "oom_kill"))
+            .unwrap_or(self.oom_kills);
+        let fresh = kills.saturating_sub(self.oom_kills);
+        self.oom_kills = kills;
+        fresh
+    }
+
+    /// Whether a process is left in it that was not given up.
     ///
     /// # Errors
     /// Names the path.
     pub fn populated(&self) -> io::Result<bool> {
-        let mut text = [0u8; 128];
-        let read =
-            rustix::io::pread(&self.events, &mut text, 0).map_err(|e| at(&self.path, &e.into()))?;
-        let text = text.get(..read).unwrap_or_default();
-        Ok(!text
-            .split(|b| *b == b'\n')
-            .any(|line| line == b"populated 0"))
+        // Read in any case: reading is what rearms the poll.
+        let whole = read_at_start(self.events.as_fd()).map_err(|e| at(&self.path, &e))?;
+        let populated = |text: &str| keyed(text, "populated") != Some(0);
+        if !populated(&whole) || !self.leaves.iter().any(|leaf| leaf.abandoned) {
+            return Ok(populated(&whole));
+        }
+        let left = self.leaves.iter().filter(|leaf| !leaf.abandoned);
+        Ok(left
+            .filter_map(|leaf| std::fs::read_to_string(leaf.path.join("cgroup.events")).ok())
+            .any(|text| populated(&text)))
     }
 
     /// Kills every process in it, also those made meanwhile.
     ///
     /// # Errors
-    /// Names the path.
+    /// Names the path at which the kernel refused the kill as a whole; every process that was found
+    /// there was killed one by one then.
     pub fn kill(&self) -> io::Result<()> {
-        self.leaves.iter().try_for_each(|leaf| {
-            let file = leaf.join("cgroup.kill");
-            std::fs::write(&file, "1").map_err(|e| at(&file, &e))
-        })
+        let mut result = Ok(());
+        for leaf in &self.leaves {
+            if let Err(e) = kill_leaf(&leaf.path) {
+                result = Err(e);
+            }
+        }
+        result
+    }
+
+    /// What is left in it is not waited for any more.
+    pub fn abandon(&mut self) {
+        for leaf in &mut self.leaves {
+            leaf.abandoned = true;
+        }
+    }
+
+    /// Whether a process is in it; nothing if it is gone.
+    #[must_use]
+    pub fn holds(&self, pid: i32) -> Option<bool> {
+        let told = self.told.as_ref()?;
+        let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+        // cgroups(7): the line of the v2 hierarchy starts with `0::`.
+        let path = text.lines().find_map(|line| line.strip_prefix("0::"))?;
+        let rest = path.strip_prefix(told.as_str());
+        Some(rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/')))
+    }
+
+    /// The most memory that the present instance used.
+    #[must_use]
+    pub fn memory_peak(&self) -> Option<u64> {
+        number(&self.instance.as_ref()?.join("memory.peak"))
+    }
+
+    /// What it uses now.
+    #[must_use]
+    pub fn resources(&self) -> Resources {
+        let own = |name: &str| number(&self.path.join(name));
+        let cpu = std::fs::read_to_string(self.path.join("cpu.stat")).ok();
+        Resources {
+            memory: own("memory.current"),
+            memory_peak: self.memory_peak(),
+            memory_max: own("memory.max"),
+            tasks: own("pids.current"),
+            cpu_usec: cpu.and_then(|text| keyed(&text, "usage_usec")),
+        }
     }
 
     /// Sets the limits; returns what could not be set, and why.
@@ -157,16 +288,25 @@ impl Cgroup {
         let LimitsConfig {
             memory_high,
             memory_max,
+            oom_group,
             memory_swap_max,
             tasks_max,
             cpu_weight,
+            // Limits of processes, not of the cgroup.
             nofile: _,
+            nproc: _,
+            core: _,
+            fsize: _,
+            memlock: _,
+            stack: _,
+            address_space: _,
         } = limits;
-        let bytes = |size: Option<crate::config::SizeText>| size.map(|s| s.bytes(memory));
+        let bytes = |size: Option<SizeText>| size.map(|s| s.bytes(memory));
+        let together = memory_max.is_some().then_some(oom_group.unwrap_or(true));
         [
             ("memory.high", bytes(*memory_high)),
             ("memory.max", bytes(*memory_max)),
-            ("memory.oom.group", memory_max.map(|_| 1)),
+            ("memory.oom.group", together.map(u64::from)),
             ("memory.swap.max", bytes(*memory_swap_max)),
             ("pids.max", *tasks_max),
             ("cpu.weight", *cpu_weight),
@@ -181,6 +321,40 @@ impl Cgroup {
         })
         .collect()
     }
+}
+
+/// Kills what is in one leaf, whole if the kernel can, one by one if not.
+pub fn kill_leaf(leaf: &Path) -> io::Result<()> {
+    let file = leaf.join("cgroup.kill");
+    let refused = match std::fs::write(&file, "1") {
+        Ok(()) => return Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => e,
+    };
+    let procs = std::fs::read_to_string(leaf.join("cgroup.procs")).unwrap_or_default();
+    for pid in procs.lines().filter_map(|line| line.parse().ok()) {
+        if let Some(pid) = rustix::process::Pid::from_raw(pid) {
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        }
+    }
+    Err(at(&file, &refused))
+}
+
+fn read_at_start(fd: BorrowedFd<'_>) -> io::Result<String> {
+    let mut text = [0u8; FILE_MAX];
+    let read = rustix::io::pread(fd, &mut text, 0)?;
+    Ok(String::from_utf8_lossy(text.get(..read).unwrap_or_default()).into_owned())
+}
+
+/// The number behind a key, in a file of `KEY NUMBER` lines.
+fn keyed(text: &str, key: &str) -> Option<u64> {
+    let mut lines = text.lines().filter_map(|line| line.split_once(' '));
+    lines.find(|(k, _)| *k == key)?.1.parse().ok()
+}
+
+/// A file that is one number; `max` is none.
+fn number(path: &Path) -> Option<u64> {
+    std::fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
 fn at(path: &Path, error: &io::Error) -> io::Error {

@@ -1,11 +1,17 @@
-//! From a spec to a running child: environment, descriptors, identity.
+//! From a spec to a running child: environment, descriptors, limits, identity.
+//!
+//! A service has three kinds of children: its main process, the checks before it, and probes that are
+//! commands. All start as the same user, in the same place, with the same variables and limits; only the
+//! main process is given the notify socket and the descriptors that are passed.
 //!
 //! The output pipe of a service lives as long as the driver, and the driver keeps both of its
 //! ends: a restart of the service or of whoever reads the pipe loses no line and breaks no pipe.
 
 use super::users::Identity;
+use crate::Time;
+use crate::config::RlimitText;
 use crate::spec::Spec;
-use crate::sys::{self, ChildPlan};
+use crate::sys::{self, ChildPlan, Resource};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -17,8 +23,11 @@ use std::path::Path;
 /// The longest environment file that is read.
 const ENVIRONMENT_FILE_MAX: u64 = 64 * 1024;
 
-/// Descriptors from 3 on, as systemd's `LISTEN_FDS` protocol starts there too.
+/// Descriptors from 3 on, as systemd's `LISTEN_FDS` protocol has it (sd_listen_fds(3)).
 const FIRST_PASSED: i32 = 3;
+
+/// `RLIMIT_NOFILE` of a service that sets none.
+const NOFILE_DEFAULT: u64 = 65_536;
 
 /// What a service's starts have in common.
 #[derive(Debug)]
@@ -27,6 +36,25 @@ pub struct Launch {
     output_read: OwnedFd,
     output_write: OwnedFd,
     passed: Vec<OwnedFd>,
+    nofile: u64,
+}
+
+/// What is to be started.
+#[derive(Clone, Copy, Debug)]
+pub enum Kind<'a> {
+    /// The main process.
+    Main {
+        /// Its notify socket.
+        notify: &'a Path,
+        /// The descriptors that init holds for it, by name.
+        held: &'a [(String, BorrowedFd<'a>)],
+        /// The longest silence its watchdog allows.
+        watchdog: Option<Time>,
+    },
+    /// A check before it.
+    Check,
+    /// A probe; what it writes is of no interest.
+    Probe,
 }
 
 impl Launch {
@@ -36,12 +64,23 @@ impl Launch {
     /// If the kernel gives no pipe.
     pub fn new(identity: Identity) -> io::Result<Self> {
         let (output_read, output_write) = pipe_with(PipeFlags::CLOEXEC)?;
+        let own = rustix::process::getrlimit(rustix::process::Resource::Nofile);
         Ok(Self {
             identity,
             output_read,
             output_write,
             passed: Vec::new(),
+            // Above our own hard limit only root of the machine itself may go.
+            nofile: own
+                .maximum
+                .map_or(NOFILE_DEFAULT, |max| max.min(NOFILE_DEFAULT)),
         })
+    }
+
+    /// Whom it runs as.
+    #[must_use]
+    pub fn identity(&self) -> &Identity {
+        &self.identity
     }
 
     /// The read end of the output pipe.
@@ -50,13 +89,13 @@ impl Launch {
         self.output_read.as_fd()
     }
 
-    /// Adds a descriptor; returns the number it has in the service.
+    /// Adds a descriptor; returns the number it has in the main process, if init holds none for it.
     pub fn pass(&mut self, fd: OwnedFd) -> i32 {
         self.passed.push(fd);
         FIRST_PASSED + i32::try_from(self.passed.len()).unwrap_or(i32::MAX) - 1
     }
 
-    /// Starts one instance. Returns the child and the pipe on which it tells why it did not
+    /// Starts one process. Returns the child and the pipe on which it tells why it did not
     /// become its program.
     ///
     /// # Errors
@@ -64,27 +103,36 @@ impl Launch {
     pub fn start(
         &self,
         spec: &Spec,
+        command: &[String],
+        kind: Kind<'_>,
         cgroup: BorrowedFd<'_>,
-        notify: &Path,
     ) -> Result<(sys::Child, OwnedFd), String> {
-        let environment = self.environment(spec, notify)?;
+        let environment = self.environment(spec, kind)?;
         let text =
             |what: &str, s: &str| CString::new(s).map_err(|_| format!("{what} holds a NUL byte"));
         let io_error = |what: &str, e: rustix::io::Errno| format!("{what}: {}", io::Error::from(e));
         let (error_read, error_write) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)
             .map_err(|e| io_error("error pipe", e))?;
-        let null = rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
             .map_err(|e| io_error("/dev/null", e))?;
-        let output = self.output_write.as_fd();
+        let output = match kind {
+            Kind::Main { .. } | Kind::Check => self.output_write.as_fd(),
+            Kind::Probe => null.as_fd(),
+        };
         let mut descriptors = vec![(null.as_fd(), 0), (output, 1), (output, 2)];
-        descriptors.extend(self.passed.iter().map(AsFd::as_fd).zip(FIRST_PASSED..));
+        let mut listens = false;
+        if let Kind::Main { held, .. } = kind {
+            listens = !held.is_empty();
+            let held = held.iter().map(|(_, fd)| *fd);
+            let passed = self.passed.iter().map(AsFd::as_fd);
+            descriptors.extend(held.chain(passed).zip(FIRST_PASSED..));
+        }
+        let strings = |what: &str, list: &[String]| -> Result<Vec<CString>, String> {
+            list.iter().map(|s| text(what, s)).collect()
+        };
         let plan = ChildPlan {
-            program: text("exec", spec.exec.first().map_or("", String::as_str))?,
-            arguments: spec
-                .exec
-                .iter()
-                .map(|a| text("exec", a))
-                .collect::<Result<_, _>>()?,
+            program: text("exec", command.first().map_or("", String::as_str))?,
+            arguments: strings("exec", command)?,
             environment: environment
                 .iter()
                 .map(|(k, v)| text("environment", &format!("{k}={v}")))
@@ -98,16 +146,42 @@ impl Launch {
             groups: self.identity.groups.clone(),
             capabilities: spec.capabilities,
             umask: spec.umask,
-            nofile: spec.limits.nofile,
-            oom_score_adjust: text("oom-score-adjust", &spec.oom_score_adjust.to_string())?,
+            rlimits: self.rlimits(spec),
+            nice: spec.nice,
+            listen_pid: listens,
+            oom_score_adjust: text(
+                "oom-score-adjust",
+                &spec.oom_score_adjust.unwrap_or(0).to_string(),
+            )?,
+            oom_score_wanted: spec.oom_score_adjust.is_some(),
         };
         let child = sys::spawn(&plan).map_err(|e| format!("clone3: {e}"))?;
         Ok((child, error_read))
     }
 
+    /// The limits of processes. No core is dumped unless somebody wants it: there is nobody to look at it.
+    fn rlimits(&self, spec: &Spec) -> Vec<(Resource, u64)> {
+        let limits = &spec.limits;
+        let set = |resource, limit: Option<RlimitText>| Some((resource, limit?.0));
+        let nofile = limits.nofile.unwrap_or(RlimitText(self.nofile));
+        let core = limits.core.unwrap_or(RlimitText(0));
+        [
+            set(libc::RLIMIT_NOFILE, Some(nofile)),
+            set(libc::RLIMIT_CORE, Some(core)),
+            set(libc::RLIMIT_NPROC, limits.nproc),
+            set(libc::RLIMIT_FSIZE, limits.fsize),
+            set(libc::RLIMIT_MEMLOCK, limits.memlock),
+            set(libc::RLIMIT_STACK, limits.stack),
+            set(libc::RLIMIT_AS, limits.address_space),
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
+    }
+
     /// The variables of one start: what every service gets, the files in order, then
     /// `environment`, then what the protocols define.
-    fn environment(&self, spec: &Spec, notify: &Path) -> Result<BTreeMap<String, String>, String> {
+    fn environment(&self, spec: &Spec, kind: Kind<'_>) -> Result<BTreeMap<String, String>, String> {
         let mut variables = BTreeMap::from([
             ("PATH".to_owned(), "/usr/bin:/usr/sbin".to_owned()),
             ("HOME".to_owned(), self.identity.home.clone()),
@@ -124,20 +198,34 @@ impl Launch {
             }
         }
         variables.extend(spec.environment.clone());
-        variables.insert(
-            "NOTIFY_SOCKET".to_owned(),
-            notify.to_string_lossy().into_owned(),
-        );
-        if let Some(watchdog) = spec.watchdog {
-            variables.insert("WATCHDOG_USEC".to_owned(), watchdog.as_micros().to_string());
+        let Kind::Main {
+            notify,
+            held,
+            watchdog,
+        } = kind
+        else {
+            return Ok(variables);
+        };
+        let mut set = |name: &str, value: String| variables.insert(name.to_owned(), value);
+        set("NOTIFY_SOCKET", notify.to_string_lossy().into_owned());
+        if let Some(watchdog) = watchdog {
+            set("WATCHDOG_USEC", watchdog.as_micros().to_string());
+        }
+        if !held.is_empty() {
+            let names: Vec<&str> = held.iter().map(|(name, _)| name.as_str()).collect();
+            set("LISTEN_FDS", held.len().to_string());
+            set("LISTEN_FDNAMES", names.join(":"));
         }
         Ok(variables)
     }
 }
 
 fn read_bounded(path: &Path) -> io::Result<String> {
+    // Not waited for, if it is a pipe that somebody put there.
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = std::fs::File::from(rustix::fs::open(path, flags, Mode::empty())?);
     let mut text = String::new();
-    let read = std::fs::File::open(path)?
+    let read = file
         .take(ENVIRONMENT_FILE_MAX + 1)
         .read_to_string(&mut text)?;
     if read as u64 > ENVIRONMENT_FILE_MAX {

@@ -7,80 +7,36 @@
 //!
 //! What it cannot settle itself (a reboot, everything stopped) is left in [`Driver::outcome`].
 
+mod body;
 mod cgroup;
+mod held;
 mod launch;
 mod notify;
 mod probe;
+mod reap;
+mod token;
 mod users;
 
 pub use cgroup::{Cgroup, CgroupParent};
 pub use launch::Launch;
+pub use reap::reap;
+pub use token::Token;
 pub use users::{Identity, Users};
 
 use crate::Time;
-use crate::core::{Action, Core, ExitStatus, Id, Input, ProbeKind, State};
+use crate::core::{Action, Core, Exit, ExitStatus, Id, Input, ProbeKind, State};
 use crate::event::{Event, EventSink};
 use crate::spec::Spec;
-use crate::sys;
-use notify::NotifySocket;
-use probe::{Attempt, Progress};
-use rustix::event::epoll::{self, EventData, EventFlags};
+use crate::status::ServiceStatus;
+use body::{Body, Probing};
+use notify::{Message, Said, Store};
+use probe::Progress;
+use rustix::event::epoll::{self, EventFlags};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::process::Signal;
 use std::collections::VecDeque;
 use std::io;
 use std::path::PathBuf;
-
-/// What an epoll event of the loop belongs to: a kind and a number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Token {
-    /// Below [`Token::FOREIGN`] the driver's, from there on the loop owner's.
-    pub kind: u8,
-    /// What the kind makes of it.
-    pub number: u32,
-}
-
-impl Token {
-    /// The first kind that is not the driver's.
-    pub const FOREIGN: u8 = 16;
-    const NOTIFY: u8 = 1;
-    const CGROUP: u8 = 2;
-    const PROBE: u8 = 3;
-
-    /// As epoll carries it.
-    #[must_use]
-    pub fn data(self) -> EventData {
-        EventData::new_u64(u64::from(self.kind) << 32 | u64::from(self.number))
-    }
-
-    /// From what epoll carried.
-    #[must_use]
-    pub fn from_data(data: EventData) -> Self {
-        let raw = data.u64();
-        let byte = u8::try_from(raw >> 32 & 0xff).unwrap_or(0);
-        Self {
-            kind: byte,
-            number: u32::try_from(raw & 0xffff_ffff).unwrap_or(0),
-        }
-    }
-
-    fn of(kind: u8, id: Id, probe: ProbeKind) -> Self {
-        // Services are counted in dozens; the number of one fits many times over.
-        Self {
-            kind,
-            number: u32::try_from(id.0 * 4 + probe as usize).unwrap_or(u32::MAX),
-        }
-    }
-
-    fn parts(self) -> (Id, ProbeKind) {
-        let kind = match self.number % 4 {
-            0 => ProbeKind::Startup,
-            1 => ProbeKind::Readiness,
-            _ => ProbeKind::Liveness,
-        };
-        (Id(self.number as usize / 4), kind)
-    }
-}
 
 /// What the owner of the loop has to see to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,18 +65,6 @@ pub struct Setup {
     pub seed: u64,
 }
 
-/// What belongs to one service for as long as the driver lives.
-#[derive(Debug)]
-struct Body {
-    cgroup: Cgroup,
-    launch: Launch,
-    notify: NotifySocket,
-    /// Says why a child did not become its program; read when it ended.
-    error_pipe: Option<OwnedFd>,
-    pidfd: Option<OwnedFd>,
-    probes: [Option<Attempt>; 3],
-}
-
 /// See the module.
 #[derive(Debug)]
 pub struct Driver {
@@ -132,7 +76,8 @@ pub struct Driver {
 }
 
 impl Driver {
-    /// Makes everything that lasts: cgroups, notify sockets, output pipes. Starts nothing.
+    /// Makes everything that lasts: cgroups, notify sockets, output pipes, listening sockets. Starts
+    /// nothing.
     ///
     /// # Errors
     /// Names the service and what could not be made.
@@ -149,19 +94,7 @@ impl Driver {
         for (index, spec) in specs.iter().enumerate() {
             let body = Body::new(spec, setup, &sockets, sink)
                 .map_err(|e| io::Error::new(e.kind(), format!("service {}: {e}", spec.name)))?;
-            let token = |kind| Token::of(kind, Id(index), ProbeKind::Startup).data();
-            epoll::add(
-                epoll,
-                body.notify.fd(),
-                token(Token::NOTIFY),
-                EventFlags::IN,
-            )?;
-            epoll::add(
-                epoll,
-                body.cgroup.events(),
-                token(Token::CGROUP),
-                EventFlags::PRI,
-            )?;
+            body.watch(Id(index), epoll)?;
             bodies.push(body);
         }
         Ok(Self {
@@ -185,25 +118,34 @@ impl Driver {
         self.orphans
     }
 
+    /// Everything there is to tell about the services, or about one.
+    #[must_use]
+    pub fn status(&self, only: Option<Id>, now: Time) -> Vec<ServiceStatus> {
+        let mut all = match only {
+            Some(id) => self.core.status_of(id, now).into_iter().collect(),
+            None => self.core.status(now),
+        };
+        for status in &mut all {
+            let body = self.core.find(&status.name);
+            if let Some(body) = body.and_then(|id| self.bodies.get(id.0)) {
+                status.resources = body.cgroup.resources();
+                status.stored_fds = body.held.stored();
+            }
+        }
+        all
+    }
+
     /// The read end of what a service writes to its standard output and error.
     #[must_use]
     pub fn output(&self, name: &str) -> Option<BorrowedFd<'_>> {
-        let index = self
-            .core
-            .machines()
-            .iter()
-            .position(|m| m.spec().name == name)?;
-        self.bodies.get(index).map(|b| b.launch.output())
+        let id = self.core.find(name)?;
+        self.bodies.get(id.0).map(|b| b.launch.output())
     }
 
     /// Gives a service a further descriptor, from its next start on; returns its number there.
     pub fn pass(&mut self, name: &str, fd: OwnedFd) -> Option<i32> {
-        let index = self
-            .core
-            .machines()
-            .iter()
-            .position(|m| m.spec().name == name)?;
-        self.bodies.get_mut(index).map(|b| b.launch.pass(fd))
+        let id = self.core.find(name)?;
+        self.bodies.get_mut(id.0).map(|b| b.launch.pass(fd))
     }
 
     /// Something for the owner of the loop, if there is.
@@ -231,11 +173,7 @@ impl Driver {
         sink: &mut dyn EventSink,
     ) {
         self.inputs.push_back(input);
-        while let Some(input) = self.inputs.pop_front() {
-            for action in self.core.step(now, input) {
-                self.act(action, epoll, sink);
-            }
-        }
+        self.drain(now, epoll, sink);
     }
 
     /// A descriptor of the driver is ready.
@@ -247,18 +185,22 @@ impl Driver {
         sink: &mut dyn EventSink,
     ) {
         let (id, kind) = token.parts();
-        let Some(body) = self.bodies.get_mut(id.0) else {
-            return;
-        };
         match token.kind {
-            Token::NOTIFY => {
-                for notification in body.notify.receive() {
-                    self.feed(now, Input::Notify(id, notification), epoll, sink);
-                }
-            }
+            Token::NOTIFY => self.listen(id, epoll, sink),
             Token::CGROUP => self.look_at_tree(id, sink),
+            Token::MEMORY => self.look_at_memory(id),
             Token::PROBE => self.go_on(id, kind, epoll),
+            Token::MAIN => self.look_at_main(id),
             _ => {}
+        }
+        self.drain(now, epoll, sink);
+    }
+
+    /// Takes what the services said. To be called before children are reaped: a child that says
+    /// something and ends can be told from a stranger as long as it is not.
+    pub fn hear(&mut self, now: Time, epoll: BorrowedFd<'_>, sink: &mut dyn EventSink) {
+        for place in 0..self.bodies.len() {
+            self.listen(Id(place), epoll, sink);
         }
         self.drain(now, epoll, sink);
     }
@@ -273,39 +215,62 @@ impl Driver {
         epoll: BorrowedFd<'_>,
         sink: &mut dyn EventSink,
     ) {
-        let Some(index) = self
-            .core
-            .machines()
-            .iter()
-            .position(|m| m.pid() == Some(pid))
-        else {
+        let mut machines = self.core.machines().iter();
+        if let Some(index) = machines.position(|m| m.pid() == Some(pid)) {
+            self.main_ended(Id(index), status);
+        } else if let Some((id, (kind, attempt, result))) = self
+            .bodies
+            .iter_mut()
+            .enumerate()
+            .find_map(|(place, body)| Some((Id(place), body.probe_ended(pid, &status)?)))
+        {
+            self.inputs.push_back(Input::Probe {
+                id,
+                kind,
+                attempt,
+                result,
+            });
+        } else {
             self.orphans += 1;
+        }
+        self.drain(now, epoll, sink);
+    }
+
+    fn main_ended(&mut self, id: Id, status: ExitStatus) {
+        // First, so that the end is told with its reason.
+        self.look_at_memory(id);
+        let Some(body) = self.bodies.get_mut(id.0) else {
             return;
         };
-        let not_executed = self.bodies.get_mut(index).and_then(|b| {
-            b.pidfd = None;
-            b.error_pipe
-                .take()
-                .and_then(|pipe| launch::failure(pipe.as_fd()))
-        });
-        let status = not_executed.map_or(status, ExitStatus::NotExecuted);
-        self.feed(now, Input::Exited(Id(index), status), epoll, sink);
+        body.pidfd = None;
+        let pipe = body.error_pipe.take();
+        let not_executed = pipe.and_then(|pipe| launch::failure(pipe.as_fd()));
+        let exit = Exit {
+            status: not_executed.map_or(status, ExitStatus::NotExecuted),
+            memory_peak: body.cgroup.memory_peak(),
+        };
+        self.inputs.push_back(Input::Exited(id, exit));
     }
 
     fn drain(&mut self, now: Time, epoll: BorrowedFd<'_>, sink: &mut dyn EventSink) {
         while let Some(input) = self.inputs.pop_front() {
-            self.feed(now, input, epoll, sink);
+            for action in self.core.step(now, input) {
+                self.act(action, epoll, sink);
+            }
         }
     }
 
     fn act(&mut self, action: Action, epoll: BorrowedFd<'_>, sink: &mut dyn EventSink) {
         match action {
             Action::Emit(event) => sink.emit(event),
-            Action::Spawn(id) => {
-                let input = self.spawn(id);
-                // Before anything else that waits: no input may concern a process that the core
-                // has not heard of.
-                self.inputs.push_front(input);
+            Action::Spawn(id, program) => {
+                let machine = self.core.machines().get(id.0);
+                if let (Some(body), Some(machine)) = (self.bodies.get_mut(id.0), machine) {
+                    let input = body.spawn(id, machine.spec(), program);
+                    // Before anything else that waits: no input may concern a process that the
+                    // core has not heard of.
+                    self.inputs.push_front(input);
+                }
             }
             Action::Signal(id, number) => {
                 let body = self.bodies.get(id.0);
@@ -323,55 +288,126 @@ impl Driver {
                 }
                 self.look_at_tree(id, sink);
             }
-            Action::Probe {
-                id,
-                kind,
-                attempt,
-                target,
-            } => self.ask(id, kind, attempt, &target, epoll),
-            Action::CancelProbe(id, kind) => self.drop_probe(id, kind),
+            Action::Abandon(id) => {
+                if let Some(body) = self.bodies.get_mut(id.0) {
+                    body.cgroup.abandon();
+                    body.pidfd = None;
+                }
+            }
+            Action::DropStored(id) => {
+                if let Some(body) = self.bodies.get_mut(id.0) {
+                    body.held.drop_stored();
+                }
+            }
+            Action::Probe { id, kind, attempt } => self.ask(id, kind, attempt, epoll),
+            Action::CancelProbe(id, kind) => {
+                if let Some(Err(e)) = self.bodies.get_mut(id.0).map(|b| b.cancel(kind)) {
+                    self.warn(id, "probe", &e, sink);
+                }
+            }
             Action::Reboot(id) => {
-                let service = self
-                    .core
-                    .machines()
-                    .get(id.0)
-                    .map(|m| m.spec().name.clone())
-                    .unwrap_or_default();
+                let service = self.name(id).to_owned();
                 self.outcomes.push_back(Outcome::Reboot { service });
             }
             Action::AllStopped => self.outcomes.push_back(Outcome::AllStopped),
         }
     }
 
+    fn name(&self, id: Id) -> &str {
+        let machine = self.core.machines().get(id.0);
+        machine.map_or("", |m| &m.spec().name)
+    }
+
     /// Tells that something about a service did not work.
-    fn warn(&self, id: Id, what: &str, error: &io::Error, sink: &mut dyn EventSink) {
-        let name = self
-            .core
-            .machines()
-            .get(id.0)
-            .map_or("", |m| &m.spec().name);
-        let event = Event::new("service.warning").with("service", name);
+    fn warn(&self, id: Id, what: &str, error: &dyn std::fmt::Display, sink: &mut dyn EventSink) {
+        let event = Event::new("service.warning").with("service", self.name(id));
         sink.emit(event.with("what", what).with("error", error));
     }
 
-    fn spawn(&mut self, id: Id) -> Input {
-        let (Some(body), Some(machine)) =
-            (self.bodies.get_mut(id.0), self.core.machines().get(id.0))
-        else {
-            return Input::Timer;
+    /// Takes what one service said.
+    fn listen(&mut self, id: Id, epoll: BorrowedFd<'_>, sink: &mut dyn EventSink) {
+        let Some(body) = self.bodies.get_mut(id.0) else {
+            return;
         };
-        let leaf = body.cgroup.fresh_leaf().map_err(|e| e.to_string());
-        let started = leaf.and_then(|leaf| {
-            let notify = body.notify.path();
-            body.launch.start(machine.spec(), leaf.as_fd(), notify)
-        });
-        match started {
-            Ok((sys::Child { pid, pidfd }, error_pipe)) => {
-                body.pidfd = Some(pidfd);
-                body.error_pipe = Some(error_pipe);
-                Input::Spawned(id, pid)
+        for message in body.notify.receive(|pid| body.cgroup.holds(pid)) {
+            match message {
+                Message::Said(said) => self.heard(id, said, epoll, sink),
+                Message::Stranger(who) => {
+                    let told = self
+                        .bodies
+                        .get_mut(id.0)
+                        .is_none_or(|b| std::mem::replace(&mut b.stranger_told, true));
+                    if !told {
+                        self.warn(id, "notify", &who, sink);
+                    }
+                }
             }
-            Err(why) => Input::SpawnFailed(id, why),
+        }
+    }
+
+    fn heard(&mut self, id: Id, said: Said, epoll: BorrowedFd<'_>, sink: &mut dyn EventSink) {
+        let Said {
+            notifications,
+            main_pid,
+            store,
+            descriptors,
+        } = said;
+        let notifications = notifications.into_iter();
+        self.inputs
+            .extend(notifications.map(|n| Input::Notify(id, n)));
+        if let Some(Err(why)) = main_pid.map(|pid| self.move_main(id, pid, epoll)) {
+            self.warn(id, "MAINPID", &why, sink);
+        }
+        let Some(body) = self.bodies.get_mut(id.0) else {
+            return;
+        };
+        match store {
+            Some(Store::Add(name)) => {
+                if let Err(why) = body.held.store(&name, descriptors) {
+                    self.warn(id, "FDSTORE", &why, sink);
+                }
+            }
+            Some(Store::Remove(name)) => body.held.remove(&name),
+            None => {}
+        }
+    }
+
+    /// The service says that another of its processes is the main one. It may have a parent that
+    /// lives, and is then reaped by that and not by us; so its pidfd goes into the loop.
+    fn move_main(&mut self, id: Id, pid: i32, epoll: BorrowedFd<'_>) -> Result<(), String> {
+        if self.core.machines().get(id.0).and_then(|m| m.pid()) == Some(pid) {
+            return Ok(());
+        }
+        let body = self.bodies.get_mut(id.0).ok_or("no such service")?;
+        let process = rustix::process::Pid::from_raw(pid).ok_or("no pid")?;
+        let pidfd = rustix::process::pidfd_open(process, rustix::process::PidfdFlags::empty())
+            .map_err(|e| format!("pid {pid}: {}", io::Error::from(e)))?;
+        // After the pidfd is open, the pid can only be that process or nobody.
+        if body.cgroup.holds(pid) != Some(true) {
+            return Err(format!("pid {pid} is not of this service"));
+        }
+        let token = Token::of(Token::MAIN, id).data();
+        epoll::add(epoll, &pidfd, token, EventFlags::IN).map_err(|e| e.to_string())?;
+        body.pidfd = Some(pidfd);
+        self.inputs.push_back(Input::MainMoved(id, pid));
+        Ok(())
+    }
+
+    /// A main process that may not be our child has ended.
+    fn look_at_main(&mut self, id: Id) {
+        let pidfd = self.bodies.get(id.0).and_then(|b| b.pidfd.as_ref());
+        let Some(pidfd) = pidfd else { return };
+        match reap::reap_one(pidfd.as_fd()) {
+            Ok(None) => {}
+            Ok(Some(status)) => self.main_ended(id, status),
+            Err(_) => self.main_ended(id, ExitStatus::Unknown),
+        }
+    }
+
+    fn look_at_memory(&mut self, id: Id) {
+        let kills = self.bodies.get_mut(id.0).map(|b| b.cgroup.oom_kills());
+        if kills.is_some_and(|kills| kills > 0) {
+            self.inputs.push_back(Input::OutOfMemory(id));
         }
     }
 
@@ -380,64 +416,47 @@ impl Driver {
         let Some(body) = self.bodies.get(id.0) else {
             return;
         };
-        if self
-            .core
-            .machines()
-            .get(id.0)
-            .is_none_or(|m| m.state() != State::Stopping)
-        {
-            // Read all the same: reading is what rearms the poll.
-            let _ = body.cgroup.populated();
+        // Read in any case: reading is what rearms the poll.
+        let populated = body.cgroup.populated();
+        let machine = self.core.machines().get(id.0);
+        if machine.is_none_or(|m| m.state() != State::Stopping) {
             return;
         }
-        match body.cgroup.populated() {
+        match populated {
             Ok(true) => {}
             Ok(false) => self.inputs.push_back(Input::TreeGone(id)),
             Err(e) => self.warn(id, "cgroup.events", &e, sink),
         }
     }
 
-    fn ask(
-        &mut self,
-        id: Id,
-        kind: ProbeKind,
-        attempt: u64,
-        target: &crate::spec::ProbeTarget,
-        epoll: BorrowedFd<'_>,
-    ) {
-        let Some(slot) = self
-            .bodies
-            .get_mut(id.0)
-            .and_then(|b| b.probes.get_mut(kind as usize))
-        else {
+    fn ask(&mut self, id: Id, kind: ProbeKind, attempt: u64, epoll: BorrowedFd<'_>) {
+        let machine = self.core.machines().get(id.0);
+        let (Some(body), Some(machine)) = (self.bodies.get_mut(id.0), machine) else {
             return;
         };
-        let started = Attempt::start(attempt, target).and_then(|attempt| {
-            let token = Token::of(Token::PROBE, id, kind).data();
-            epoll::add(epoll, attempt.fd(), token, EventFlags::OUT)
-                .map_err(|e| format!("epoll: {}", io::Error::from(e)))?;
-            Ok(attempt)
-        });
-        match started {
-            Ok(attempt) => *slot = Some(attempt),
-            Err(why) => self.inputs.push_back(Input::Probe {
-                id,
-                kind,
-                attempt,
-                result: Err(why),
-            }),
+        if let Err(why) = body.ask(id, kind, attempt, machine.spec(), epoll) {
+            self.answer(id, kind, attempt, Err(why));
         }
     }
 
+    fn answer(&mut self, id: Id, kind: ProbeKind, attempt: u64, result: Result<(), String>) {
+        self.inputs.push_back(Input::Probe {
+            id,
+            kind,
+            attempt,
+            result,
+        });
+    }
+
+    /// A probe's socket is ready.
     fn go_on(&mut self, id: Id, kind: ProbeKind, epoll: BorrowedFd<'_>) {
-        let Some(slot) = self
-            .bodies
-            .get_mut(id.0)
-            .and_then(|b| b.probes.get_mut(kind as usize))
-        else {
+        let body = self.bodies.get_mut(id.0);
+        let Some(slot) = body.and_then(|b| b.probes.get_mut(kind as usize)) else {
             return;
         };
-        let Some(attempt) = slot.as_mut() else { return };
+        let Some(Probing::Net(attempt)) = slot.as_mut() else {
+            return;
+        };
         let flags = match attempt.step() {
             Progress::WaitWrite => EventFlags::OUT,
             Progress::WaitRead => EventFlags::IN,
@@ -445,80 +464,10 @@ impl Driver {
                 let attempt = attempt.number;
                 // Closing the socket takes it out of epoll.
                 *slot = None;
-                self.inputs.push_back(Input::Probe {
-                    id,
-                    kind,
-                    attempt,
-                    result,
-                });
-                return;
+                return self.answer(id, kind, attempt, result);
             }
         };
-        let _ = epoll::modify(
-            epoll,
-            attempt.fd(),
-            Token::of(Token::PROBE, id, kind).data(),
-            flags,
-        );
-    }
-
-    fn drop_probe(&mut self, id: Id, kind: ProbeKind) {
-        if let Some(slot) = self
-            .bodies
-            .get_mut(id.0)
-            .and_then(|b| b.probes.get_mut(kind as usize))
-        {
-            *slot = None;
-        }
-    }
-}
-
-impl Body {
-    fn new(
-        spec: &Spec,
-        setup: &Setup,
-        sockets: &std::path::Path,
-        sink: &mut dyn EventSink,
-    ) -> io::Result<Self> {
-        let identity = setup.users.identity(spec).map_err(io::Error::other)?;
-        let cgroup = setup.cgroups.service(&spec.name)?;
-        for problem in cgroup.limit(&spec.limits, setup.memory) {
-            sink.emit(
-                Event::new("service.warning")
-                    .with("service", &spec.name)
-                    .with("what", "limit")
-                    .with("error", problem),
-            );
-        }
-        Ok(Self {
-            notify: NotifySocket::bind(&sockets.join(&spec.name), identity.uid)?,
-            launch: Launch::new(identity)?,
-            cgroup,
-            error_pipe: None,
-            pidfd: None,
-            probes: [const { None }; 3],
-        })
-    }
-}
-
-/// Reaps one ended child, if there is one.
-#[must_use]
-pub fn reap() -> Option<(i32, ExitStatus)> {
-    loop {
-        match rustix::process::wait(rustix::process::WaitOptions::NOHANG) {
-            Ok(Some((pid, status))) => {
-                let pid = pid.as_raw_nonzero().get();
-                if let Some(code) = status.exit_status() {
-                    return Some((pid, ExitStatus::Code(code)));
-                }
-                if let Some(signal) = status.terminating_signal() {
-                    // wait(2): bit 7 of the status tells of a core dump.
-                    return Some((pid, ExitStatus::Signal(signal, status.as_raw() & 0x80 != 0)));
-                }
-                // Stopped or continued: not an end.
-            }
-            Err(rustix::io::Errno::INTR) => {}
-            Ok(None) | Err(_) => return None,
-        }
+        let token = Token::of_probe(Token::PROBE, id, kind).data();
+        let _ = epoll::modify(epoll, attempt.fd(), token, flags);
     }
 }

@@ -1,25 +1,33 @@
 //! The notify socket of one service (systemd: `sd_notify(3)`).
 //!
-//! Each service has a socket of its own, so who speaks is known from where it arrives, also
-//! when the sender is gone by then. The socket belongs to the service's user and nobody else may
-//! write to it; the kernel's word on the sender's user (`SCM_CREDENTIALS`, unix(7)) is checked
-//! all the same.
+//! Each service has a socket of its own, so who is meant is known from where a datagram arrives, also
+//! when the sender is gone by then. Who *speaks* is checked all the same: the socket belongs to
+//! the service's user and nobody else may write to it; the kernel's word on the sender
+//! (`SCM_CREDENTIALS`, unix(7)) must be that user or root; and a sender that is still there
+//! must be in the service's cgroup. A sender that is gone is believed, as a child of the service that
+//! says one thing and ends is what the socket per service is for.
+//!
+//! Descriptors that come along (`FDSTORE=1`, `BARRIER=1`) are close-on-exec from the first moment, and
+//! closed unless somebody keeps them. A barrier asks for nothing more than that.
 
 use crate::Time;
 use crate::core::Notification;
+use crate::sys::{self, Received};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketAddrUnix,
-    SocketFlags, SocketType, bind, recvmsg, socket_with, sockopt,
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, socket_with, sockopt,
 };
-use std::io::{self, IoSliceMut};
+use std::io;
 use std::path::{Path, PathBuf};
 
-/// A longer datagram is cut; systemd's own limit is 4096 (`NOTIFY_BUFFER_MAX`).
+/// A longer datagram is not taken; systemd's own limit is 4096 (`NOTIFY_BUFFER_MAX`).
 const DATAGRAM_MAX: usize = 4096;
 
 /// So many datagrams are taken at one go; the rest waits for the next turn of the loop.
 const BATCH: usize = 16;
+
+/// sd_pid_notify_with_fds(3): the longest name of a stored descriptor.
+const FD_NAME_MAX: usize = 255;
 
 /// One service's socket.
 #[derive(Debug)]
@@ -27,6 +35,37 @@ pub struct NotifySocket {
     path: PathBuf,
     socket: OwnedFd,
     uid: u32,
+}
+
+/// What one datagram says.
+#[derive(Debug)]
+pub enum Message {
+    /// The service speaks.
+    Said(Said),
+    /// Somebody else does, and who.
+    Stranger(String),
+}
+
+/// What a service says in one datagram.
+#[derive(Debug, Default)]
+pub struct Said {
+    /// What concerns its states, in order.
+    pub notifications: Vec<Notification>,
+    /// `MAINPID=`.
+    pub main_pid: Option<i32>,
+    /// `FDSTORE=1` or `FDSTOREREMOVE=1`, with `FDNAME=`.
+    pub store: Option<Store>,
+    /// The descriptors that came along.
+    pub descriptors: Vec<OwnedFd>,
+}
+
+/// What is to happen to a service's stored descriptors.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Store {
+    /// Those of the datagram are added, by this name.
+    Add(String),
+    /// Those of this name are closed.
+    Remove(String),
 }
 
 impl NotifySocket {
@@ -70,54 +109,95 @@ impl NotifySocket {
         &self.path
     }
 
-    /// Takes what arrived, up to a bound.
+    /// Takes what arrived, up to a bound. `holds` says whether a process is in the service's cgroup,
+    /// if it is still there.
     #[must_use]
-    pub fn receive(&self) -> Vec<Notification> {
-        let mut notifications = Vec::new();
+    pub fn receive(&self, holds: impl Fn(i32) -> Option<bool>) -> Vec<Message> {
+        let mut messages = Vec::new();
         for _ in 0..BATCH {
-            let mut data = [0u8; DATAGRAM_MAX];
-            let mut space =
-                [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmCredentials(1))];
-            let mut control = RecvAncillaryBuffer::new(&mut space);
-            let received = recvmsg(
-                &self.socket,
-                &mut [IoSliceMut::new(&mut data)],
-                &mut control,
-                RecvFlags::DONTWAIT,
-            );
-            let Ok(message) = received else { break };
-            let sender = control.drain().find_map(|m| match m {
-                RecvAncillaryMessage::ScmCredentials(c) => Some(c.uid.as_raw()),
-                _ => None,
-            });
-            if sender.is_some_and(|uid| uid == 0 || uid == self.uid) {
-                parse(
-                    data.get(..message.bytes).unwrap_or_default(),
-                    &mut notifications,
-                );
+            match self.receive_one(&holds) {
+                Ok(Some(message)) => messages.push(message),
+                Ok(None) => {}
+                Err(_) => break,
             }
         }
-        notifications
+        messages
+    }
+
+    fn receive_one(&self, holds: &impl Fn(i32) -> Option<bool>) -> io::Result<Option<Message>> {
+        let mut data = [0u8; DATAGRAM_MAX];
+        let Received {
+            bytes,
+            truncated,
+            sender,
+            descriptors,
+        } = sys::receive(self.socket.as_fd(), &mut data)?;
+        let Some(sys::Sender { pid, uid }) = sender else {
+            return Ok(None);
+        };
+        // Pid 0 is a process of another pid namespace, which can be none of this service.
+        if (uid != 0 && uid != self.uid) || pid == 0 || holds(pid) == Some(false) {
+            let who = format!("pid {pid} of uid {uid} is not of this service");
+            return Ok(Some(Message::Stranger(who)));
+        }
+        if truncated {
+            let who = format!("pid {pid} sent more than {DATAGRAM_MAX} bytes");
+            return Ok(Some(Message::Stranger(who)));
+        }
+        let mut said = parse(data.get(..bytes).unwrap_or_default());
+        said.descriptors = descriptors;
+        Ok(Some(Message::Said(said)))
     }
 }
 
 /// Reads the assignments of one datagram; what is unknown or malformed is left out.
-fn parse(data: &[u8], notifications: &mut Vec<Notification>) {
+fn parse(data: &[u8]) -> Said {
+    let mut said = Said::default();
+    let (mut add, mut remove, mut name) = (false, false, None);
     for line in data.split(|b| *b == b'\n') {
         let line = String::from_utf8_lossy(line);
-        notifications.extend(match line.split_once('=') {
+        let usec = |text: &str| text.parse().ok().map(Time::from_micros);
+        said.notifications.extend(match line.split_once('=') {
             Some(("READY", "1")) => Some(Notification::Ready),
             Some(("RELOADING", "1")) => Some(Notification::Reloading),
             Some(("STOPPING", "1")) => Some(Notification::Stopping),
             Some(("WATCHDOG", "1")) => Some(Notification::Watchdog),
+            Some(("WATCHDOG", "trigger")) => Some(Notification::WatchdogTrigger),
+            Some(("WATCHDOG_USEC", text)) => usec(text).map(Notification::WatchdogInterval),
+            Some(("EXTEND_TIMEOUT_USEC", text)) => usec(text).map(Notification::ExtendTimeout),
             Some(("STATUS", text)) => Some(Notification::Status(text.chars().take(200).collect())),
-            Some(("EXTEND_TIMEOUT_USEC", usec)) => usec
-                .parse()
-                .ok()
-                .map(|u| Notification::ExtendTimeout(Time::from_micros(u))),
+            Some(("MAINPID", text)) => {
+                said.main_pid = text.parse().ok().filter(|pid| *pid > 1);
+                None
+            }
+            Some(("FDSTORE", "1")) => {
+                add = true;
+                None
+            }
+            Some(("FDSTOREREMOVE", "1")) => {
+                remove = true;
+                None
+            }
+            Some(("FDNAME", text)) => {
+                name = Some(text.to_owned()).filter(|n| is_fd_name(n));
+                None
+            }
             _ => None,
         });
     }
+    said.store = match (add, remove, name) {
+        // systemd's name for a descriptor without one.
+        (true, false, name) => Some(Store::Add(name.unwrap_or_else(|| "stored".into()))),
+        (false, true, Some(name)) => Some(Store::Remove(name)),
+        _ => None,
+    };
+    said
+}
+
+/// It goes into `LISTEN_FDNAMES`, separated by colons.
+fn is_fd_name(name: &str) -> bool {
+    let good = |b: u8| (0x20..0x7f).contains(&b) && b != b':';
+    !name.is_empty() && name.len() <= FD_NAME_MAX && name.bytes().all(good)
 }
 
 #[cfg(test)]
@@ -127,27 +207,45 @@ mod tests {
 
     #[test]
     fn assignments_are_read_and_the_rest_is_left_out() {
-        let mut read = Vec::new();
-        parse(
-            b"READY=1\nSTATUS=up and well\nX=1\nWATCHDOG=1\nEXTEND_TIMEOUT_USEC=x\nREADY=0",
-            &mut read,
+        let said = parse(
+            b"READY=1\nSTATUS=up and well\nX=1\nWATCHDOG=1\nEXTEND_TIMEOUT_USEC=x\nREADY=0\nMAINPID=77\nWATCHDOG_USEC=5",
         );
         assert_eq!(
-            read,
+            said.notifications,
             [
                 Notification::Ready,
                 Notification::Status("up and well".into()),
-                Notification::Watchdog
+                Notification::Watchdog,
+                Notification::WatchdogInterval(Time::from_micros(5)),
             ]
         );
+        assert_eq!(said.main_pid, Some(77));
+        assert_eq!(said.store, None);
+        assert_eq!(parse(b"MAINPID=1").main_pid, None, "never us");
+    }
+
+    #[test]
+    fn what_is_stored_has_a_harmless_name() {
+        assert_eq!(
+            parse(b"FDSTORE=1\nFDNAME=a").store,
+            Some(Store::Add("a".into()))
+        );
+        assert_eq!(
+            parse(b"FDSTORE=1\nFDNAME=a:b").store,
+            Some(Store::Add("stored".into()))
+        );
+        assert_eq!(
+            parse(b"FDNAME=a\nFDSTOREREMOVE=1").store,
+            Some(Store::Remove("a".into()))
+        );
+        assert_eq!(parse(b"FDSTOREREMOVE=1").store, None);
     }
 
     proptest! {
         #[test]
         fn any_datagram_is_survived(data in proptest::collection::vec(any::<u8>(), 0..DATAGRAM_MAX)) {
-            let mut read = Vec::new();
-            parse(&data, &mut read);
-            prop_assert!(read.len() <= data.len());
+            let said = parse(&data);
+            prop_assert!(said.notifications.len() <= data.len());
         }
     }
 }

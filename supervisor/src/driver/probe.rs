@@ -4,7 +4,6 @@
 //! resolved, no redirect is followed, and no more than [`STATUS_LINE`] bytes of an answer are ever
 //! read, however much a server sends. There is no deadline here; the core cancels by dropping.
 
-use crate::spec::ProbeTarget;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::{
@@ -47,20 +46,17 @@ pub enum Progress {
 }
 
 impl Attempt {
-    /// Starts to connect.
+    /// Starts to connect; with a path, to `GET` it then.
     ///
     /// # Errors
     /// If no socket is to be had or the kernel refuses at once.
-    pub fn start(number: u64, target: &ProbeTarget) -> Result<Self, String> {
-        let (address, request) = match target {
-            ProbeTarget::Tcp(address) => (address, Vec::new()),
-            ProbeTarget::Http { address, path } => {
-                let request = format!(
-                    "GET {path} HTTP/1.1\r\nHost: {address}\r\nUser-Agent: astromesh-init\r\nConnection: close\r\n\r\n"
-                );
-                (address, request.into_bytes())
-            }
-        };
+    pub fn start(number: u64, address: &SocketAddr, path: Option<&str>) -> Result<Self, String> {
+        let request = path.map(|path| {
+            format!(
+                "GET {path} HTTP/1.1\r\nHost: {address}\r\nUser-Agent: astromesh-init\r\nConnection: close\r\n\r\n"
+            )
+        });
+        let request = request.map(String::into_bytes).unwrap_or_default();
         let family = match address {
             SocketAddr::V4(_) => AddressFamily::INET,
             SocketAddr::V6(_) => AddressFamily::INET6,

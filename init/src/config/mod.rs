@@ -4,7 +4,9 @@
 //! `init.toml.d/`, read in the order of their names, each laid over what came before key by key.
 //! Any file may say only what it changes. All of it is checked before anything is started, by the
 //! same code in `init check`, in the image build and at boot; an error names the file, the line and
-//! the column.
+//! the column, and all errors are told, not only the first.
+
+mod place;
 
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -12,8 +14,8 @@ use std::fmt;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use supervisor::config::ServiceConfig;
+use supervisor::logger::EVENTS_NAME;
 use supervisor::spec::{self, Spec, SpecError};
-use toml::Spanned;
 
 /// Where the machine's own file is.
 pub const PATH: &str = "/usr/lib/astromesh/init.toml";
@@ -31,8 +33,8 @@ struct File {
     system: SystemConfig,
     directory: Vec<DirectoryConfig>,
     sysctl: BTreeMap<String, String>,
-    network: Option<Spanned<netcfg::Config>>,
-    service: BTreeMap<String, Spanned<ServiceConfig>>,
+    network: Option<netcfg::Config>,
+    service: BTreeMap<String, ServiceConfig>,
 }
 
 /// `[system]`.
@@ -102,75 +104,146 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
+/// Everything that is wrong, at least one thing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigErrors(pub Vec<ConfigError>);
+
+impl fmt::Display for ConfigErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (place, error) in self.0.iter().enumerate() {
+            if place > 0 {
+                f.write_str("\n")?;
+            }
+            error.fmt(f)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for ConfigErrors {}
+
+/// The files that were read, for errors that only the whole shows.
+#[derive(Debug, Default)]
+pub struct Sources(Vec<(PathBuf, String)>);
+
+impl Sources {
+    /// An error about what is said under this path of keys: where, of several files in the one that
+    /// says most of it, and of those in the last.
+    #[must_use]
+    pub fn locate(&self, path: &[&str], message: String) -> ConfigError {
+        let places = self.0.iter().map(|(file, text)| {
+            let (depth, at) = place::of_key(text, path);
+            (depth, file, at)
+        });
+        match places.max_by_key(|(depth, ..)| *depth) {
+            Some((_, file, place)) => ConfigError {
+                path: file.clone(),
+                place,
+                message,
+            },
+            None => ConfigError {
+                path: PathBuf::new(),
+                place: None,
+                message,
+            },
+        }
+    }
+
+    fn locate_spec(&self, error: &SpecError) -> ConfigError {
+        let path: Vec<&str> = ["service", error.service.as_str()]
+            .into_iter()
+            .chain(error.key.split('.'))
+            .collect();
+        self.locate(&path, error.to_string())
+    }
+}
+
 /// Reads `path` and the files of the folder `path` with `.d` appended, and checks all of it.
 ///
 /// # Errors
-/// The first thing that is wrong.
-pub fn load(path: &Path) -> Result<Config, ConfigError> {
+/// Everything that is wrong. What is wrong with the form of a file hides what is wrong with its sense.
+pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
+    load_with_sources(path).map(|(config, _)| config)
+}
+
+/// The same, with what is needed to say where something is written.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_with_sources(path: &Path) -> Result<(Config, Sources), ConfigErrors> {
+    let mut errors = Vec::new();
     let mut whole = File::default();
-    // Where each service was last spoken of, for errors that only the whole shows.
-    let mut places: BTreeMap<String, (PathBuf, Option<(usize, usize)>)> = BTreeMap::new();
-    for path in files(path)? {
-        let text = read(&path)?;
-        let file: File = toml::from_str(&text).map_err(|e| ConfigError {
-            path: path.clone(),
-            place: e.span().map(|span| place(&text, span.start)),
-            message: e.message().replace('\n', " "),
-        })?;
-        for (name, service) in &file.service {
-            let at = place(&text, service.span().start);
-            let error = |message| ConfigError {
-                path: path.clone(),
-                place: Some(at),
-                message,
-            };
-            if BUILT_IN.contains(&name.as_str()) {
-                return Err(error(format!(
-                    "service.{name}: the name is taken; {BUILT_IN:?} are part of init"
-                )));
+    let mut sources = Sources::default();
+    for path in files(path).map_err(|e| ConfigErrors(vec![e]))? {
+        match parse(&path) {
+            Ok((text, file)) => {
+                sources.0.push((path, text));
+                whole.merge(file);
             }
-            places.insert(name.clone(), (path.clone(), Some(at)));
+            Err(e) => errors.push(e),
         }
-        if let Some(network) = &file.network {
-            network.get_ref().validate().map_err(|e| ConfigError {
-                path: path.clone(),
-                place: Some(place(&text, network.span().start)),
-                message: format!("network: {e}"),
-            })?;
-        }
-        for entry in &file.directory {
-            check_directory(entry).map_err(|message| ConfigError {
-                path: path.clone(),
-                place: None,
-                message,
-            })?;
-        }
-        whole.merge(file);
     }
-    let locate = |e: SpecError| {
-        let (path, place) = places
-            .get(&e.service)
-            .cloned()
-            .unwrap_or_else(|| (path.to_owned(), None));
-        ConfigError {
-            path,
-            place,
-            message: e.to_string(),
+    if !errors.is_empty() {
+        return Err(ConfigErrors(errors));
+    }
+    let config = settle(whole, &sources, &mut errors);
+    if errors.is_empty() {
+        Ok((config, sources))
+    } else {
+        Err(ConfigErrors(errors))
+    }
+}
+
+fn parse(path: &Path) -> Result<(String, File), ConfigError> {
+    let text = read(path)?;
+    match toml::from_str(&text) {
+        Ok(file) => Ok((text, file)),
+        Err(e) => Err(ConfigError {
+            path: path.to_owned(),
+            place: e.span().map(|span| place::of_byte(&text, span.start)),
+            message: e.message().replace('\n', " "),
+        }),
+    }
+}
+
+/// Checks the sense of it.
+fn settle(whole: File, sources: &Sources, errors: &mut Vec<ConfigError>) -> Config {
+    for name in BUILT_IN.into_iter().chain([EVENTS_NAME]) {
+        if whole.service.contains_key(name) {
+            let message =
+                format!("service.{name}: the name is taken; {BUILT_IN:?} are part of init");
+            errors.push(sources.locate(&["service", name], message));
         }
-    };
-    let services = whole
-        .service
-        .into_iter()
-        .map(|(name, config)| Spec::from_config(&name, config.into_inner()));
-    let services: Vec<Spec> = services.collect::<Result<_, _>>().map_err(locate)?;
-    spec::check_order(&services).map_err(locate)?;
-    Ok(Config {
+    }
+    if let Some(Err(e)) = whole.network.as_ref().map(netcfg::Config::validate) {
+        errors.push(sources.locate(&["network", "link"], format!("network: {e}")));
+    }
+    for message in whole
+        .directory
+        .iter()
+        .filter_map(|entry| check_directory(entry).err())
+    {
+        errors.push(sources.locate(&["directory"], message));
+    }
+    let mut services = Vec::new();
+    for (name, config) in whole.service {
+        match Spec::from_config(&name, config) {
+            Ok(spec) => services.push(spec),
+            Err(wrong) => errors.extend(wrong.iter().map(|e| sources.locate_spec(e))),
+        }
+    }
+    if errors.is_empty()
+        && let Err(e) = spec::check_order(&services)
+    {
+        errors.push(sources.locate_spec(&e));
+    }
+    Config {
         system: whole.system,
         directories: whole.directory,
         sysctl: whole.sysctl,
-        network: whole.network.map(Spanned::into_inner).unwrap_or_default(),
+        network: whole.network.unwrap_or_default(),
         services,
-    })
+    }
 }
 
 impl File {
@@ -190,7 +263,7 @@ impl File {
         self.network = network.or_else(|| self.network.take());
         for (name, config) in service {
             match self.service.get_mut(&name) {
-                Some(known) => known.get_mut().merge(config.into_inner()),
+                Some(known) => known.merge(config),
                 None => drop(self.service.insert(name, config)),
             }
         }
@@ -269,20 +342,6 @@ fn read(path: &Path) -> Result<String, ConfigError> {
     Ok(text)
 }
 
-/// Line and column of a byte, from 1.
-fn place(text: &str, at: usize) -> (usize, usize) {
-    let before = text.get(..at).unwrap_or(text);
-    let line = before.matches('\n').count() + 1;
-    let column = before
-        .rsplit('\n')
-        .next()
-        .unwrap_or_default()
-        .chars()
-        .count()
-        + 1;
-    (line, column)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -354,12 +413,12 @@ mod tests {
             (
                 "spec",
                 "\n[service.a]\nexec = ['a']",
-                "/init.toml:2:1: service.a.exec:",
+                "/init.toml:3:8: service.a.exec:",
             ),
             (
                 "order",
                 "[service.a]\nexec = ['/a']\nafter = ['b']",
-                "/init.toml:1:1: service.a.after:",
+                "/init.toml:3:9: service.a.after:",
             ),
             (
                 "taken",
@@ -377,6 +436,23 @@ mod tests {
             let error = folder.write("init.toml", text).load().unwrap_err();
             assert!(error.contains(expected), "{text}\n{error}");
         }
+        let folder = Folder::new("many");
+        folder.write(
+            "init.toml",
+            "[service.a]\nexec = ['a']\nnice = 99\n[service.b]\nexec = ['/b']\n",
+        );
+        folder.write("init.toml.d/1.toml", "[service.b]\numask = 'x'");
+        let all = folder.load().unwrap_err();
+        let lines: Vec<&str> = all.lines().collect();
+        assert_eq!(lines.len(), 3, "every error: {all}");
+        assert!(
+            lines[1].starts_with("/init.toml:3:8: service.a.nice: 99"),
+            "{all}"
+        );
+        assert!(
+            lines[2].starts_with("/init.toml.d/1.toml:2:9: service.b.umask"),
+            "{all}"
+        );
         assert!(
             Folder::new("missing")
                 .load()

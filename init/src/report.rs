@@ -1,49 +1,36 @@
-//! The report of this boot: `/run/init/boot.json`.
+//! The report of this boot: `/run/init/boot.json`, and what `initctl boot` shows.
 //!
-//! Written once, when the boot has succeeded: the stages with their times since the kernel
-//! started, and every event line up to then, those of the initramfs stage first.
+//! The stages with their times since the kernel started, and every event line, those of the initramfs
+//! stage first. Written once, when the boot has succeeded.
 
-use serde::Serialize;
+use crate::control::protocol::{BootReport, Stage};
+use crate::emit::Emitter;
 use std::io;
-use supervisor::Time;
+use std::path::Path;
 
-/// Where the report is.
-pub const PATH: &str = "/run/init/boot.json";
-
-#[derive(Serialize)]
-struct Report {
-    version: &'static str,
-    stages: Vec<Stage>,
-    events: Vec<String>,
+/// The report as it is now.
+#[must_use]
+pub fn make(emitter: &Emitter) -> BootReport {
+    let initramfs = std::fs::read_to_string(crate::initramfs::RECORD).unwrap_or_default();
+    let record = emitter.record().map(|(at, event)| event.line(*at));
+    let events: Vec<String> = initramfs.lines().map(str::to_owned).chain(record).collect();
+    BootReport {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        stages: stages(&events),
+        events,
+    }
 }
 
-#[derive(Debug, PartialEq, Serialize)]
-struct Stage {
-    name: String,
-    /// Milliseconds since the kernel started.
-    at_ms: u64,
-}
-
-/// Writes the report.
+/// Writes it, whole or not at all.
 ///
 /// # Errors
 /// Names the path.
-pub fn write(record: &[(Time, String)], initramfs: &str) -> io::Result<()> {
-    let lines: Vec<String> = initramfs
-        .lines()
-        .map(str::to_owned)
-        .chain(record.iter().map(|(_, line)| line.clone()))
-        .collect();
-    let report = Report {
-        version: env!("CARGO_PKG_VERSION"),
-        stages: stages(&lines),
-        events: lines,
-    };
-    let text = serde_json::to_string_pretty(&report)?;
-    let fresh = format!("{PATH}.new");
+pub fn write(report: &BootReport, path: &Path) -> io::Result<()> {
+    let text = serde_json::to_string_pretty(report)?;
+    let fresh = path.with_extension("new");
     std::fs::write(&fresh, text)
-        .and_then(|()| std::fs::rename(&fresh, PATH))
-        .map_err(|e| io::Error::new(e.kind(), format!("{PATH}: {e}")))
+        .and_then(|()| std::fs::rename(&fresh, path))
+        .map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", path.display())))
 }
 
 /// The stages that a boot goes through, by the event that ends each.

@@ -1,0 +1,325 @@
+//! PID 1's one loop, as far as it is the same on a machine and in a container.
+//!
+//! One thread, one epoll. Woken by a signal, a service's descriptor, a client of the control socket, the
+//! logger, or a deadline, it lets each be handled to its end and waits again. Nothing in it blocks. What
+//! belongs to a machine alone (network, devices, buttons, the reboot budget) is put into the same
+//! loop by its owner, who calls [`Manager::turn`] over and over and sees to what that returns.
+//!
+//! Everybody gets a turn: children are reaped in portions, connections accepted and read in
+//! portions, so ten thousand orphans at once do not keep a client of the control socket waiting.
+
+mod answer;
+pub mod logging;
+mod verb;
+
+use crate::control::protocol::{BootReport, EventLine};
+use crate::control::server::{Asked, Server};
+use crate::emit::Emitter;
+use logging::Channel;
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use rustix::event::Timespec;
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::io;
+use std::mem::MaybeUninit;
+use std::path::Path;
+use supervisor::Time;
+use supervisor::core::Input;
+use supervisor::driver::{Driver, Outcome, Setup, Token, reap};
+use supervisor::event::Event;
+use supervisor::logger::now;
+use supervisor::spec::Spec;
+pub use verb::Verb;
+
+const SIGNAL: u8 = Token::FOREIGN;
+const LISTENER: u8 = Token::FOREIGN + 1;
+const CLIENT: u8 = Token::FOREIGN + 2;
+const LOGGER: u8 = Token::FOREIGN + 3;
+
+/// The first kind of token that is the owner's.
+pub const OWNERS: u8 = Token::FOREIGN + 8;
+
+/// Children reaped in one turn: a few milliseconds' worth.
+const REAP_MAX: usize = 256;
+
+/// Descriptors handled in one turn.
+const READY_MAX: usize = 32;
+
+/// What the owner has to see to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Happened {
+    /// A descriptor of the owner is ready.
+    Ready(Token),
+    /// Somebody asked for the end of the machine, and who.
+    Asked(Verb, String),
+    /// A service or everything has come to where the owner decides.
+    Outcome(Outcome),
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Manager {
+    epoll: OwnedFd,
+    driver: Driver,
+    signals: SignalFd,
+    server: Server,
+    logger: Channel,
+    wakeups: u64,
+    /// Whether there may be more children to reap than one turn allowed.
+    reaping: bool,
+    /// Whether all required services were healthy once.
+    was_healthy: bool,
+    /// Whether the owner had to give something up.
+    degraded: bool,
+    stopping: bool,
+    /// The report of the boot, once it has succeeded.
+    boot: Option<BootReport>,
+}
+
+impl Manager {
+    /// Makes everything that the loop needs. Starts nothing. `specs` are those of
+    /// [`logging::with_logger`]; `console` is what the logger was promised there.
+    ///
+    /// # Errors
+    /// Names what could not be made.
+    pub fn new(
+        specs: Vec<Spec>,
+        setup: &Setup,
+        signals: SignalFd,
+        console: Option<OwnedFd>,
+        emitter: &mut Emitter,
+    ) -> io::Result<Self> {
+        let epoll = epoll::create(CreateFlags::CLOEXEC)?;
+        let mut driver = Driver::new(specs, setup, epoll.as_fd(), emitter)?;
+        let logger = logging::connect(&mut driver, console)?;
+        let socket = setup.runtime_dir.join("control");
+        let owner = rustix::process::geteuid().as_raw();
+        let manager = Self {
+            server: Server::bind(&socket, owner)?,
+            epoll,
+            driver,
+            signals,
+            logger,
+            wakeups: 0,
+            reaping: false,
+            was_healthy: false,
+            degraded: false,
+            stopping: false,
+            boot: None,
+        };
+        manager.watch(manager.signals.as_fd(), SIGNAL, 0)?;
+        manager.watch(manager.logger.fd(), LOGGER, 0)?;
+        Ok(manager)
+    }
+
+    /// Puts a descriptor of the owner into the loop.
+    ///
+    /// # Errors
+    /// What epoll says.
+    pub fn watch(&self, fd: BorrowedFd<'_>, kind: u8, number: u32) -> io::Result<()> {
+        let data = Token { kind, number }.data();
+        Ok(epoll::add(&self.epoll, fd, data, EventFlags::IN)?)
+    }
+
+    /// Takes a descriptor of the owner out of the loop.
+    pub fn forget(&self, fd: BorrowedFd<'_>) {
+        let _ = epoll::delete(&self.epoll, fd);
+    }
+
+    /// The services.
+    #[must_use]
+    pub fn driver(&self) -> &Driver {
+        &self.driver
+    }
+
+    /// To give a service a descriptor before the start.
+    pub fn driver_mut(&mut self) -> &mut Driver {
+        &mut self.driver
+    }
+
+    /// The owner had to give something up.
+    pub fn set_degraded(&mut self) {
+        self.degraded = true;
+    }
+
+    /// The boot has succeeded; this is its report.
+    pub fn set_boot(&mut self, report: BootReport) {
+        self.boot = Some(report);
+    }
+
+    /// Starts the services.
+    pub fn start(&mut self, emitter: &mut Emitter) {
+        if let Ok(pipe) = supervisor::logger::copy(self.logger.console.as_fd()) {
+            emitter.use_pipe(pipe);
+        }
+        self.feed(Input::Start, emitter);
+    }
+
+    /// Stops the services.
+    pub fn stop(&mut self, emitter: &mut Emitter) {
+        self.stopping = true;
+        self.feed(Input::StopAll, emitter);
+    }
+
+    /// Tells the services something.
+    pub fn feed(&mut self, input: Input, emitter: &mut Emitter) {
+        self.driver.feed(now(), input, self.epoll.as_fd(), emitter);
+        self.was_healthy |= self.driver.core().required_healthy();
+    }
+
+    /// Waits for something to happen, at most until `deadline`, and handles what is not the owner's.
+    ///
+    /// # Errors
+    /// If epoll fails, which only a fault of ours can bring about.
+    pub fn turn(
+        &mut self,
+        deadline: Option<Time>,
+        emitter: &mut Emitter,
+    ) -> io::Result<Vec<Happened>> {
+        self.publish(emitter);
+        let listener = token(LISTENER, 0);
+        self.server
+            .watch(&self.epoll, listener, |id| token(CLIENT, id));
+        let mine = [self.driver.deadline(), self.server.deadline(), deadline];
+        let due = mine.into_iter().flatten().min();
+        let due = if self.reaping { Some(Time::ZERO) } else { due };
+        let mut events = [MaybeUninit::uninit(); READY_MAX];
+        let ready = match epoll::wait(&self.epoll, &mut events, limit(due).as_ref()) {
+            Ok((ready, _)) => ready,
+            Err(rustix::io::Errno::INTR) => return Ok(Vec::new()),
+            Err(e) => return Err(e.into()),
+        };
+        self.wakeups += 1;
+        let mut happened = Vec::new();
+        let mut signalled = self.reaping;
+        for event in ready {
+            let token = Token::from_data(event.data);
+            match token.kind {
+                SIGNAL => signalled = true,
+                LOGGER => self.logger.receive(),
+                LISTENER => drop(self.server.accept(now())),
+                CLIENT => {
+                    if let Some(asked) = self.server.ready(token.number, event.flags, now()) {
+                        happened.extend(self.answer(asked, emitter));
+                    }
+                }
+                kind if kind < Token::FOREIGN => {
+                    self.driver.ready(token, now(), self.epoll.as_fd(), emitter);
+                }
+                _ => happened.push(Happened::Ready(token)),
+            }
+        }
+        if signalled {
+            self.take_signals(&mut happened, emitter);
+        }
+        if self.driver.deadline().is_some_and(|d| d <= now()) {
+            self.driver.timer(now(), self.epoll.as_fd(), emitter);
+        }
+        if self.server.deadline().is_some_and(|d| d <= now()) {
+            self.server.expire(now());
+        }
+        self.was_healthy |= self.driver.core().required_healthy();
+        while let Some(outcome) = self.driver.outcome() {
+            happened.push(Happened::Outcome(outcome));
+        }
+        Ok(happened)
+    }
+
+    /// Sends on what happened to whoever follows the events.
+    fn publish(&mut self, emitter: &mut Emitter) {
+        for (at, event) in emitter.fresh() {
+            self.server.publish(&event_line(at, &event), now());
+        }
+    }
+
+    fn take_signals(&mut self, happened: &mut Vec<Happened>, emitter: &mut Emitter) {
+        while let Ok(Some(signal)) = self.signals.read_signal() {
+            if let Some(verb) = Verb::of_signal(signal.ssi_signo) {
+                let who = format!("signal {} from pid {}", signal.ssi_signo, signal.ssi_pid);
+                happened.push(Happened::Asked(verb, who));
+            }
+        }
+        // What a child said before it ended is heard before it is gone.
+        self.driver.hear(now(), self.epoll.as_fd(), emitter);
+        // Several ends may have come as one signal, and one signal may be older than its reason.
+        self.reaping = false;
+        for count in 1..=REAP_MAX {
+            let Some((pid, status)) = reap() else { break };
+            self.driver
+                .reaped(pid, status, now(), self.epoll.as_fd(), emitter);
+            self.reaping = count == REAP_MAX;
+        }
+    }
+}
+
+/// Blocks every signal and has them read from a descriptor: PID 1 is never interrupted, and no
+/// signal is lost for want of a handler.
+///
+/// # Errors
+/// If the kernel gives no descriptor.
+pub fn catch_signals() -> nix::Result<SignalFd> {
+    let mut all = SigSet::all();
+    // A fault of ours must end us: blocked, the kernel would kill PID 1 all the same, silently.
+    for fault in [
+        Signal::SIGSEGV,
+        Signal::SIGBUS,
+        Signal::SIGFPE,
+        Signal::SIGILL,
+        Signal::SIGABRT,
+        Signal::SIGTRAP,
+    ] {
+        all.remove(fault);
+    }
+    all.thread_block()?;
+    SignalFd::with_flags(&all, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
+}
+
+/// The machine's memory in bytes, 0 if the kernel does not say (then shares mean no limit).
+#[must_use]
+pub fn memory() -> u64 {
+    let info = rustix::system::sysinfo();
+    info.totalram.saturating_mul(u64::from(info.mem_unit))
+}
+
+/// Different on every machine and boot; only jitter hangs on it.
+#[must_use]
+pub fn seed() -> u64 {
+    let mut bytes = [0u8; 8];
+    let _ = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::NONBLOCK);
+    u64::from_ne_bytes(bytes) ^ u64::try_from(now().as_nanos() & u128::from(u64::MAX)).unwrap_or(0)
+}
+
+/// Makes the folder for init's own files.
+///
+/// # Errors
+/// Names it.
+pub fn make_runtime_dir(path: &Path) -> io::Result<()> {
+    std::fs::create_dir_all(path)
+        .map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", path.display())))
+}
+
+/// An event as the control socket has it.
+#[must_use]
+pub fn event_line(at: Time, event: &Event) -> EventLine {
+    let fields = event.fields().map(|(k, v)| (k.to_owned(), v.to_owned()));
+    EventLine {
+        at_ms: supervisor::millis(at),
+        event: event.name().to_owned(),
+        fields: fields.collect(),
+    }
+}
+
+fn token(kind: u8, number: u32) -> EventData {
+    Token { kind, number }.data()
+}
+
+/// How long to wait, rounded up to a millisecond so as not to wake just before the time.
+fn limit(deadline: Option<Time>) -> Option<Timespec> {
+    let wait = deadline?.saturating_sub(now());
+    let millis = i64::try_from(wait.as_micros().div_ceil(1000)).unwrap_or(i64::MAX);
+    Some(Timespec {
+        tv_sec: millis / 1000,
+        tv_nsec: millis % 1000 * 1_000_000,
+    })
+}

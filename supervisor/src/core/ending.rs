@@ -1,0 +1,297 @@
+//! How an instance ends, and what follows: the second half of the machine's reactions.
+//!
+//! An instance is taken away by a request or a fault of its own, or ends by itself. Either way its
+//! whole tree has to be gone before anything else is decided; then its death is recorded, and the
+//! restart law, or the level above it, says what comes next.
+
+use super::death::{Cause, Death, ExitStatus};
+use super::machine::{Ending, KILL_WAIT, Machine, Turn};
+use super::probe::{ProbeKind, Track};
+use super::restart;
+use super::table::{State, Trigger};
+use super::{Action, Exit, Program};
+use crate::Time;
+use crate::config::{Escalation, RestartPolicy, ServiceType};
+use crate::event::Event;
+
+/// Ends of instances that are kept.
+const DEATHS: usize = 8;
+
+impl Machine {
+    /// Nothing runs and nothing is to run.
+    pub(super) fn rest(&mut self, cause: &str, turn: &mut Turn<'_>) {
+        self.enter(State::Stopped, turn.now);
+        if self.shut || !self.wanted {
+            turn.actions.push(Action::DropStored(self.id));
+        }
+        self.tell(turn, self.event("service.stopped").with("cause", cause));
+    }
+
+    /// Takes the instance away; what follows depends on the cause.
+    pub(super) fn take(&mut self, cause: Cause, turn: &mut Turn<'_>) {
+        self.end_health(turn.now);
+        if self.state == State::Healthy && self.pid.is_none() {
+            // A oneshot that has done its work: there is nothing to wait for.
+            return self.rest(&cause.to_string(), turn);
+        }
+        self.tell(
+            turn,
+            self.event_with_pid("service.stop").with("cause", &cause),
+        );
+        self.begin_end(cause, turn);
+        self.bound_by(self.spec.stop_timeout, turn.now);
+        self.signal(self.spec.stop_signal, turn);
+    }
+
+    pub(super) fn signal(&self, signal: i32, turn: &mut Turn<'_>) {
+        turn.actions.push(Action::Signal(self.id, signal));
+    }
+
+    /// The process ended: the next one's turn, or the end of the instance.
+    pub(super) fn sweep(&mut self, cause: Option<Cause>, turn: &mut Turn<'_>) {
+        if let (State::Starting, Program::PreStart(done)) = (self.state, self.program)
+            && cause.as_ref().is_some_and(Cause::is_success)
+        {
+            self.program = if done + 1 < self.spec.pre_start.len() {
+                Program::PreStart(done + 1)
+            } else {
+                Program::Main
+            };
+            turn.actions.push(Action::Spawn(self.id, self.program));
+            return;
+        }
+        if self.state != State::Stopping {
+            self.end_health(turn.now);
+            let cause = match (cause, self.program) {
+                (Some(Cause::Ended(status)), Program::PreStart(number)) => {
+                    Cause::PreStart(number + 1, status)
+                }
+                (cause, _) => cause.unwrap_or(Cause::Ended(ExitStatus::Unknown)),
+            };
+            self.begin_end(cause, turn);
+        } else if self.cause == Some(Cause::Leaving) {
+            self.cause = cause;
+        }
+        self.kill_tree(turn);
+    }
+
+    pub(super) fn tighten(&mut self, turn: &mut Turn<'_>) {
+        if !self.killed {
+            return self.kill_tree(turn);
+        }
+        self.tell(
+            turn,
+            self.event("service.stuck")
+                .with("waited_ms", KILL_WAIT.as_millis())
+                .with("then", "going on without it"),
+        );
+        self.pid = None;
+        turn.actions.push(Action::Abandon(self.id));
+        self.settle(turn);
+    }
+
+    fn kill_tree(&mut self, turn: &mut Turn<'_>) {
+        self.killed = true;
+        self.bound_by(KILL_WAIT, turn.now);
+        turn.actions.push(Action::KillTree(self.id));
+    }
+
+    pub(super) fn begin_end(&mut self, cause: Cause, turn: &mut Turn<'_>) {
+        self.enter(State::Stopping, turn.now);
+        self.leave = None;
+        self.watchdog.disarm();
+        self.reload = None;
+        self.killed = false;
+        self.cause = Some(cause);
+        for kind in ProbeKind::ALL {
+            if self.probes[kind as usize].as_mut().is_some_and(Track::off) {
+                turn.actions.push(Action::CancelProbe(self.id, kind));
+            }
+        }
+    }
+
+    /// The instance is gone; decides what follows.
+    pub(super) fn settle(&mut self, turn: &mut Turn<'_>) {
+        let cause = self.cause.take().unwrap_or(Cause::Requested);
+        self.bury(cause.clone(), turn.now);
+        self.tried = true;
+        if self.spec.kind == ServiceType::Oneshot && cause.is_success() && self.wanted && !self.shut
+        {
+            return self.heal(turn);
+        }
+        if self.shut || !self.wanted || cause.is_asked() {
+            return self.rest(&cause.to_string(), turn);
+        }
+        let success = cause.is_success();
+        let wanted = match self.spec.restart {
+            RestartPolicy::Never => false,
+            RestartPolicy::OnFailure => !success,
+            RestartPolicy::Always => true,
+        };
+        if wanted {
+            self.restart(&cause, turn);
+        } else if success {
+            self.wanted = false;
+            self.rest("done", turn);
+        } else {
+            self.enter(State::Failed, turn.now);
+            let event = self.event("service.failed").with("cause", &cause);
+            self.tell(turn, event.with("restart", "never"));
+        }
+    }
+
+    fn restart(&mut self, cause: &Cause, turn: &mut Turn<'_>) {
+        match self.restarts.decide(&self.spec, turn.now, turn.random) {
+            restart::Verdict::After(delay) => {
+                let event = self
+                    .event("service.restart")
+                    .with_ms("delay_ms", delay)
+                    .with("restarts", self.restarts.total())
+                    .with("cause", cause);
+                self.tell(turn, event);
+                if delay.is_zero() {
+                    self.enter(State::Stopped, turn.now);
+                } else {
+                    self.enter(State::Backoff, turn.now);
+                    self.bound_by(delay, turn.now);
+                }
+            }
+            restart::Verdict::Exhausted => self.escalate(cause, turn),
+        }
+    }
+
+    /// The restarts are used up: what the level above does.
+    fn escalate(&mut self, cause: &Cause, turn: &mut Turn<'_>) {
+        let then = match self.spec.intensity.then {
+            Escalation::RestartGroup if self.group_restarted => Escalation::Reboot,
+            then => then,
+        };
+        let event = self
+            .event("service.failed")
+            .with("cause", cause)
+            .with("restarts", self.spec.intensity.restarts)
+            .with_ms("within_ms", self.spec.intensity.within)
+            .with("then", then.name());
+        self.enter(State::Failed, turn.now);
+        self.tell(turn, event);
+        match then {
+            Escalation::RestartGroup => {
+                self.group_restarted = true;
+                self.restarts.forget();
+                self.clean = true;
+                self.enter(State::Stopped, turn.now);
+            }
+            Escalation::Reboot => turn.actions.push(Action::Reboot(self.id)),
+            Escalation::Degraded => self.wait_for_better_times(turn.now),
+        }
+    }
+
+    /// Nothing above helped. Failed it stays, but not for ever.
+    pub(super) fn wait_for_better_times(&mut self, now: Time) {
+        if let (State::Failed, Some(delay)) = (self.state, self.spec.intensity.retry_after) {
+            self.bound_by(delay, now);
+        }
+    }
+
+    fn bury(&mut self, cause: Cause, now: Time) {
+        let Ending {
+            pid,
+            status,
+            oom,
+            memory_peak,
+        } = std::mem::take(&mut self.end);
+        if self.deaths.len() >= DEATHS {
+            self.deaths.pop_front();
+        }
+        self.deaths.push_back(Death {
+            at: now,
+            pid,
+            uptime: now.saturating_sub(self.started),
+            cause,
+            status,
+            oom,
+            memory_peak,
+        });
+    }
+
+    pub(super) fn end_health(&mut self, now: Time) {
+        if let Some(since) = self.healthy_since.take()
+            && now.saturating_sub(since) >= self.spec.backoff.reset_after
+        {
+            self.restarts.sustained();
+            self.group_restarted = false;
+        }
+    }
+
+    pub(super) fn spawn_failed(&mut self, why: String, turn: &mut Turn<'_>) {
+        self.tell(turn, self.event("service.exit").with("error", &why));
+        // A check before it may have left something behind.
+        self.react(Trigger::NotSpawned, Some(Cause::NotSpawned(why)), turn);
+    }
+
+    pub(super) fn exited(&mut self, exit: Exit, turn: &mut Turn<'_>) {
+        let Some(pid) = self.pid.take() else { return };
+        let Exit {
+            status,
+            memory_peak,
+        } = exit;
+        self.end.memory_peak = memory_peak;
+        let ended = if self.end.oom && matches!(status, ExitStatus::Signal(libc::SIGKILL, _)) {
+            Cause::OutOfMemory
+        } else {
+            Cause::Ended(status.clone())
+        };
+        let check_passed = self.program != Program::Main && ended.is_success();
+        if !check_passed || self.state != State::Starting {
+            self.tell(turn, self.exit_event(pid, &status, turn.now));
+        }
+        self.end.status = Some(status);
+        self.react(Trigger::Exited, Some(ended), turn);
+    }
+
+    fn exit_event(&self, pid: i32, status: &ExitStatus, now: Time) -> Event {
+        let mut event = self.event("service.exit").with("pid", pid);
+        if let Program::PreStart(number) = self.program {
+            event = event.with("pre_start", number + 1);
+        }
+        event = match status {
+            ExitStatus::Code(code) => event.with("status", code),
+            ExitStatus::Signal(signal, core) => event.with("signal", signal).with("core", core),
+            ExitStatus::NotExecuted(why) => event.with("error", why),
+            ExitStatus::Unknown => event.with("status", "unknown"),
+        };
+        event = event.with_ms("uptime_ms", now.saturating_sub(self.started));
+        if self.end.oom {
+            event = event.with("oom", true);
+        }
+        if let Some(peak) = self.end.memory_peak {
+            event = event.with("memory_peak", peak);
+        }
+        match &self.cause {
+            Some(cause) => event.with("cause", cause),
+            None => event,
+        }
+    }
+
+    /// The kernel killed in the tree for want of memory.
+    pub(super) fn out_of_memory(&mut self, turn: &mut Turn<'_>) {
+        if self.is_running() {
+            self.end.oom = true;
+            self.tell(turn, self.event("service.oom"));
+        }
+    }
+
+    pub(super) fn tree_gone(&mut self, turn: &mut Turn<'_>) {
+        if self.pid.is_none() {
+            self.react(Trigger::Gone, None, turn);
+        }
+    }
+
+    /// From now on nothing is started or restarted.
+    pub(super) fn shut(&mut self, turn: &mut Turn<'_>) {
+        self.shut = true;
+        if matches!(self.state, State::Backoff | State::Failed) {
+            self.react(Trigger::Stop, None, turn);
+        }
+    }
+}

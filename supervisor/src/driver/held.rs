@@ -1,0 +1,193 @@
+//! Descriptors that init holds for a service over its restarts: its listening sockets, and what
+//! it stored (systemd: `sd_listen_fds(3)`, `FDSTORE=1` of `sd_notify(3)`).
+//!
+//! A listening socket is made before the first start and lives as long as init does, so a client that
+//! connects while the service is being restarted waits in the socket's queue and is not refused. A
+//! socket that could not be made (its address is taken, or not there yet) is tried again at each start, and
+//! the start fails until it can.
+//!
+//! What a service stored is given to its next instance, and closed when the service is to be down, or
+//! when its other end has hung up.
+
+use crate::spec::ListenSocket;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::net::{
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with, sockopt,
+};
+use std::io;
+use std::net::SocketAddr;
+
+/// Connections that wait for the service: as many as the kernel allows (`net.core.somaxconn`).
+const BACKLOG: i32 = 4096;
+
+/// See the module.
+#[derive(Debug)]
+pub struct Held {
+    sockets: Vec<(ListenSocket, Option<OwnedFd>)>,
+    stored: Vec<(String, OwnedFd)>,
+    stored_max: usize,
+    owner: (u32, u32),
+}
+
+impl Held {
+    /// For these sockets, and so many stored descriptors. `owner` gets sockets in the file system.
+    #[must_use]
+    pub fn new(sockets: &[ListenSocket], stored_max: usize, owner: (u32, u32)) -> Self {
+        Self {
+            sockets: sockets.iter().map(|s| (s.clone(), None)).collect(),
+            stored: Vec::new(),
+            stored_max,
+            owner,
+        }
+    }
+
+    /// Makes every socket that is not there yet.
+    ///
+    /// # Errors
+    /// Names the first socket that could not be made.
+    pub fn open(&mut self) -> Result<(), String> {
+        let mut result = Ok(());
+        for (socket, fd) in self.sockets.iter_mut().filter(|(_, fd)| fd.is_none()) {
+            match make(socket, self.owner) {
+                Ok(made) => *fd = Some(made),
+                Err(e) => result = result.and_then(|()| Err(format!("sockets: {socket}: {e}"))),
+            }
+        }
+        result
+    }
+
+    /// Everything to pass, in the order of `LISTEN_FDS`, each with its name.
+    pub fn all(&self) -> impl Iterator<Item = (String, BorrowedFd<'_>)> {
+        let sockets = self.sockets.iter().filter_map(|(socket, fd)| {
+            let name = socket.to_string().replace(':', "-");
+            Some((name, fd.as_ref()?.as_fd()))
+        });
+        let stored = self.stored.iter();
+        sockets.chain(stored.map(|(name, fd)| (name.clone(), fd.as_fd())))
+    }
+
+    /// How many descriptors the service stored.
+    #[must_use]
+    pub fn stored(&self) -> usize {
+        self.stored.len()
+    }
+
+    /// Keeps descriptors for the service.
+    ///
+    /// # Errors
+    /// Says how many did not fit; they are closed.
+    pub fn store(&mut self, name: &str, descriptors: Vec<OwnedFd>) -> Result<(), String> {
+        let room = self.stored_max.saturating_sub(self.stored.len());
+        let refused = descriptors.len().saturating_sub(room);
+        let kept = descriptors.into_iter().take(room);
+        self.stored.extend(kept.map(|fd| (name.to_owned(), fd)));
+        if refused > 0 {
+            return Err(format!(
+                "{refused} descriptors refused, fd-store-max is {}",
+                self.stored_max
+            ));
+        }
+        Ok(())
+    }
+
+    /// Closes those of one name.
+    pub fn remove(&mut self, name: &str) {
+        self.stored.retain(|(n, _)| n != name);
+    }
+
+    /// Closes everything that was stored.
+    pub fn drop_stored(&mut self) {
+        self.stored.clear();
+    }
+
+    /// Closes what has hung up.
+    pub fn sift(&mut self) {
+        self.stored.retain(|(_, fd)| {
+            let mut state = [PollFd::new(fd, PollFlags::empty())];
+            let now = Timespec {
+                tv_sec: 0,
+                tv_nsec: 0,
+            };
+            let asked = poll(&mut state, Some(&now));
+            let gone = PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL;
+            asked.is_err() || !state.iter().any(|s| s.revents().intersects(gone))
+        });
+    }
+}
+
+fn make(socket: &ListenSocket, (uid, gid): (u32, u32)) -> io::Result<OwnedFd> {
+    let internet = |address: &SocketAddr, kind| -> io::Result<OwnedFd> {
+        let family = match address {
+            SocketAddr::V4(_) => AddressFamily::INET,
+            SocketAddr::V6(_) => AddressFamily::INET6,
+        };
+        let fd = socket_with(family, kind, SocketFlags::CLOEXEC, None)?;
+        sockopt::set_socket_reuseaddr(&fd, true)?;
+        bind(&fd, address)?;
+        Ok(fd)
+    };
+    match socket {
+        ListenSocket::Udp(address) => internet(address, SocketType::DGRAM),
+        ListenSocket::Tcp(address) => {
+            let fd = internet(address, SocketType::STREAM)?;
+            listen(&fd, BACKLOG)?;
+            Ok(fd)
+        }
+        ListenSocket::Unix(path) => {
+            match std::fs::remove_file(path) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+                _ => {}
+            }
+            let family = AddressFamily::UNIX;
+            let fd = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+            bind(&fd, &SocketAddrUnix::new(path.as_path())?)?;
+            std::os::unix::fs::chown(path, Some(uid), Some(gid))?;
+            // systemd.socket(5): `SocketMode=` is 0666 by default.
+            std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o666))?;
+            listen(&fd, BACKLOG)?;
+            Ok(fd)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::net::{SocketFlags, socketpair};
+
+    fn pair() -> (OwnedFd, OwnedFd) {
+        let kind = SocketType::STREAM;
+        socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None).unwrap()
+    }
+
+    #[test]
+    fn a_full_store_refuses_and_a_dead_descriptor_is_sifted_out() {
+        let mut held = Held::new(&[], 2, (0, 0));
+        let (a, a_end) = pair();
+        let (b, _b_end) = pair();
+        let (c, _c_end) = pair();
+        let refused = held.store("x", vec![a, b, c]).unwrap_err();
+        assert!(refused.starts_with("1 descriptors refused"), "{refused}");
+        drop(a_end);
+        held.sift();
+        assert_eq!(held.stored(), 1);
+        held.remove("y");
+        assert_eq!(held.stored(), 1);
+        held.remove("x");
+        assert_eq!(held.stored(), 0);
+    }
+
+    #[test]
+    fn an_address_that_is_taken_is_named_and_tried_again() {
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = taken.local_addr().unwrap();
+        let mut held = Held::new(&[ListenSocket::Tcp(address)], 0, (0, 0));
+        let error = held.open().unwrap_err();
+        assert!(error.contains(&address.to_string()), "{error}");
+        assert_eq!(held.all().count(), 0);
+        drop(taken);
+        held.open().unwrap();
+        assert_eq!(held.all().count(), 1);
+    }
+}

@@ -1,0 +1,63 @@
+//! What only the whole set of services shows: names that nobody has, and cycles.
+
+use super::{MILESTONES, Spec, SpecError};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Checks that every name in `after` and `requires` exists and that the order has no cycle.
+///
+/// # Errors
+/// Names the service and the name, or the cycle in full.
+pub fn check_order(specs: &[Spec]) -> Result<(), SpecError> {
+    let names: BTreeSet<&str> = specs.iter().map(|s| s.name.as_str()).collect();
+    for spec in specs {
+        let fail = |key: &str, message: String| SpecError {
+            service: spec.name.clone(),
+            key: key.to_owned(),
+            message,
+        };
+        if let Some(unknown) = spec
+            .after
+            .iter()
+            .find(|n| !names.contains(n.as_str()) && !MILESTONES.contains(&n.as_str()))
+        {
+            return Err(fail(
+                "after",
+                format!("{unknown:?} is neither a service nor one of {MILESTONES:?}"),
+            ));
+        }
+        if let Some(unknown) = spec.requires.iter().find(|n| !names.contains(n.as_str())) {
+            return Err(fail("requires", format!("{unknown:?} is not a service")));
+        }
+    }
+    // Take away whatever waits for nothing that is left; a rest that cannot be taken is a cycle.
+    let mut left: BTreeMap<&str, &Spec> = specs.iter().map(|s| (s.name.as_str(), s)).collect();
+    loop {
+        let free: Vec<&str> = left
+            .iter()
+            .filter(|(_, s)| {
+                !s.after
+                    .iter()
+                    .chain(&s.requires)
+                    .any(|n| left.contains_key(n.as_str()))
+            })
+            .map(|(name, _)| *name)
+            .collect();
+        if free.is_empty() {
+            break;
+        }
+        for name in free {
+            left.remove(name);
+        }
+    }
+    match left.values().next() {
+        None => Ok(()),
+        Some(spec) => Err(SpecError {
+            service: spec.name.clone(),
+            key: "after".into(),
+            message: format!(
+                "a cycle among {:?}; a service cannot wait for itself",
+                left.keys().collect::<Vec<_>>()
+            ),
+        }),
+    }
+}
