@@ -34,13 +34,18 @@ impl Machine {
             // A oneshot that has done its work: there is nothing to wait for.
             return self.rest(&cause.to_string(), turn);
         }
+        self.go_away(cause, turn);
+        self.signal(self.spec.stop_signal, turn);
+    }
+
+    /// The instance is on its way out, and has so much time for that.
+    pub(super) fn go_away(&mut self, cause: Cause, turn: &mut Turn<'_>) {
         self.tell(
             turn,
             self.event_with_pid("service.stop").with("cause", &cause),
         );
         self.begin_end(cause, turn);
         self.bound_by(self.spec.stop_timeout, turn.now);
-        self.signal(self.spec.stop_signal, turn);
     }
 
     pub(super) fn signal(&self, signal: i32, turn: &mut Turn<'_>) {

@@ -266,10 +266,7 @@ impl Machine {
             Reaction::Heal => self.heal(turn),
             Reaction::Ail => self.ail(turn),
             Reaction::Take => self.take(cause.unwrap_or(Cause::StartTimeout), turn),
-            Reaction::Leave => {
-                self.begin_end(cause.unwrap_or(Cause::Leaving), turn);
-                self.bound_by(self.spec.stop_timeout, turn.now);
-            }
+            Reaction::Leave => self.go_away(Cause::Leaving, turn),
             Reaction::Strike => self.signal(self.spec.stop_signal, turn),
             Reaction::Sweep => self.sweep(cause, turn),
             Reaction::Tighten => self.tighten(turn),
