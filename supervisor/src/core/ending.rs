@@ -21,6 +21,7 @@ impl Machine {
     /// Nothing runs and nothing is to run.
     pub(super) fn rest(&mut self, cause: &str, turn: &mut Turn<'_>) {
         self.enter(State::Stopped, turn.now);
+        self.leave = None;
         if self.shut || !self.wanted {
             turn.actions.push(Action::DropStored(self.id));
         }
