@@ -30,9 +30,9 @@ impl Machine {
 
     /// Takes the instance away; what follows depends on the cause.
     pub(super) fn take(&mut self, cause: Cause, turn: &mut Turn<'_>) {
-        self.end_health(turn.now);
         if self.state == State::Healthy && self.pid.is_none() {
             // A oneshot that has done its work: there is nothing to wait for.
+            self.end_health(turn.now);
             return self.rest(&cause.to_string(), turn);
         }
         self.go_away(cause, turn);
@@ -67,7 +67,6 @@ impl Machine {
             return;
         }
         if self.state != State::Stopping {
-            self.end_health(turn.now);
             let cause = match (cause, self.program) {
                 (Some(Cause::Ended(status)), Program::PreStart(number)) => {
                     Cause::PreStart(number + 1, status)
@@ -103,6 +102,7 @@ impl Machine {
     }
 
     pub(super) fn begin_end(&mut self, cause: Cause, turn: &mut Turn<'_>) {
+        self.end_health(turn.now);
         self.enter(State::Stopping, turn.now);
         self.leave = None;
         self.watchdog.disarm();
