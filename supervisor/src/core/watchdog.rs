@@ -1,7 +1,8 @@
 //! The watchdog of one service: how long it may be silent (systemd: `WatchdogSec=`).
 //!
 //! Armed when the service is ready, put forward by each `WATCHDOG=1`, disarmed when the instance
-//! is taken away. The service may change its interval (`WATCHDOG_USEC=`); zero switches it off.
+//! is taken away. The service may change its interval (`WATCHDOG_USEC=`), also from none; zero switches
+//! it off until it sets another.
 
 use crate::Time;
 use crate::status::WatchdogStatus;
@@ -10,6 +11,7 @@ use crate::status::WatchdogStatus;
 #[derive(Debug, Default)]
 pub struct Watchdog {
     interval: Option<Time>,
+    armed: bool,
     ends: Option<Time>,
     least_margin: Option<Time>,
 }
@@ -27,16 +29,18 @@ impl Watchdog {
     /// A new instance begins, with the configured interval again.
     pub fn reset(&mut self, interval: Option<Time>) {
         self.interval = interval;
-        self.ends = None;
+        self.disarm();
     }
 
     /// From now on silence counts.
     pub fn arm(&mut self, now: Time) {
+        self.armed = true;
         self.ends = self.interval.map(|interval| now + interval);
     }
 
     /// Silence counts no more.
     pub fn disarm(&mut self) {
+        self.armed = false;
         self.ends = None;
     }
 
@@ -51,9 +55,8 @@ impl Watchdog {
 
     /// The service wants another interval.
     pub fn set(&mut self, now: Time, interval: Time) {
-        let armed = self.ends.is_some();
         self.interval = (!interval.is_zero()).then_some(interval);
-        if armed {
+        if self.armed {
             self.arm(now);
         }
     }
