@@ -106,7 +106,7 @@ pub struct Machine {
     pub(super) reload: Option<Bound>,
     /// Why the instance is being taken away, in `Stopping`.
     pub(super) cause: Option<Cause>,
-    /// Whether the tree was told to die, in `Stopping`.
+    /// Whether the tree of the present instance was told to die.
     pub(super) killed: bool,
     /// What is known of the instance's end so far.
     pub(super) end: Ending,
@@ -286,6 +286,7 @@ impl Machine {
         self.bound_by(self.spec.start_timeout, turn.now);
         self.started = turn.now;
         self.clean = false;
+        self.killed = false;
         self.alive = self.spec.liveness.is_none();
         self.status.clear();
         self.watchdog.reset(self.spec.watchdog);
