@@ -5,6 +5,8 @@
 //! are children that PID 1 supervises like any service, because what can hang or is fed by a
 //! stranger must not be in PID 1.
 //!
+//! [`control`] is the socket at which PID 1 is asked and told, [`ctl`] its client.
+//!
 //! Everything that happens is told as an event through one [`emit::Emitter`].
 
 #![deny(unsafe_code)]
@@ -13,6 +15,7 @@ pub mod cmdline;
 pub mod config;
 pub mod container;
 pub mod control;
+pub mod ctl;
 pub mod devices;
 pub mod emit;
 pub mod failure;

@@ -1,0 +1,302 @@
+//! The call of `initctl`.
+
+use crate::control::protocol::Request;
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// How it is called.
+pub(super) const USAGE: &str = "usage: initctl [--runtime-dir DIR] [--json] VERB ...
+  status [SERVICE]                   what runs, or everything of one service
+  explain SERVICE                    why it is in its state, and what comes next
+  start|stop|restart|reload SERVICE  and wait until it has settled
+          [--no-wait] [--timeout SECONDS]
+  logs [SERVICE] [-f] [-n LINES]     output of services
+  events [-f] [-n LINES]             what happened since the boot
+  exits [SERVICE]                    how services ended, earlier boots included
+  boot                               the stages of this boot
+  metrics                            the text for a scraper
+  reboot | poweroff";
+
+/// Where init has its socket, on the machine.
+const RUNTIME_DIR: &str = "/run/init";
+
+/// Lines of output that are shown if none are wished.
+const LOG_LINES: usize = 50;
+
+/// How long a service may take to settle if nothing is wished.
+const TIMEOUT: Duration = Duration::from_secs(120);
+
+/// How the status of one service is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum View {
+    Plain,
+    Explain,
+}
+
+/// A call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Call {
+    pub runtime_dir: PathBuf,
+    pub json: bool,
+    pub request: Request,
+    pub view: View,
+    pub wait: bool,
+    pub timeout: Duration,
+}
+
+impl Call {
+    /// The service that is to settle, if it is to be waited for.
+    pub fn waits_for(&self) -> Option<&str> {
+        match &self.request {
+            Request::Start { service }
+            | Request::Stop { service }
+            | Request::Restart { service }
+            | Request::Reload { service }
+                if self.wait =>
+            {
+                Some(service)
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Options in which verbs differ.
+#[derive(Default)]
+struct Options {
+    follow: bool,
+    lines: Option<usize>,
+    no_wait: bool,
+    timeout: Option<Duration>,
+}
+
+/// Reads a call; nothing if only help is wanted.
+pub(super) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Option<Call>, String> {
+    use lexopt::Arg::{Long, Short, Value};
+    let mut parser = lexopt::Parser::from_args(arguments);
+    let (mut runtime_dir, mut json) = (PathBuf::from(RUNTIME_DIR), false);
+    let (mut words, mut options) = (Vec::new(), Options::default());
+    let say = |e: lexopt::Error| e.to_string();
+    while let Some(argument) = parser.next().map_err(say)? {
+        match argument {
+            Long("runtime-dir") => runtime_dir = parser.value().map_err(say)?.into(),
+            Long("json") => json = true,
+            Long("help") | Short('h') => return Ok(None),
+            Long("follow") | Short('f') => options.follow = true,
+            Long("lines") | Short('n') => {
+                options.lines = Some(number("-n", &parser.value().map_err(say)?)?);
+            }
+            Long("no-wait") => options.no_wait = true,
+            Long("timeout") => {
+                let seconds = number("--timeout", &parser.value().map_err(say)?)?;
+                options.timeout = Some(Duration::from_secs(seconds));
+            }
+            Value(word) => words.push(
+                word.into_string()
+                    .map_err(|w| format!("{w:?} is no text"))?,
+            ),
+            other => return Err(say(other.unexpected())),
+        }
+    }
+    let mut words = words.into_iter();
+    let verb = words.next().ok_or("a verb is missing")?;
+    let service = words.next();
+    if let Some(more) = words.next() {
+        return Err(format!("`{more}` is too much"));
+    }
+    let request = request(&verb, service, &options)?;
+    check_options(&verb, &request, &options)?;
+    Ok(Some(Call {
+        runtime_dir,
+        json,
+        request,
+        view: if verb == "explain" {
+            View::Explain
+        } else {
+            View::Plain
+        },
+        wait: !options.no_wait,
+        timeout: options.timeout.unwrap_or(TIMEOUT),
+    }))
+}
+
+fn request(verb: &str, service: Option<String>, options: &Options) -> Result<Request, String> {
+    let given = service.clone();
+    let needed = || given.ok_or_else(|| format!("{verb} needs a SERVICE"));
+    let request = match verb {
+        "status" => Request::Status { service },
+        "logs" => Request::Logs {
+            service,
+            lines: options.lines.unwrap_or(LOG_LINES),
+            follow: options.follow,
+        },
+        "exits" => Request::Exits { service },
+        "explain" => Request::Status {
+            service: Some(needed()?),
+        },
+        "start" => Request::Start { service: needed()? },
+        "stop" => Request::Stop { service: needed()? },
+        "restart" => Request::Restart { service: needed()? },
+        "reload" => Request::Reload { service: needed()? },
+        _ => {
+            let request = match verb {
+                "events" => Request::Events {
+                    lines: options.lines,
+                    follow: options.follow,
+                },
+                "boot" => Request::Boot {},
+                "metrics" => Request::Metrics {},
+                "reboot" => Request::Reboot {},
+                "poweroff" => Request::Poweroff {},
+                _ => return Err(format!("`{verb}` is no verb")),
+            };
+            match service {
+                Some(service) => return Err(format!("{verb} is of no service: `{service}`")),
+                None => request,
+            }
+        }
+    };
+    Ok(request)
+}
+
+/// An option that a verb does not have is a mistake, not nothing.
+fn check_options(verb: &str, request: &Request, options: &Options) -> Result<(), String> {
+    let streams = matches!(request, Request::Events { .. } | Request::Logs { .. });
+    let changes = matches!(
+        request,
+        Request::Start { .. }
+            | Request::Stop { .. }
+            | Request::Restart { .. }
+            | Request::Reload { .. }
+    );
+    let given = [
+        ("-f", options.follow, streams),
+        ("-n", options.lines.is_some(), streams),
+        ("--no-wait", options.no_wait, changes),
+        ("--timeout", options.timeout.is_some(), changes),
+    ];
+    match given.iter().find(|(_, given, fits)| *given && !fits) {
+        Some((option, ..)) => Err(format!("{verb} has no {option}")),
+        None => Ok(()),
+    }
+}
+
+fn number<T: std::str::FromStr>(option: &str, value: &OsString) -> Result<T, String> {
+    let number = value.to_str().and_then(|v| v.parse().ok());
+    number.ok_or_else(|| format!("{option} {}: a number is wanted", value.to_string_lossy()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn call(line: &str) -> Result<Option<Call>, String> {
+        parse(
+            line.split(' ')
+                .filter(|w| !w.is_empty())
+                .map(OsString::from),
+        )
+    }
+
+    fn good(line: &str) -> Call {
+        call(line).unwrap().unwrap()
+    }
+
+    #[test]
+    fn every_verb() {
+        let service = || String::from("a");
+        for (line, expected) in [
+            ("status", Request::Status { service: None }),
+            (
+                "status a",
+                Request::Status {
+                    service: Some(service()),
+                },
+            ),
+            (
+                "explain a",
+                Request::Status {
+                    service: Some(service()),
+                },
+            ),
+            ("start a", Request::Start { service: service() }),
+            ("stop a", Request::Stop { service: service() }),
+            ("restart a", Request::Restart { service: service() }),
+            ("reload a", Request::Reload { service: service() }),
+            (
+                "logs",
+                Request::Logs {
+                    service: None,
+                    lines: 50,
+                    follow: false,
+                },
+            ),
+            (
+                "logs -f a -n 3",
+                Request::Logs {
+                    service: Some(service()),
+                    lines: 3,
+                    follow: true,
+                },
+            ),
+            (
+                "events",
+                Request::Events {
+                    lines: None,
+                    follow: false,
+                },
+            ),
+            (
+                "events -fn5",
+                Request::Events {
+                    lines: Some(5),
+                    follow: true,
+                },
+            ),
+            (
+                "exits a",
+                Request::Exits {
+                    service: Some(service()),
+                },
+            ),
+            ("boot", Request::Boot {}),
+            ("metrics", Request::Metrics {}),
+            ("reboot", Request::Reboot {}),
+            ("poweroff", Request::Poweroff {}),
+        ] {
+            assert_eq!(good(line).request, expected, "{line}");
+        }
+        assert_eq!(good("explain a").view, View::Explain);
+        assert_eq!(call("status --help"), Ok(None));
+    }
+
+    #[test]
+    fn options_before_and_after_the_verb() {
+        let given = good("--runtime-dir /r stop a --json --timeout 5");
+        assert_eq!((given.runtime_dir, given.json), (PathBuf::from("/r"), true));
+        assert_eq!(given.timeout, Duration::from_secs(5));
+        assert_eq!(good("stop a").waits_for(), Some("a"));
+        assert_eq!(good("stop a --no-wait").waits_for(), None);
+        assert_eq!(good("status a").waits_for(), None);
+        assert_eq!(good("status").runtime_dir, PathBuf::from("/run/init"));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (line, expected) in [
+            ("", "a verb is missing"),
+            ("halt", "`halt` is no verb"),
+            ("stop", "stop needs a SERVICE"),
+            ("reboot now", "reboot is of no service: `now`"),
+            ("status a b", "`b` is too much"),
+            ("status -f", "status has no -f"),
+            ("logs --no-wait", "logs has no --no-wait"),
+            ("logs -n many", "-n many: a number is wanted"),
+            ("status --all", "--all"),
+        ] {
+            let problem = call(line).unwrap_err();
+            assert!(problem.contains(expected), "{line}: {problem}");
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! The connection to init.
+//!
+//! Init answers within milliseconds, or something is very wrong; so there is a limit to everything but
+//! to following. What it sends is bounded too: whoever may replace the socket must not be able to
+//! fill the caller's memory.
+
+use crate::control::protocol::{Refusal, Request};
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+/// A longer line is not read; the server's own limit is a quarter of that.
+const LINE_MAX: u64 = 4 * 1024 * 1024;
+
+/// How long init may take to take a connection or to answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Why there is no result.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// Init refuses, or the service is not as wanted.
+    Refused(String),
+    /// There is no talking to init.
+    Lost(String),
+    /// Nobody reads what we show.
+    Unheard,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Client {
+    reader: BufReader<UnixStream>,
+}
+
+impl Client {
+    /// To the init with this runtime directory.
+    pub fn connect(runtime_dir: &Path) -> Result<Self, Failure> {
+        let path = runtime_dir.join("control");
+        let stream = open(&path).map_err(|e| {
+            Failure::Lost(format!(
+                "{}: {}; is init running with this --runtime-dir?",
+                path.display(),
+                io::Error::from(e)
+            ))
+        })?;
+        Ok(Self {
+            reader: BufReader::new(stream),
+        })
+    }
+
+    /// Asks; the line of a good answer, with its line end.
+    pub fn ask(&mut self, request: &Request) -> Result<String, Failure> {
+        let mut line = serde_json::to_string(request)
+            .map_err(|e| Failure::Lost(format!("the request: {e}")))?;
+        line.push('\n');
+        // Init may have refused and let go before it was asked, and what it said is still to be read.
+        let sent = self.reader.get_mut().write_all(line.as_bytes());
+        let answer = match (self.line(), sent) {
+            (Ok(Some(answer)), _) => answer,
+            (Err(e), _) => return Err(e),
+            (Ok(None), Ok(())) => {
+                return Err(Failure::Lost(
+                    "init closed the connection without an answer".into(),
+                ));
+            }
+            (Ok(None), Err(e)) => return Err(lost(&e)),
+        };
+        match serde_json::from_str::<Refusal>(&answer) {
+            Ok(refusal) if !refusal.ok => Err(Failure::Refused(refusal.error)),
+            _ => Ok(answer),
+        }
+    }
+
+    /// The next line, with its line end; nothing at the end.
+    pub fn line(&mut self) -> Result<Option<String>, Failure> {
+        let mut line = Vec::new();
+        let read = (&mut self.reader)
+            .take(LINE_MAX)
+            .read_until(b'\n', &mut line);
+        match read {
+            Ok(_) => {}
+            // Closed while something of ours was unread: for us the same as closed.
+            Err(e) if e.kind() == io::ErrorKind::ConnectionReset => {}
+            Err(e) => return Err(lost(&e)),
+        }
+        if line.is_empty() {
+            return Ok(None);
+        }
+        if line.last() != Some(&b'\n') {
+            return Err(Failure::Lost(format!(
+                "init's answer is cut off after {} bytes",
+                line.len()
+            )));
+        }
+        Ok(Some(String::from_utf8_lossy(&line).into_owned()))
+    }
+
+    /// From now on waits for lines without a limit.
+    pub fn be_patient(&mut self) -> Result<(), Failure> {
+        let stream = self.reader.get_ref();
+        stream.set_read_timeout(None).map_err(|e| lost(&e))
+    }
+}
+
+fn lost(error: &io::Error) -> Failure {
+    Failure::Lost(match error.kind() {
+        io::ErrorKind::WouldBlock => format!("init does not answer within {PATIENCE:?}"),
+        _ => format!("the connection to init: {error}"),
+    })
+}
+
+/// Connected within the time: of a full backlog, connect(2) waits as long as a send may take
+/// (unix(7), socket(7) `SO_SNDTIMEO`).
+fn open(path: &Path) -> rustix::io::Result<UnixStream> {
+    let socket = socket_with(
+        AddressFamily::UNIX,
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC,
+        None,
+    )?;
+    set_socket_timeout(&socket, Timeout::Send, Some(PATIENCE))?;
+    set_socket_timeout(&socket, Timeout::Recv, Some(PATIENCE))?;
+    connect(&socket, &SocketAddrUnix::new(path)?)?;
+    Ok(socket.into())
+}
