@@ -302,7 +302,7 @@ fn a_change_is_waited_for() {
     );
     let (status, _, errors) = machine.initctl("stop bad --timeout 0");
     assert_eq!(status, ExitCode::from(1));
-    assert!(errors.contains("not settled after 0ns"), "{errors}");
+    assert!(errors.contains("not settled after 0 s"), "{errors}");
     let web = || String::from("web");
     let changes: Vec<Request> = machine
         .end()
@@ -338,4 +338,20 @@ fn each_kind_of_failure_has_its_status() {
         errors.contains(&path) && errors.contains("is init running with this --runtime-dir?"),
         "{errors}"
     );
+}
+
+/// `initctl ... | head` is no failure.
+#[test]
+fn who_stops_reading_has_seen_enough() {
+    let machine = Machine::start();
+    let (reader, mut out) = std::io::pipe().unwrap();
+    drop(reader);
+    let words = [
+        "--runtime-dir".into(),
+        machine.dir.clone().into(),
+        "events".into(),
+    ];
+    let mut errors = Vec::new();
+    let status = ctl::run_on(words, &mut out, &mut errors);
+    assert_eq!((status, errors.as_slice()), (ExitCode::SUCCESS, &b""[..]));
 }

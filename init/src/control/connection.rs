@@ -112,6 +112,12 @@ impl Connection {
         }
     }
 
+    /// Bytes of a request that is not complete.
+    #[cfg(test)]
+    pub fn pending(&self) -> usize {
+        self.input.len()
+    }
+
     /// Reads on, at most up to a line end and at most [`REQUEST_MAX`] bytes.
     pub fn read(&mut self) -> Read {
         let mut buffer = [0u8; REQUEST_MAX];

@@ -29,6 +29,7 @@ impl Output {
     }
 
     /// Bytes that wait.
+    #[cfg(test)]
     pub fn len(&self) -> usize {
         self.bytes.len()
     }

@@ -126,3 +126,57 @@ fn open(path: &Path) -> rustix::io::Result<UnixStream> {
     connect(&socket, &SocketAddrUnix::new(path)?)?;
     Ok(socket.into())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A client, and what it gets before the other side is gone.
+    fn told(text: &[u8]) -> Client {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        theirs.write_all(text).unwrap();
+        Client {
+            reader: BufReader::new(ours),
+        }
+    }
+
+    #[test]
+    fn a_refusal_is_heard_even_if_the_request_was_not() {
+        let mut client = told(b"{\"ok\":false,\"error\":\"too many\"}\n");
+        match client.ask(&Request::Boot {}) {
+            Err(Failure::Refused(why)) => assert_eq!(why, "too many"),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn an_answer_that_ends_early_is_no_answer() {
+        for (text, expected) in [
+            (&b"{\"ok\":tr"[..], "cut off after 8 bytes"),
+            (b"", "connection"),
+        ] {
+            match told(text).ask(&Request::Boot {}) {
+                Err(Failure::Lost(why)) => assert!(why.contains(expected), "{why}"),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn an_endless_line_is_read_to_a_bound() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let writer = std::thread::spawn(move || {
+            let chunk = [b'x'; 65536];
+            while theirs.write_all(&chunk).is_ok() {}
+        });
+        let mut client = Client {
+            reader: BufReader::new(ours),
+        };
+        match client.line() {
+            Err(Failure::Lost(why)) => assert!(why.contains("4194304 bytes"), "{why}"),
+            other => panic!("{other:?}"),
+        }
+        drop(client);
+        writer.join().unwrap();
+    }
+}

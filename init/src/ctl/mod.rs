@@ -18,7 +18,7 @@ mod timeline;
 mod tree;
 mod wait;
 
-use crate::control::protocol::{BootReport, EventLine, ExitRecord, LogLine, Reply, Request};
+use crate::control::protocol::{EventLine, ExitRecord, LogLine, Reply, Request};
 use crate::control::protocol::{Lost, SystemStatus};
 use arguments::{Call, USAGE, View};
 use client::{Client, Failure};
@@ -100,7 +100,7 @@ fn answer(call: &Call, out: &mut impl Write) -> Result<(), Failure> {
             }
         }
         Request::Metrics {} => reply.metrics.unwrap_or_default(),
-        Request::Boot {} => timeline::render(&reply.boot.unwrap_or_else(BootReport::default)),
+        Request::Boot {} => timeline::render(&reply.boot.unwrap_or_default()),
         Request::Reboot {} => "init reboots the machine\n".into(),
         Request::Poweroff {} => "init switches the machine off\n".into(),
         _ => return show_change(call, out, &line),
@@ -108,8 +108,11 @@ fn answer(call: &Call, out: &mut impl Write) -> Result<(), Failure> {
     say(out, &shown)
 }
 
+/// Shows one line of a stream.
+type Show = fn(&str) -> Result<String, Failure>;
+
 /// What is shown of each line that follows the reply, for requests that have such.
-fn stream(request: &Request) -> Option<fn(&str) -> Result<String, Failure>> {
+fn stream(request: &Request) -> Option<Show> {
     fn shown<T: DeserializeOwned>(line: &str, render: fn(&T) -> String) -> Result<String, Failure> {
         match serde_json::from_str::<Lost>(line) {
             Ok(gap) => Ok(lines::gap(&gap)),

@@ -42,8 +42,8 @@ pub(super) fn until_settled(
             Verdict::Failed => return Err(Failure::Refused(service::sentence(&all, now))),
             Verdict::Pending if start.elapsed() >= call.timeout => {
                 return Err(Failure::Refused(format!(
-                    "not settled after {:?}, which --timeout can change: {}",
-                    call.timeout,
+                    "not settled after {} s, which --timeout can change: {}",
+                    call.timeout.as_secs(),
                     service::sentence(&all, now)
                 )));
             }

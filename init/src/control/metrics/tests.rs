@@ -4,11 +4,14 @@ use proptest::prelude::*;
 use std::collections::{BTreeMap, HashSet};
 use supervisor::status::{Resources, WatchdogStatus};
 
-/// A family and its samples: name, labels, value.
+/// Name, labels, value.
+type Sample = (String, Vec<(String, String)>, f64);
+
+/// A family and its samples.
 #[derive(Debug, Default)]
 struct Family {
     kind: String,
-    samples: Vec<(String, Vec<(String, String)>, f64)>,
+    samples: Vec<Sample>,
 }
 
 /// Reads a text as strictly as OpenMetrics 1.0 says it.
@@ -22,7 +25,7 @@ fn parse(text: &str) -> Result<BTreeMap<String, Family>, String> {
     for line in body.split_terminator('\n') {
         if let Some(meta) = line.strip_prefix("# ") {
             let mut words = meta.splitn(3, ' ');
-            let mut word = || words.next().ok_or(format!("{line}: short"));
+            let mut word = || words.next().ok_or_else(|| format!("{line}: short"));
             let (what, name, value) = (word()?, word()?, word()?);
             match what {
                 "TYPE" => {
@@ -53,7 +56,7 @@ fn parse(text: &str) -> Result<BTreeMap<String, Family>, String> {
         let family = families.get_mut(&current).ok_or("a sample before a type")?;
         let suffix = name
             .strip_prefix(current.as_str())
-            .ok_or(format!("{line}: not of {current}"))?;
+            .ok_or_else(|| format!("{line}: not of {current}"))?;
         let fits = match family.kind.as_str() {
             "counter" => suffix == "_total" && value >= 0.0,
             "summary" => ["_sum", "_count"].contains(&suffix),
@@ -72,24 +75,24 @@ fn parse(text: &str) -> Result<BTreeMap<String, Family>, String> {
     Ok(families)
 }
 
-type Sample = (String, Vec<(String, String)>, f64);
-
 fn sample(line: &str) -> Result<Sample, String> {
     let wrong = |what: &str| format!("{line}: {what}");
     let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == ':';
-    let end = line.find(|c| !is_name(c)).ok_or(wrong("only a name"))?;
+    let end = line
+        .find(|c| !is_name(c))
+        .ok_or_else(|| wrong("only a name"))?;
     let (name, mut rest) = line.split_at(end);
     let mut labels = Vec::new();
     if let Some(inside) = rest.strip_prefix('{') {
         rest = inside;
         loop {
-            let (label, after) = rest.split_once("=\"").ok_or(wrong("no label"))?;
+            let (label, after) = rest.split_once("=\"").ok_or_else(|| wrong("no label"))?;
             if label.is_empty() || !label.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
                 return Err(wrong("label name"));
             }
             let (mut value, mut chars) = (String::new(), after.chars());
             loop {
-                match chars.next().ok_or(wrong("open string"))? {
+                match chars.next().ok_or_else(|| wrong("open string"))? {
                     '"' => break,
                     '\\' => value.push(match chars.next() {
                         Some('n') => '\n',
@@ -108,10 +111,10 @@ fn sample(line: &str) -> Result<Sample, String> {
                 rest = after;
                 break;
             }
-            rest = rest.strip_prefix(',').ok_or(wrong("no comma"))?;
+            rest = rest.strip_prefix(',').ok_or_else(|| wrong("no comma"))?;
         }
     }
-    let value = rest.strip_prefix(' ').ok_or(wrong("no blank"))?;
+    let value = rest.strip_prefix(' ').ok_or_else(|| wrong("no blank"))?;
     if value.is_empty() || !value.chars().all(|c| c.is_ascii_digit() || c == '.') {
         return Err(wrong("no number"));
     }
