@@ -43,7 +43,7 @@ impl Machine {
         let server = Server::bind(&dir.join("control"), uid).unwrap();
         let end = eventfd(0, rustix::event::EventfdFlags::CLOEXEC).unwrap();
         let other_end = end.try_clone().unwrap();
-        let thread = std::thread::spawn(|| serve(server, other_end));
+        let thread = std::thread::spawn(move || serve(server, &other_end));
         Self {
             dir,
             end,
@@ -82,9 +82,9 @@ impl Drop for Machine {
 }
 
 /// The loop of PID 1, as far as the socket goes.
-fn serve(mut server: Server, end: OwnedFd) -> Vec<Request> {
+fn serve(mut server: Server, end: &OwnedFd) -> Vec<Request> {
     let epoll = epoll::create(CreateFlags::CLOEXEC).unwrap();
-    epoll::add(&epoll, &end, EventData::new_u64(END), epoll::EventFlags::IN).unwrap();
+    epoll::add(&epoll, end, EventData::new_u64(END), epoll::EventFlags::IN).unwrap();
     let (mut asked_so_far, mut status) = (Vec::new(), canned());
     loop {
         server.watch(&epoll, EventData::new_u64(LISTENER), |id| {
@@ -100,7 +100,7 @@ fn serve(mut server: Server, end: OwnedFd) -> Vec<Request> {
                     let id = u32::try_from(id).unwrap();
                     if let Some(asked) = server.ready(id, event.flags, now()) {
                         asked_so_far.push(asked.request.clone());
-                        answer(&mut server, &mut status, asked);
+                        answer(&mut server, &mut status, &asked);
                     }
                 }
             }
@@ -135,7 +135,7 @@ fn canned() -> SystemStatus {
     }
 }
 
-fn answer(server: &mut Server, status: &mut SystemStatus, asked: Asked) {
+fn answer(server: &mut Server, status: &mut SystemStatus, asked: &Asked) {
     let id = asked.id;
     let json = |lines: &[&dyn Fn() -> String]| lines.iter().map(|l| l()).collect::<Vec<_>>();
     let yes = Reply {
