@@ -12,7 +12,7 @@ mod devices;
 mod logger;
 mod netcfg;
 
-use crate::{initramfs, system};
+use crate::{ctl, initramfs, system};
 use std::ffi::OsString;
 use std::process::ExitCode;
 
@@ -94,7 +94,8 @@ pub fn run() -> ExitCode {
         Role::Initramfs => initramfs::run(),
         Role::System => system::run(),
         Role::Container => container::run(rest()),
-        Role::Ctl => usage("not yet"),
+        Role::Ctl if name == "initctl" => ctl::run(arguments.iter().skip(1).cloned()),
+        Role::Ctl => ctl::run(rest()),
         Role::Check => check::run(rest()),
         Role::Devices => devices::run(),
         Role::Logger => logger::run(rest()),
