@@ -9,19 +9,8 @@
 
 use super::protocol::SystemStatus;
 use std::fmt::{self, Write};
+use supervisor::core::State;
 use supervisor::status::{ProbeStatus, ServiceStatus};
-
-/// All states of a service, in the order of its life ([`supervisor::core::machine`]).
-const STATES: [&str; 8] = [
-    "stopped",
-    "starting",
-    "ready",
-    "healthy",
-    "unhealthy",
-    "stopping",
-    "backoff",
-    "failed",
-];
 
 /// The text.
 #[must_use]
@@ -29,7 +18,7 @@ pub fn render(status: &SystemStatus) -> String {
     let mut text = Text::default();
     machine(&mut text, status);
     for service in &status.services {
-        for state in STATES {
+        for state in State::ALL.map(State::name) {
             let labels = [("service", service.name.as_str()), ("state", state)];
             text.sample(labels, u64::from(service.state == state));
         }
@@ -39,6 +28,18 @@ pub fn render(status: &SystemStatus) -> String {
         "gauge",
         "",
         "Whether a service is in a state.",
+    );
+    for service in &status.services {
+        for (state, count) in &service.transitions {
+            let labels = [("service", service.name.as_str()), ("state", state)];
+            text.part("_total", labels, *count);
+        }
+    }
+    text.family(
+        "init_service_transitions",
+        "counter",
+        "",
+        "How often a service came into a state since boot.",
     );
     life(&mut text, status);
     resources(&mut text, status);

@@ -225,7 +225,7 @@ proptest! {
         }).collect();
         let families = parse(&render(&status)).map_err(TestCaseError::fail)?;
         let states = families.get("init_service_state").map_or(0, |f| f.samples.len());
-        prop_assert_eq!(states, names.len() * STATES.len());
+        prop_assert_eq!(states, names.len() * State::ALL.len());
         for (_, labels, _) in families.values().flat_map(|f| &f.samples) {
             prop_assert!(labels.iter().all(|(l, v)| l != "service" || names.contains(v)));
         }
