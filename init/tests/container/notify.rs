@@ -1,0 +1,125 @@
+//! What services say of themselves, and what others say in their name (systemd: `sd_notify(3)`).
+
+use crate::rig::Container;
+use serde_json::json;
+
+/// A service that is told by its name.
+fn notify(steps: &str, more: &str) -> String {
+    format!("[service.s]\nexec = ['SERVICE', {steps}]\ntype = 'notify'\n{more}\n")
+}
+
+#[test]
+fn a_child_that_is_gone_already_speaks_for_its_service() {
+    let steps = "'child-notify=STATUS=by a child;READY=1', 'forever'";
+    let mut container = Container::start("gone", &notify(steps, ""));
+    container.until("service.ready", &[("service", "s")]);
+    assert_eq!(container.status("s")["status_text"], "by a child");
+}
+
+#[test]
+fn ready_too_early_twice_and_from_a_stranger() {
+    let services = notify(
+        "'pause=400', 'notify=READY=1', 'notify=READY=1', 'print=said', 'forever'",
+        "environment = { NOTIFY_SOCKET = 'DIR/run/notify/s' }\n\
+         pre-start = [['SERVICE', 'notify=READY=1']]",
+    );
+    // Of the same user, but of another cgroup.
+    let stranger = "[service.stranger]\n\
+        exec = ['/bin/sh', '-c', 'NOTIFY_SOCKET=DIR/run/notify/s exec SERVICE notify=READY=1 forever']\n";
+    let mut container = Container::start("early", &format!("{services}{stranger}"));
+    let warning = container.until("service.warning", &[("service", "s"), ("what", "notify")]);
+    assert!(
+        warning.field("error").contains("is not of this service"),
+        "{warning:?}"
+    );
+    container.until("service.ready", &[("service", "s")]);
+    container.until_shown("s: said");
+    container.command("stop", "s");
+    container.until("service.stopped", &[("service", "s")]);
+    let count = |event: &str| {
+        let of_s = container.told.iter().filter(|t| t.is(event, &[("service", "s")]));
+        of_s.count()
+    };
+    assert_eq!(count("service.ready"), 1, "{:#?}", container.told);
+    let start = container.told.iter().find(|t| t.is("service.start", &[("service", "s")]));
+    let ready = container.told.iter().find(|t| t.is("service.ready", &[("service", "s")]));
+    let waited = ready.unwrap().at_ms - start.unwrap().at_ms;
+    assert!(waited >= 400, "not by the check, nor by the stranger: {waited}");
+}
+
+#[test]
+fn more_time_is_asked_for_and_given() {
+    let steps = "'notify=EXTEND_TIMEOUT_USEC=30000000', 'pause=900', 'notify=READY=1', 'forever'";
+    let mut container = Container::start("extend", &notify(steps, "start-timeout = '300ms'"));
+    container.until("service.healthy", &[("service", "s")]);
+    assert!(!container.was_told("service.stop", &[("service", "s")]));
+}
+
+#[test]
+fn a_stored_descriptor_is_kept_over_a_restart_and_not_over_a_stop() {
+    let steps = "'show-fds', 'notify=READY=1', 'store=lives', 'notify=BARRIER=1', 'forever'";
+    let more = "restart = 'always'\nfd-store-max = 1\nsockets = ['tcp:127.0.0.1:0']";
+    let mut container = Container::start("store", &notify(steps, more));
+    container.until_shown("s: fds 1 names tcp-127.0.0.1-0 own true");
+    container.until_status("s", "stored", |s| s["stored_fds"] == 1);
+    container.command("restart", "s");
+    container.until_shown("s: fds 2 names tcp-127.0.0.1-0:lives own true");
+    container.until_shown("s: fd 4 holds stored");
+    // It stores one more, for which there is no room.
+    let refused = container.until("service.warning", &[("what", "FDSTORE")]);
+    assert!(refused.field("error").contains("fd-store-max is 1"));
+    container.command("stop", "s");
+    container.until("service.stopped", &[("service", "s"), ("cause", "requested")]);
+    container.until_status("s", "closed", |s| s["stored_fds"] == 0);
+}
+
+#[test]
+fn silence_is_noticed() {
+    let mut container = Container::start(
+        "watchdog",
+        &notify(
+            "'notify=READY=1', 'ping=900', 'forever'",
+            "restart = 'always'\nwatchdog = '400ms'",
+        ),
+    );
+    let ready = container.until("service.ready", &[("service", "s")]);
+    let bark = container.until("service.unhealthy", &[("reason", "watchdog")]);
+    assert!(bark.at_ms - ready.at_ms >= 900, "it pinged for that long");
+    container.until("service.restart", &[("cause", "watchdog")]);
+    let status = container.status("s");
+    assert!(status["watchdog"]["least_margin_ms"].as_u64().unwrap() <= 400);
+}
+
+#[test]
+fn the_main_process_moves_to_a_child_of_ours_and_to_one_that_is_not() {
+    let mut container = Container::start(
+        "mainpid",
+        &notify("'move-main=READY=1', 'pause=200', 'exit=3'", "restart = 'never'"),
+    );
+    let moved = container.until("service.main", &[("service", "s")]);
+    let exit = container.until("service.exit", &[("service", "s")]);
+    assert_eq!(exit.field("pid"), moved.field("pid"));
+    assert_eq!(exit.field("status"), "3", "an orphan's status comes to init");
+    drop(container);
+    let mut container =
+        Container::start("adopted", &notify("'adopted-main'", "restart = 'never'"));
+    container.until("service.main", &[("service", "s")]);
+    let exit = container.until("service.exit", &[("service", "s")]);
+    assert_eq!(exit.field("status"), "unknown", "its parent got the status");
+    container.until("service.failed", &[("service", "s")]);
+}
+
+#[test]
+fn a_reload_is_asked_for_and_told_when_it_is_over() {
+    let mut container = Container::start("reload", &notify("'reload'", ""));
+    container.until("service.ready", &[("service", "s")]);
+    container.command("reload", "s");
+    container.until("service.reload", &[("service", "s")]);
+    container.until("service.reloaded", &[("service", "s")]);
+    assert_eq!(container.output_of("s"), ["reloading"]);
+    container.command("stop", "s");
+    container.until("service.stopped", &[("service", "s")]);
+    let refused = container.ask(&json!({"verb": "reload", "service": "s"}));
+    assert_eq!(refused["ok"], false);
+    assert!(refused["error"].as_str().unwrap().contains("s is stopped"));
+}

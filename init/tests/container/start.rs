@@ -1,0 +1,87 @@
+//! How services start: clean, as configured, after their checks, in their order.
+
+use crate::rig::Container;
+
+#[test]
+fn a_child_starts_clean() {
+    let mut container = Container::start(
+        "clean",
+        r#"[service.s]
+        exec = ["SERVICE", "show-self", "print=end", "forever"]
+        sockets = ["unix:DIR/socket"]
+        nice = 7
+        limits = { nofile = 77, core = "infinity" }"#,
+    );
+    container.until_shown("s: end");
+    let output = container.output_of("s");
+    // 3 is the socket that init holds for it.
+    for line in ["open 0 1 2 3", "SigBlk: 0000000000000000"] {
+        assert!(output.contains(&line.to_owned()), "{line:?} is not in {output:#?}");
+    }
+    let pid = container.cgroup_file("s", "1/cgroup.procs");
+    let pid = pid.trim();
+    let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+    let limit = |name: &str| {
+        let line = limits.lines().find(|l| l.starts_with(name)).unwrap();
+        line.split_whitespace().rev().nth(1).unwrap().to_owned()
+    };
+    assert_eq!(limit("Max open files"), "77");
+    assert_eq!(limit("Max core file size"), "unlimited");
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    // proc(5): nice is field 19; the name before may hold blanks, but ends with `)`.
+    let after_name = stat.rsplit(')').next().unwrap();
+    assert_eq!(after_name.split_whitespace().nth(16), Some("7"), "{stat}");
+}
+
+#[test]
+fn checks_gate_the_start() {
+    let mut container = Container::start(
+        "checks",
+        r#"[service.s]
+        exec = ["SERVICE", "print=started", "forever"]
+        pre-start = [["SERVICE", "print=first"], ["/bin/test", "-e", "DIR/there"]]
+        restart = "always"
+        intensity = { restarts = 1000, within = "1s" }
+        backoff.base = "10ms"
+        backoff.max = "10ms""#,
+    );
+    let exit = container.until("service.exit", &[("service", "s")]);
+    assert_eq!((exit.field("pre_start"), exit.field("status")), ("2", "1"));
+    let restart = container.until("service.restart", &[("service", "s")]);
+    assert_eq!(restart.field("cause"), "pre-start check 2: exit status 1");
+    assert!(!container.was_told("service.start", &[("service", "s")]));
+    std::fs::write(container.dir.join("there"), "").unwrap();
+    container.until("service.healthy", &[("service", "s")]);
+    container.until_shown("s: started");
+    assert!(container.output_of("s").contains(&"first".to_owned()));
+}
+
+#[test]
+fn who_requires_a_service_comes_back_with_it() {
+    let mut container = Container::start(
+        "requires",
+        r#"[service.db]
+        exec = ["SERVICE", "forever"]
+        restart = "always"
+        [service.app]
+        exec = ["SERVICE", "forever"]
+        requires = ["db"]
+        [service.once]
+        exec = ["SERVICE", "print=migrated"]
+        type = "oneshot"
+        requires = ["db"]"#,
+    );
+    container.until("service.healthy", &[("service", "app")]);
+    container.until_status("once", "done", |s| s["state"] == "healthy");
+    let pid = container.cgroup_file("db", "1/cgroup.procs");
+    let pid = rustix::process::Pid::from_raw(pid.trim().parse().unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    let stop = container.until("service.stop", &[("service", "app")]);
+    assert_eq!(stop.field("cause"), "db went, which it requires");
+    container.until("service.healthy", &[("service", "app")]);
+    container.until_status("once", "done again", |s| {
+        assert!(s["starts"].as_u64().unwrap() <= 2, "{:#?}", container.told);
+        s["state"] == "healthy" && s["starts"] == 2
+    });
+    assert_eq!(container.status("app")["restarts"], 0);
+}

@@ -1,0 +1,76 @@
+//! Whole trees: what hides is found, what is orphaned is reaped, what is asked to go is gone.
+
+use crate::rig::Container;
+use serde_json::json;
+
+#[test]
+fn a_daemon_that_hides_and_ignores_is_gone_as_a_tree() {
+    let mut container = Container::start(
+        "tree",
+        r#"[service.s]
+        exec = ["SERVICE", "ignore=SIGTERM", "hide", "print=main", "forever"]
+        stop.timeout = "200ms""#,
+    );
+    // It hides twice removed, in a session of its own, blocks TERM, and holds the log's pipe.
+    container.until_shown("s: hidden");
+    container.until_shown("s: main");
+    let procs = container.cgroup_file("s", "1/cgroup.procs");
+    assert_eq!(procs.lines().count(), 2, "{procs}");
+    container.command("stop", "s");
+    container.until("service.exit", &[("service", "s"), ("signal", "9")]);
+    container.until("service.stopped", &[("service", "s")]);
+    let events = container.cgroup_file("s", "cgroup.events");
+    assert!(events.contains("populated 0"), "{events}");
+    for pid in procs.lines() {
+        // These pids are the host's, as the test reads the file.
+        assert!(
+            !std::path::Path::new("/proc").join(pid).exists(),
+            "pid {pid} is still there"
+        );
+    }
+}
+
+#[test]
+fn ten_thousand_orphans_at_once_are_reaped_and_nobody_waits() {
+    let mut container = Container::start(
+        "orphans",
+        r#"[service.s]
+        exec = ["SERVICE", "orphans=10000", "print=over", "forever"]"#,
+    );
+    container.until_shown("s: orphans 10000");
+    // While they end, the control socket answers.
+    let orphans = |container: &Container| {
+        let answer = container.ask(&json!({"verb": "status", "service": "s"}));
+        answer["system"]["init"]["orphans"].as_u64().unwrap()
+    };
+    container.until_shown("s: over");
+    let end = std::time::Instant::now() + crate::rig::PATIENCE;
+    while orphans(&container) < 10_000 {
+        assert!(std::time::Instant::now() < end, "{}", orphans(&container));
+    }
+    assert_eq!(orphans(&container), 10_000);
+    let procs = container.cgroup_file("s", "1/cgroup.procs");
+    assert_eq!(procs.lines().count(), 1, "the service itself: {procs}");
+}
+
+#[test]
+fn a_stop_of_everything_comes_to_its_end_and_says_how() {
+    let services = r#"[service.db]
+        exec = ["SERVICE", "forever"]
+        [service.web]
+        exec = ["SERVICE", "hide", "forever"]
+        requires = ["db"]"#;
+    for (verb, code) in [("poweroff", 0), ("reboot", 133)] {
+        let mut container = Container::start(verb, services);
+        container.until("service.healthy", &[("service", "web")]);
+        let (status, shown) = container.end(verb);
+        assert_eq!(status.code(), Some(code), "{shown:#?}");
+        let place = |part: &str| {
+            let place = shown.iter().position(|l| l.contains(part));
+            place.unwrap_or_else(|| panic!("{part} in {shown:#?}"))
+        };
+        assert!(place("service.stopped service=web") < place("service.stop service=db"));
+        assert!(place("service.stopped service=db") < place("service.stop service=logger"));
+        assert!(place("shutdown.start") < place("shutdown.done"));
+    }
+}
