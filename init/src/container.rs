@@ -65,9 +65,7 @@ pub fn run(options: &Options) -> Result<Verb, String> {
     manager.start(&mut emitter);
     let verb = turn(&mut manager, &mut emitter).map_err(|e| format!("epoll: {e}"))?;
     // The logger is gone; the last words go their own way.
-    if let Some(fd) = stdout {
-        emitter.use_pipe(fd);
-    }
+    emitter.use_console();
     let _ = kill(Pid::from_raw(-1), Signal::SIGKILL);
     emitter.emit(Event::new("shutdown.done").with("verb", verb.name()));
     Ok(verb)

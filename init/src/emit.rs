@@ -2,7 +2,8 @@
 //!
 //! An event goes to the kernel's log, to the console, and into the record of this boot. None of
 //! the ways may block: before the `logger` runs, the line is written to the console itself,
-//! opened non-blocking; after that, into the logger's pipe. What finds no room is counted, and the
+//! opened non-blocking; after that, into the logger's pipe; and to the console itself again while the
+//! logger does not come back, or nobody would hear of that. What finds no room is counted, and the
 //! count is told with the next event that does (`lost=N`).
 
 use crate::kmsg_logger::{self, Kmsg};
@@ -26,7 +27,12 @@ const RECORD_MAX: usize = 512;
 #[derive(Debug)]
 pub struct Emitter {
     kmsg: Option<&'static Kmsg>,
-    out: Option<OwnedFd>,
+    /// The console itself, or the standard output of a container.
+    console: Option<OwnedFd>,
+    /// To the logger.
+    pipe: Option<OwnedFd>,
+    /// Whether the pipe is to be used, once there is one.
+    through_logger: bool,
     /// Since the last event that found room.
     lost: u64,
     lost_total: u64,
@@ -49,10 +55,12 @@ impl Emitter {
         Self::new(None, out)
     }
 
-    fn new(kmsg: Option<&'static Kmsg>, out: Option<OwnedFd>) -> Self {
+    fn new(kmsg: Option<&'static Kmsg>, console: Option<OwnedFd>) -> Self {
         Self {
             kmsg,
-            out,
+            console,
+            pipe: None,
+            through_logger: true,
             lost: 0,
             lost_total: 0,
             record: VecDeque::new(),
@@ -60,14 +68,27 @@ impl Emitter {
         }
     }
 
-    /// From now on emits into this pipe, which must be non-blocking.
+    /// From now on emits into the logger's pipe, which must be non-blocking.
     pub fn use_pipe(&mut self, pipe: OwnedFd) {
-        self.out = Some(pipe);
+        self.pipe = Some(pipe);
     }
 
-    /// From now on emits to the console itself again.
+    /// Whether the logger is there to read its pipe. While it is not, events go to the console itself.
+    pub fn logger_runs(&mut self, runs: bool) {
+        self.through_logger = runs;
+    }
+
+    /// From now on emits to the console itself again, opened anew: it may have been hung up.
     pub fn use_console(&mut self) {
-        self.out = open_console();
+        self.pipe = None;
+        if self.kmsg.is_some() {
+            self.console = open_console();
+        }
+    }
+
+    fn out(&self) -> Option<&OwnedFd> {
+        let pipe = self.pipe.as_ref().filter(|_| self.through_logger);
+        pipe.or(self.console.as_ref())
     }
 
     /// What happened in this boot, oldest first, as far as it is kept.
@@ -93,7 +114,7 @@ impl Emitter {
     /// For the last moment before a reboot, which would cut the line off.
     pub fn drain(&self, limit: Duration) {
         let end = now() + limit;
-        while let Some(out) = &self.out {
+        while let Some(out) = self.out() {
             if crate::sys::unsent(out) == 0 || now() >= end {
                 break;
             }
@@ -123,7 +144,7 @@ impl EventSink for Emitter {
         self.record.push_back((at, event));
         self.fresh = self.fresh.saturating_add(1);
         line.push('\n');
-        let fits = self.out.as_ref().is_none_or(|out| {
+        let fits = self.out().is_none_or(|out| {
             let written = rustix::io::write(out, line.as_bytes());
             written.is_ok_and(|count| count == line.len())
         });

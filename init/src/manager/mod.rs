@@ -25,7 +25,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::path::Path;
 use supervisor::Time;
-use supervisor::core::Input;
+use supervisor::core::{Input, State};
 use supervisor::driver::{Driver, Outcome, Setup, Token, reap};
 use supervisor::event::Event;
 use supervisor::logger::now;
@@ -177,6 +177,7 @@ impl Manager {
         deadline: Option<Time>,
         emitter: &mut Emitter,
     ) -> io::Result<Vec<Happened>> {
+        emitter.logger_runs(self.logger_runs());
         self.publish(emitter);
         let listener = token(LISTENER, 0);
         self.server
@@ -224,6 +225,14 @@ impl Manager {
             happened.push(Happened::Outcome(outcome));
         }
         Ok(happened)
+    }
+
+    /// Whether somebody reads what goes to the logger, or will at once.
+    fn logger_runs(&self) -> bool {
+        let core = self.driver.core();
+        let logger = core.find(logging::LOGGER);
+        let logger = logger.and_then(|id| core.machines().get(id.0));
+        !logger.is_some_and(|m| matches!(m.state(), State::Backoff | State::Failed))
     }
 
     /// Sends on what happened to whoever follows the events.
