@@ -72,7 +72,11 @@ fn it_works_while_everything_is_being_stopped() {
         s["explanation"]["next"][0]["what"],
         "the whole tree is killed"
     );
-    assert!(!container.lines(&json!({"verb": "logs", "lines": 5})).is_empty());
+    assert!(
+        !container
+            .lines(&json!({"verb": "logs", "lines": 5}))
+            .is_empty()
+    );
     let refused = container.ask(&json!({"verb": "start", "service": "s"}));
     assert_eq!(refused["ok"], false);
 }
@@ -172,4 +176,28 @@ fn a_datagram_socket_is_not_taken_for_a_client() {
     let address = SocketAddrUnix::new(container.dir.join("run/control")).unwrap();
     assert!(rustix::net::connect(&socket, &address).is_err());
     assert_eq!(container.status("db")["name"], "db");
+}
+
+#[test]
+fn a_logger_that_does_not_come_back_does_not_silence_init() {
+    let mut container = Container::start("mute", TWO);
+    container.until("service.healthy", &[("service", "db")]);
+    // Its life is ended again and again, until it takes seconds to come back.
+    loop {
+        container.until_status("logger", "running", |s| s["state"] == "healthy");
+        container.kill("logger");
+        let restart = container.until("service.restart", &[("service", "logger")]);
+        if restart.field("delay_ms").parse::<u64>().unwrap() > 2_500 {
+            break;
+        }
+    }
+    container.command("restart", "db");
+    container.until_shown("service.stop service=db");
+    let logger = container.status("logger");
+    assert_eq!(
+        logger["state"], "backoff",
+        "it was not the logger who showed it"
+    );
+    container.until("service.healthy", &[("service", "logger")]);
+    container.until_shown("db: hello");
 }

@@ -37,14 +37,26 @@ fn ready_too_early_twice_and_from_a_stranger() {
     container.command("stop", "s");
     container.until("service.stopped", &[("service", "s")]);
     let count = |event: &str| {
-        let of_s = container.told.iter().filter(|t| t.is(event, &[("service", "s")]));
+        let of_s = container
+            .told
+            .iter()
+            .filter(|t| t.is(event, &[("service", "s")]));
         of_s.count()
     };
     assert_eq!(count("service.ready"), 1, "{:#?}", container.told);
-    let start = container.told.iter().find(|t| t.is("service.start", &[("service", "s")]));
-    let ready = container.told.iter().find(|t| t.is("service.ready", &[("service", "s")]));
+    let start = container
+        .told
+        .iter()
+        .find(|t| t.is("service.start", &[("service", "s")]));
+    let ready = container
+        .told
+        .iter()
+        .find(|t| t.is("service.ready", &[("service", "s")]));
     let waited = ready.unwrap().at_ms - start.unwrap().at_ms;
-    assert!(waited >= 400, "not by the check, nor by the stranger: {waited}");
+    assert!(
+        waited >= 400,
+        "not by the check, nor by the stranger: {waited}"
+    );
 }
 
 #[test]
@@ -69,7 +81,10 @@ fn a_stored_descriptor_is_kept_over_a_restart_and_not_over_a_stop() {
     let refused = container.until("service.warning", &[("what", "FDSTORE")]);
     assert!(refused.field("error").contains("fd-store-max is 1"));
     container.command("stop", "s");
-    container.until("service.stopped", &[("service", "s"), ("cause", "requested")]);
+    container.until(
+        "service.stopped",
+        &[("service", "s"), ("cause", "requested")],
+    );
     container.until_status("s", "closed", |s| s["stored_fds"] == 0);
 }
 
@@ -94,15 +109,21 @@ fn silence_is_noticed() {
 fn the_main_process_moves_to_a_child_of_ours_and_to_one_that_is_not() {
     let mut container = Container::start(
         "mainpid",
-        &notify("'move-main=READY=1', 'pause=200', 'exit=3'", "restart = 'never'"),
+        &notify(
+            "'move-main=READY=1', 'pause=200', 'exit=3'",
+            "restart = 'never'",
+        ),
     );
     let moved = container.until("service.main", &[("service", "s")]);
     let exit = container.until("service.exit", &[("service", "s")]);
     assert_eq!(exit.field("pid"), moved.field("pid"));
-    assert_eq!(exit.field("status"), "3", "an orphan's status comes to init");
+    assert_eq!(
+        exit.field("status"),
+        "3",
+        "an orphan's status comes to init"
+    );
     drop(container);
-    let mut container =
-        Container::start("adopted", &notify("'adopted-main'", "restart = 'never'"));
+    let mut container = Container::start("adopted", &notify("'adopted-main'", "restart = 'never'"));
     container.until("service.main", &[("service", "s")]);
     let exit = container.until("service.exit", &[("service", "s")]);
     assert_eq!(exit.field("status"), "unknown", "its parent got the status");
@@ -122,4 +143,23 @@ fn a_reload_is_asked_for_and_told_when_it_is_over() {
     let refused = container.ask(&json!({"verb": "reload", "service": "s"}));
     assert_eq!(refused["ok"], false);
     assert!(refused["error"].as_str().unwrap().contains("s is stopped"));
+}
+
+#[test]
+fn the_reference_client_is_understood() {
+    crate::rig::require("systemd-notify", "systemd");
+    let script = "systemd-notify --status='by the reference' --pid=$$; \
+        systemd-notify EXTEND_TIMEOUT_USEC=5000000 WATCHDOG=1; systemd-notify --ready; \
+        systemd-notify RELOADING=1; systemd-notify --ready; echo done; exec sleep 1000";
+    let text = format!(
+        "[service.s]\nexec = ['/bin/sh', '-c', {script:?}]\ntype = 'notify'\nwatchdog = '60s'\n"
+    );
+    let mut container = Container::start("reference", &text);
+    container.until("service.ready", &[("service", "s")]);
+    container.until("service.reload", &[("service", "s")]);
+    container.until("service.reloaded", &[("service", "s")]);
+    container.until_shown("s: done");
+    let status = container.status("s");
+    assert_eq!(status["status_text"], "by the reference");
+    assert!(!container.was_told("service.warning", &[("service", "s")]));
 }

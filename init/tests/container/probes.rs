@@ -27,7 +27,10 @@ fn server(how: &str, probe: &str) -> (String, SocketAddr) {
 #[test]
 fn a_server_that_never_answers_is_restarted_after_exactly_its_threshold() {
     // The startup probe's connection is the first of two that are good; liveness gets one.
-    let (text, _) = server("silent", "interval = '50ms'\ntimeout = '200ms'\nfailures = 3");
+    let (text, _) = server(
+        "silent",
+        "interval = '50ms'\ntimeout = '200ms'\nfailures = 3",
+    );
     let mut container = Container::start("silent", &text);
     container.until("service.healthy", &[("service", "s")]);
     container.until("service.restart", &[("service", "s")]);
@@ -54,7 +57,10 @@ fn a_server_that_never_answers_is_restarted_after_exactly_its_threshold() {
         .filter(|t| t.is("service.unhealthy", &[("service", "s")]))
         .count();
     let last = bad(&container) - 3 * lives as u64;
-    assert!(last < 3, "{lives} lives ended by 3 each, and {last} in the last");
+    assert!(
+        last < 3,
+        "{lives} lives ended by 3 each, and {last} in the last"
+    );
 }
 
 #[test]
@@ -110,7 +116,9 @@ fn no_answer_harms_anybody() {
     let peak = status.lines().find(|l| l.starts_with("VmHWM")).unwrap();
     let peak: u64 = peak.split_whitespace().nth(1).unwrap().parse().unwrap();
     assert!(peak < 64 * 1024, "PID 1 used {peak} KiB");
-    let fds = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
+    let fds = std::fs::read_dir(format!("/proc/{pid}/fd"))
+        .unwrap()
+        .count();
     assert!(fds < 100, "PID 1 has {fds} descriptors");
 }
 

@@ -6,8 +6,8 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{Receiver, channel};
 use std::sync::OnceLock;
+use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 use supervisor::driver::CgroupParent;
 
@@ -53,7 +53,14 @@ pub fn service() -> &'static str {
     PROGRAM.get_or_init(|| {
         let init = Path::new(env!("CARGO_BIN_EXE_init"));
         let cargo = Command::new(env!("CARGO"))
-            .args(["build", "--quiet", "--package", "supervisor", "--example", "service"])
+            .args([
+                "build",
+                "--quiet",
+                "--package",
+                "supervisor",
+                "--example",
+                "service",
+            ])
             .current_dir(env!("CARGO_MANIFEST_DIR"))
             .status()
             .unwrap();
@@ -225,16 +232,20 @@ impl Container {
         }
     }
 
-    /// The same, for what takes minutes and is asked for once a second.
+    /// Hears no more of what happens: from now on init has no client that stays.
+    pub fn unfollow(&mut self) {
+        self.events = channel().1;
+    }
+
+    /// The same as `until_status`, for what takes minutes and is asked for once a second.
     pub fn until_patiently(&mut self, service: &str, so: impl Fn(&Value) -> bool) {
         let end = Instant::now() + PATIENCE * 10;
         while !so(&self.status(service)) {
             assert!(Instant::now() < end, "{:#}", self.status(service));
-            // What happens meanwhile is of no interest, but must not pile up.
+            // What is shown meanwhile is of no interest, but must not pile up.
             let second = Instant::now() + Duration::from_secs(1);
             while let Some(left) = second.checked_duration_since(Instant::now()) {
-                let _ = self.events.recv_timeout(left);
-                while self.output.try_recv().is_ok() {}
+                let _ = self.output.recv_timeout(left);
             }
         }
     }
@@ -275,6 +286,18 @@ impl Container {
         children.trim().parse().unwrap()
     }
 
+    /// Kills every process of a service, not by init.
+    pub fn kill(&self, service: &str) {
+        let folder = std::fs::read_dir(self.cgroup.join(service)).unwrap();
+        for leaf in folder.flatten() {
+            let procs = std::fs::read_to_string(leaf.path().join("cgroup.procs"));
+            for pid in procs.unwrap_or_default().lines() {
+                let pid = rustix::process::Pid::from_raw(pid.parse().unwrap()).unwrap();
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            }
+        }
+    }
+
     pub fn cgroup_file(&self, service: &str, file: &str) -> String {
         std::fs::read_to_string(self.cgroup.join(service).join(file)).unwrap()
     }
@@ -306,4 +329,32 @@ fn remove_cgroups(path: &Path) {
         }
     }
     let _ = std::fs::remove_dir(path);
+}
+
+/// Installs the package that has a program, if it is missing and we may.
+pub fn require(program: &str, package: &str) {
+    let folders = ["/usr/bin", "/bin", "/usr/sbin"].map(|f| Path::new(f).join(program));
+    if folders.iter().any(|f| f.exists()) {
+        return;
+    }
+    for arguments in [
+        &["update", "--quiet"][..],
+        &[
+            "install",
+            "--yes",
+            "--quiet",
+            "--no-install-recommends",
+            package,
+        ],
+    ] {
+        let status = Command::new("apt-get")
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .args(arguments)
+            .status()
+            .unwrap();
+        assert!(
+            status.success(),
+            "apt-get {arguments:?}: install {package} by hand"
+        );
+    }
 }

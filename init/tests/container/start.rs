@@ -16,7 +16,10 @@ fn a_child_starts_clean() {
     let output = container.output_of("s");
     // 3 is the socket that init holds for it.
     for line in ["open 0 1 2 3", "SigBlk: 0000000000000000"] {
-        assert!(output.contains(&line.to_owned()), "{line:?} is not in {output:#?}");
+        assert!(
+            output.contains(&line.to_owned()),
+            "{line:?} is not in {output:#?}"
+        );
     }
     let pid = container.cgroup_file("s", "1/cgroup.procs");
     let pid = pid.trim();
@@ -73,9 +76,7 @@ fn who_requires_a_service_comes_back_with_it() {
     );
     container.until("service.healthy", &[("service", "app")]);
     container.until_status("once", "done", |s| s["state"] == "healthy");
-    let pid = container.cgroup_file("db", "1/cgroup.procs");
-    let pid = rustix::process::Pid::from_raw(pid.trim().parse().unwrap()).unwrap();
-    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    container.kill("db");
     let stop = container.until("service.stop", &[("service", "app")]);
     assert_eq!(stop.field("cause"), "db went, which it requires");
     container.until("service.healthy", &[("service", "app")]);
