@@ -7,9 +7,9 @@
 //! count is told with the next event that does (`lost=N`).
 
 use crate::kmsg_logger::{self, Kmsg};
+use crate::record::Record;
 use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags};
-use std::collections::VecDeque;
 use std::time::Duration;
 use supervisor::Time;
 use supervisor::event::{Event, EventSink};
@@ -18,10 +18,6 @@ use supervisor::logger::now;
 /// Syslog severity `info`: below the console's level, so that the kernel does not show there
 /// what we show ourselves.
 const SEVERITY: u8 = 6;
-
-/// Events that are kept, for the report of the boot and for whoever asks. A boot has a few dozen;
-/// with 256 bytes each this is 128 KiB at most.
-const RECORD_MAX: usize = 512;
 
 /// See the module.
 #[derive(Debug)]
@@ -36,7 +32,7 @@ pub struct Emitter {
     /// Since the last event that found room.
     lost: u64,
     lost_total: u64,
-    record: VecDeque<(Time, Event)>,
+    record: Record,
     /// How many of the newest were not taken by [`Emitter::fresh`] yet.
     fresh: usize,
 }
@@ -63,7 +59,7 @@ impl Emitter {
             through_logger: true,
             lost: 0,
             lost_total: 0,
-            record: VecDeque::new(),
+            record: Record::default(),
             fresh: 0,
         }
     }
@@ -91,16 +87,15 @@ impl Emitter {
         pipe.or(self.console.as_ref())
     }
 
-    /// What happened in this boot, oldest first, as far as it is kept.
-    pub fn record(&self) -> impl DoubleEndedIterator<Item = &(Time, Event)> {
-        self.record.iter()
+    /// The newest so many events of this boot, oldest first, as far as they are kept.
+    pub fn newest(&self, count: usize) -> impl Iterator<Item = (Time, Event)> {
+        self.record.from(self.record.len().saturating_sub(count))
     }
 
     /// What happened since the last call, oldest first.
-    pub fn fresh(&mut self) -> Vec<(Time, Event)> {
-        let count = std::mem::take(&mut self.fresh).min(self.record.len());
-        let old = self.record.len() - count;
-        self.record.iter().skip(old).cloned().collect()
+    pub fn fresh(&mut self) -> impl Iterator<Item = (Time, Event)> {
+        let count = std::mem::take(&mut self.fresh);
+        self.newest(count)
     }
 
     /// Events that found no room on their way to the console, since the start.
@@ -138,11 +133,9 @@ impl EventSink for Emitter {
         if let Some(kmsg) = self.kmsg {
             kmsg.write(SEVERITY, &line);
         }
-        if self.record.len() >= RECORD_MAX {
-            self.record.pop_front();
+        if self.record.push(at, &event) {
+            self.fresh = self.fresh.saturating_add(1);
         }
-        self.record.push_back((at, event));
-        self.fresh = self.fresh.saturating_add(1);
         line.push('\n');
         let fits = self.out().is_none_or(|out| {
             let written = rustix::io::write(out, line.as_bytes());

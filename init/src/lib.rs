@@ -23,6 +23,7 @@ pub mod initramfs;
 pub mod kmsg_logger;
 pub mod manager;
 pub mod mounts;
+pub mod record;
 pub mod report;
 pub mod roles;
 #[allow(unsafe_code, reason = "the only module that may; see its prose")]

@@ -12,7 +12,7 @@ use std::path::Path;
 #[must_use]
 pub fn make(emitter: &Emitter) -> BootReport {
     let initramfs = std::fs::read_to_string(crate::initramfs::RECORD).unwrap_or_default();
-    let record = emitter.record().map(|(at, event)| event.line(*at));
+    let record = emitter.newest(usize::MAX).map(|(at, event)| event.line(at));
     let events: Vec<String> = initramfs.lines().map(str::to_owned).chain(record).collect();
     BootReport {
         version: env!("CARGO_PKG_VERSION").to_owned(),

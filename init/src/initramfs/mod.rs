@@ -266,8 +266,8 @@ fn map(
 /// Leaves this stage's events for the report of the boot. A boot goes on without it.
 fn leave_record(emitter: &Emitter) {
     let lines: String = emitter
-        .record()
-        .map(|(at, event)| format!("{}\n", event.line(*at)))
+        .newest(usize::MAX)
+        .map(|(at, event)| format!("{}\n", event.line(at)))
         .collect();
     let _ = std::fs::create_dir_all("/run/init");
     let _ = std::fs::write(RECORD, lines);

@@ -49,13 +49,10 @@ impl Manager {
             Request::Events { lines, follow } => {
                 // What is not published yet is in the record and must not come twice.
                 self.publish(emitter);
-                let mut newest: Vec<String> = emitter
-                    .record()
-                    .rev()
-                    .take(lines.unwrap_or(usize::MAX))
-                    .filter_map(|(at, event)| serde_json::to_string(&event_line(*at, event)).ok())
+                let newest: Vec<String> = emitter
+                    .newest(lines.unwrap_or(usize::MAX))
+                    .filter_map(|(at, event)| serde_json::to_string(&event_line(at, &event)).ok())
                     .collect();
-                newest.reverse();
                 self.server.stream(id, &newest, follow, now());
             }
             Request::Logs {
