@@ -1,0 +1,211 @@
+//! How an instance ends and what follows, as the prose has it: the second half of a [`Course`].
+
+use super::course::{Course, KILL_WAIT, Limit, Phase, STRETCH, Turn, Why};
+use super::token::Token;
+use crate::invariants::Law;
+use std::time::Duration;
+use supervisor::config::{Escalation, RestartPolicy, ServiceType};
+use supervisor::core::table::Trigger;
+use supervisor::core::{ExitStatus, ProbeKind, Program, State};
+
+type Time = Duration;
+
+impl Course {
+    /// What the law held against it is forgotten.
+    pub fn anew(&mut self, law: Law) {
+        self.law = law;
+        self.row = 0;
+        self.window.clear();
+        self.wanted = true;
+        self.enter(State::Stopped);
+    }
+
+    /// Told to go: the signal first.
+    pub fn take(&mut self, why: Why, turn: &mut Turn<'_>) {
+        self.must(turn, Token::Told("stop"));
+        self.must(turn, Token::Signal(self.spec.stop_signal));
+        self.begin_stopping(why, turn);
+        self.limit = Some(Limit::new(turn.now, self.spec.stop_timeout));
+    }
+
+    pub fn begin_stopping(&mut self, why: Why, turn: &mut Turn<'_>) {
+        self.end_health(turn.now);
+        self.enter(State::Stopping);
+        self.leaving = None;
+        self.why = why;
+        self.killed = false;
+        (self.armed, self.silence_ends) = (false, None);
+        self.reload = None;
+        // The wait for the kill begins anew when the main process is gone.
+        self.stop_ends = turn.now + self.spec.stop_timeout * STRETCH + KILL_WAIT * 2;
+        for kind in ProbeKind::ALL {
+            let phase = std::mem::replace(&mut self.probes[kind as usize].phase, Phase::Off);
+            if matches!(phase, Phase::Asked(_)) {
+                self.must(turn, Token::Cancel(kind));
+            }
+        }
+    }
+
+    pub fn kill(&mut self, turn: &mut Turn<'_>) {
+        self.killed = true;
+        self.limit = Some(Limit::new(turn.now, KILL_WAIT));
+        self.must(turn, Token::Kill);
+    }
+
+    pub fn end_health(&mut self, now: Time) {
+        if self
+            .healthy_since
+            .take()
+            .is_some_and(|at| now - at >= self.spec.backoff.reset_after)
+        {
+            self.row = 0;
+            self.group_used = false;
+        }
+    }
+
+    pub fn exited(&mut self, status: &ExitStatus, turn: &mut Turn<'_>) {
+        if !std::mem::take(&mut self.process) {
+            return;
+        }
+        self.saw(turn, Trigger::Exited);
+        self.law = Law::NoLostExit;
+        let by_kill = matches!(status, ExitStatus::Signal(9, _));
+        let done = *status == ExitStatus::Code(0) && !(self.oom && by_kill);
+        if let (State::Starting, Program::PreStart(number), true) = (self.state, self.program, done)
+        {
+            self.program = match number + 1 {
+                next if next < self.spec.pre_start.len() => Program::PreStart(next),
+                _ => Program::Main,
+            };
+            self.must(turn, Token::Spawn(self.program));
+            return;
+        }
+        self.must(turn, Token::Told("exit"));
+        // A check that is done has not done the service's work.
+        let why = if done && self.program == Program::Main {
+            Why::Done
+        } else {
+            Why::Fault
+        };
+        if self.state != State::Stopping {
+            self.begin_stopping(why, turn);
+        } else if self.why == Why::Leaving {
+            self.why = why;
+        }
+        self.kill(turn);
+    }
+
+    pub fn tree_gone(&mut self, turn: &mut Turn<'_>) {
+        if self.process {
+            return;
+        }
+        self.tree = false;
+        self.saw(turn, Trigger::Gone);
+        if self.state == State::Stopping {
+            self.law = Law::NoLostExit;
+            self.settle(turn);
+        }
+    }
+
+    /// Nothing runs, nothing is to run.
+    pub fn rest(&mut self, turn: &mut Turn<'_>) {
+        self.enter(State::Stopped);
+        self.leaving = None;
+        if self.shut || !self.wanted {
+            self.must(turn, Token::Drop);
+        }
+        self.must(turn, Token::Told("stopped"));
+    }
+
+    /// The instance is over.
+    pub fn settle(&mut self, turn: &mut Turn<'_>) {
+        self.tried = true;
+        self.tree = false;
+        self.oom = false;
+        let done = self.why == Why::Done;
+        if self.shut || !self.wanted || self.why == Why::Asked {
+            self.law = Law::Policy;
+            return self.rest(turn);
+        }
+        if done && self.spec.kind == ServiceType::Oneshot {
+            self.law = Law::Readiness;
+            return self.healthy(turn);
+        }
+        self.law = Law::Policy;
+        match self.spec.restart {
+            RestartPolicy::Always => self.restart(turn),
+            RestartPolicy::OnFailure if !done => self.restart(turn),
+            RestartPolicy::OnFailure | RestartPolicy::Never if done => {
+                self.wanted = false;
+                self.rest(turn);
+            }
+            RestartPolicy::OnFailure | RestartPolicy::Never => {
+                self.enter(State::Failed);
+                self.must(turn, Token::Told("failed"));
+            }
+        }
+    }
+
+    pub fn restart(&mut self, turn: &mut Turn<'_>) {
+        let (now, intensity) = (turn.now, self.spec.intensity.clone());
+        self.law = Law::Intensity;
+        self.window.retain(|at| now - *at < intensity.within);
+        if self.window.len() as u64 >= u64::from(intensity.restarts) {
+            self.escalations += 1;
+            self.enter(State::Failed);
+            self.must(turn, Token::Told("failed"));
+            match intensity.then {
+                Escalation::Degraded => self.try_later(now),
+                Escalation::RestartGroup if !self.group_used => {
+                    self.group_used = true;
+                    self.clean = true;
+                    self.anew(Law::GroupRestart);
+                }
+                Escalation::RestartGroup | Escalation::Reboot => self.must(turn, Token::Reboot),
+            }
+            return;
+        }
+        self.law = Law::Backoff;
+        self.window.push_back(now);
+        self.restarts += 1;
+        let law = self.spec.backoff.clone();
+        // The first one is `initial`; then `base` and twice the one before, up to `max`.
+        let delay = match self.row {
+            0 => law.initial.min(law.max),
+            row => (1..row).fold(law.base.min(law.max), |d, _| (d * 2).min(law.max)),
+        };
+        self.row += 1;
+        self.must(turn, Token::Told("restart"));
+        if delay.is_zero() {
+            self.enter(State::Stopped);
+        } else {
+            self.enter(State::Backoff);
+            // The last nanosecond may be lost on the way through floating point.
+            let low = delay.mul_f64(1.0 - law.jitter);
+            let high = delay.mul_f64(1.0 + law.jitter) + Duration::from_nanos(1);
+            self.delay = Some((low.saturating_sub(Duration::from_nanos(1)), high));
+        }
+    }
+
+    pub fn try_later(&mut self, now: Time) {
+        self.law = Law::RetryAfter;
+        if let (State::Failed, Some(delay)) = (self.state, self.spec.intensity.retry_after) {
+            self.limit = Some(Limit::new(now, delay));
+        }
+    }
+
+    /// It is not to run: no use to wait for a restart.
+    pub fn waits_no_more(&mut self, turn: &mut Turn<'_>) {
+        if matches!(self.state, State::Backoff | State::Failed) {
+            self.saw(turn, Trigger::Stop);
+            self.rest(turn);
+        }
+    }
+
+    pub fn out_of_memory(&mut self, turn: &mut Turn<'_>) {
+        if self.is_running() {
+            self.oom = true;
+            self.must(turn, Token::Told("oom"));
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! What a service says, answers and leaves unsaid, as the prose has it.
+
+use super::course::{Course, Limit, Phase, Turn, Why};
+use super::token::Token;
+use crate::invariants::Law;
+use supervisor::config::ServiceType;
+use supervisor::core::table::Trigger;
+use supervisor::core::{Notification, ProbeKind, Program, State};
+
+impl Course {
+    pub fn timer(&mut self, turn: &mut Turn<'_>) {
+        for kind in ProbeKind::ALL {
+            self.probe_timer(kind, turn);
+        }
+        if self.silence_ends.is_some_and(|at| at <= turn.now) {
+            self.law = Law::Watchdog;
+            self.fault(turn);
+        }
+        if self.reload.is_some_and(|limit| limit.ends <= turn.now) {
+            self.law = Law::Reload;
+            self.reload = None;
+            self.must(turn, Token::Told("warning"));
+        }
+        if self.limit.is_some_and(|limit| limit.ends <= turn.now) {
+            self.limit_reached(turn);
+        }
+    }
+
+    pub fn limit_reached(&mut self, turn: &mut Turn<'_>) {
+        self.saw(turn, Trigger::Due);
+        match self.state {
+            State::Starting => {
+                self.law = Law::StartTimeout;
+                self.take(Why::Fault, turn);
+            }
+            State::Stopping if !self.killed => {
+                self.law = Law::Stop;
+                self.kill(turn);
+            }
+            State::Stopping => {
+                self.law = Law::Stop;
+                self.process = false;
+                self.must(turn, Token::Told("stuck"));
+                self.must(turn, Token::Abandon);
+                self.settle(turn);
+            }
+            State::Backoff => {
+                self.law = Law::Backoff;
+                self.enter(State::Stopped);
+            }
+            State::Failed => self.anew(Law::RetryAfter),
+            State::Stopped | State::Ready | State::Healthy | State::Unhealthy => {}
+        }
+    }
+
+    pub fn probe_timer(&mut self, kind: ProbeKind, turn: &mut Turn<'_>) {
+        let Some(timeout) = self.probe(kind).map(|probe| probe.timeout) else {
+            return;
+        };
+        let asking = &mut self.probes[kind as usize];
+        match asking.phase {
+            Phase::Due(at) if at <= turn.now => {
+                asking.attempt += 1;
+                asking.phase = Phase::Asked(turn.now);
+                let attempt = asking.attempt;
+                self.law = Law::Probes;
+                self.must(turn, Token::Ask(kind, attempt));
+            }
+            Phase::Asked(at) if at + timeout <= turn.now => {
+                self.must(turn, Token::Cancel(kind));
+                self.answered(kind, false, turn);
+            }
+            Phase::Off | Phase::Due(_) | Phase::Asked(_) => {}
+        }
+    }
+
+    /// An answer, or the lack of one, to the attempt in flight.
+    pub fn answered(&mut self, kind: ProbeKind, good: bool, turn: &mut Turn<'_>) {
+        let Some(probe) = self.spec.probe(kind) else {
+            return;
+        };
+        let (failures, successes, interval) = (probe.failures, probe.successes, probe.interval);
+        let asking = &mut self.probes[kind as usize];
+        let Phase::Asked(at) = asking.phase else {
+            return;
+        };
+        asking.phase = Phase::Due(turn.now.max(at + interval));
+        if good {
+            (asking.good, asking.bad) = (asking.good + 1, 0);
+        } else {
+            (asking.good, asking.bad) = (0, asking.bad + 1);
+        }
+        let (proven, refuted) = (asking.good >= successes, asking.bad >= failures);
+        self.law = match kind {
+            ProbeKind::Startup => Law::Startup,
+            ProbeKind::Readiness => Law::Fitness,
+            ProbeKind::Liveness => Law::Liveness,
+        };
+        match kind {
+            ProbeKind::Startup if proven => {
+                self.probes[kind as usize].phase = Phase::Off;
+                if self.is_provided() {
+                    self.let_go(turn);
+                } else if self.spec.kind == ServiceType::Probe {
+                    match self.spec.readiness {
+                        None => self.ready(turn),
+                        Some(_) => self.switch_on(ProbeKind::Readiness, turn.now),
+                    }
+                }
+            }
+            ProbeKind::Readiness if proven => self.fit(turn),
+            ProbeKind::Readiness if refuted => {
+                self.saw(turn, Trigger::Unfit);
+                if matches!(self.state, State::Ready | State::Healthy) {
+                    self.end_health(turn.now);
+                    self.enter(State::Unhealthy);
+                    self.must(turn, Token::Told("unhealthy"));
+                }
+            }
+            ProbeKind::Liveness if proven => {
+                self.alive = true;
+                self.saw(turn, Trigger::Alive);
+                if self.state == State::Ready {
+                    self.healthy(turn);
+                }
+            }
+            ProbeKind::Startup | ProbeKind::Liveness if refuted => self.fault(turn),
+            _ => {}
+        }
+    }
+
+    pub fn fit(&mut self, turn: &mut Turn<'_>) {
+        if self.state == State::Starting {
+            self.ready(turn);
+            return;
+        }
+        self.saw(turn, Trigger::Fit);
+        if self.state == State::Unhealthy && self.alive {
+            self.healthy(turn);
+        } else if self.state == State::Unhealthy {
+            self.enter(State::Ready);
+            self.must(turn, Token::Told("ready"));
+        }
+    }
+
+    pub fn fault(&mut self, turn: &mut Turn<'_>) {
+        self.saw(turn, Trigger::Fault);
+        self.must(turn, Token::Told("unhealthy"));
+        self.take(Why::Fault, turn);
+    }
+
+    pub fn notified(&mut self, what: &Notification, turn: &mut Turn<'_>) {
+        if !self.is_running() || self.program != Program::Main {
+            return;
+        }
+        match what {
+            Notification::Ready if self.reload.is_some() => {
+                self.law = Law::Reload;
+                self.reload = None;
+                self.must(turn, Token::Told("reloaded"));
+            }
+            Notification::Ready if self.spec.kind == ServiceType::Notify => self.ready(turn),
+            Notification::Reloading if self.is_provided() => self.begin_reload(turn),
+            Notification::Stopping => {
+                self.saw(turn, Trigger::Leaving);
+                if self.is_live() {
+                    self.law = Law::Stop;
+                    self.must(turn, Token::Told("stop"));
+                    self.begin_stopping(Why::Leaving, turn);
+                    self.limit = Some(Limit::new(turn.now, self.spec.stop_timeout));
+                }
+            }
+            Notification::Watchdog => {
+                self.law = Law::Watchdog;
+                if let (Some(ends), Some(interval)) = (&mut self.silence_ends, self.interval) {
+                    *ends = turn.now + interval;
+                }
+            }
+            Notification::WatchdogTrigger if self.silence_ends.is_some() => {
+                self.law = Law::Watchdog;
+                self.fault(turn);
+            }
+            Notification::WatchdogInterval(interval) => {
+                self.law = Law::Watchdog;
+                self.interval = Some(*interval).filter(|i| !i.is_zero());
+                let armed = self.interval.filter(|_| self.armed);
+                self.silence_ends = armed.map(|interval| turn.now + interval);
+            }
+            Notification::ExtendTimeout(more) => {
+                self.law = Law::Extension;
+                let waited = match self.state {
+                    State::Starting => true,
+                    State::Stopping => !self.killed,
+                    _ => false,
+                };
+                let limit = self.limit.as_mut().filter(|_| waited);
+                for limit in limit.into_iter().chain(self.reload.as_mut()) {
+                    let wish = (turn.now + *more).min(limit.furthest);
+                    limit.ends = limit.ends.max(wish);
+                }
+            }
+            Notification::Ready
+            | Notification::Reloading
+            | Notification::WatchdogTrigger
+            | Notification::Status(_) => {}
+        }
+    }
+
+    pub fn begin_reload(&mut self, turn: &mut Turn<'_>) {
+        self.law = Law::Reload;
+        if self.reload.is_none() {
+            self.must(turn, Token::Told("reload"));
+        }
+        self.reload = Some(Limit::new(turn.now, self.spec.start_timeout));
+    }
+
+    /// An operator asks for it; a service that speaks has to say when it is done.
+    pub fn reload(&mut self, turn: &mut Turn<'_>) {
+        if !self.is_provided() || !self.process {
+            return;
+        }
+        if self.spec.kind == ServiceType::Notify {
+            self.begin_reload(turn);
+        } else {
+            self.must(turn, Token::Told("reload"));
+        }
+        self.must(turn, Token::Signal(self.spec.reload_signal));
+    }
+
+    pub fn main_moved(&mut self, turn: &mut Turn<'_>) {
+        if self.is_running() && self.process && self.program == Program::Main {
+            self.must(turn, Token::Told("main"));
+        }
+    }
+}

@@ -1,0 +1,305 @@
+//! What concerns the set: who may start, who has to go, and in which order.
+
+use super::Model;
+use super::course::{Course, Turn, Why};
+use super::token::{NOBODY, Token};
+use crate::invariants::{Checked, Law, check};
+use std::collections::BTreeSet;
+use std::time::Duration;
+use supervisor::core::table::Trigger;
+use supervisor::core::{Program, State};
+use supervisor::spec::{MILESTONES, Spec};
+
+/// Whom a service knows, by place.
+pub struct Edges {
+    pub requires: Vec<usize>,
+    pub after: Vec<usize>,
+    required_by: Vec<usize>,
+    followers: Vec<usize>,
+    milestones: Vec<&'static str>,
+}
+
+pub fn edges(specs: &[Spec]) -> Vec<Edges> {
+    let places = |has: &dyn Fn(&Spec) -> bool| -> Vec<usize> {
+        (0..specs.len())
+            .filter(|place| has(&specs[*place]))
+            .collect()
+    };
+    let edges = specs.iter().map(|spec| {
+        let name = &spec.name;
+        let follows = |s: &Spec| s.after.contains(name) || s.requires.contains(name);
+        let milestones = MILESTONES
+            .iter()
+            .filter(|m| spec.after.iter().any(|a| a == *m));
+        Edges {
+            requires: places(&|s| spec.requires.contains(&s.name)),
+            after: places(&|s| spec.after.contains(&s.name)),
+            required_by: places(&|s| s.requires.contains(name)),
+            followers: places(&follows),
+            milestones: milestones.copied().collect(),
+        }
+    });
+    edges.collect()
+}
+
+/// A service and everything it requires, however far.
+pub fn with_requirements(edges: &[Edges], place: usize) -> BTreeSet<usize> {
+    let mut all = BTreeSet::from([place]);
+    for required in &edges[place].requires {
+        all.extend(with_requirements(edges, *required));
+    }
+    all
+}
+
+impl Model {
+    /// What the set does, action by action; each must be lawful where it stands.
+    pub(super) fn set_moves(&mut self, now: Duration) -> Checked {
+        let rest = std::mem::take(&mut self.rest);
+        let mut others = Vec::new();
+        self.see_who_leaves();
+        for (place, token) in &rest {
+            match token {
+                Token::Told("stop" | "stopped") => self.goes(now, *place)?,
+                Token::Spawn(program) if *place != NOBODY => {
+                    self.starts(now, *place, *program)?;
+                }
+                Token::AllStopped => self.all_stop()?,
+                _ => {}
+            }
+            let moves = matches!(token, Token::Told("stop" | "stopped") | Token::AllStopped)
+                || matches!(token, Token::Spawn(_));
+            if !moves {
+                others.push((*place, *token));
+            }
+            self.see_who_leaves();
+        }
+        for (place, token) in others {
+            match self.due.iter().position(|due| *due == (place, token)) {
+                Some(found) => {
+                    self.due.remove(found);
+                }
+                None => {
+                    return check(false, self.unasked(place, token), || {
+                        format!("{}: {token:?} has no reason", self.name(place))
+                    });
+                }
+            }
+        }
+        self.rest = rest;
+        let missing = self.due.first().copied();
+        check(missing.is_none(), Law::StopOrder, || {
+            format!("{missing:?} had to follow")
+        })
+    }
+
+    /// The law against doing this without a reason.
+    fn unasked(&self, place: usize, token: Token) -> Law {
+        match (self.law(place), token) {
+            (Law::Transitions, Token::Ask(..) | Token::Cancel(_)) => Law::Probes,
+            (Law::Transitions, Token::Told("restart")) => Law::Policy,
+            (Law::Transitions, Token::Told("ready")) => Law::Readiness,
+            (Law::Transitions, Token::Kill | Token::Signal(_)) => Law::Stop,
+            (law, _) => law,
+        }
+    }
+
+    /// Marks whoever cannot stay, and keeps the mark until they went.
+    fn see_who_leaves(&mut self) {
+        loop {
+            let mut marked = false;
+            for place in 0..self.courses.len() {
+                let course = &self.courses[place];
+                if course.leaving.is_some() || !course.is_live() {
+                    continue;
+                }
+                let lost = |r: &usize| {
+                    let required = &self.courses[*r];
+                    !required.is_provided() || required.leaving.is_some()
+                };
+                if self.stopping || self.edges[place].requires.iter().any(lost) {
+                    self.courses[place].leaving = Some(Why::Asked);
+                    marked = true;
+                }
+            }
+            if !marked {
+                return;
+            }
+        }
+    }
+
+    /// Whoever has to be gone before this one may go.
+    fn in_the_way(&self, place: usize) -> Option<&Course> {
+        let edges = &self.edges[place];
+        let before = if self.stopping {
+            &edges.followers
+        } else {
+            &edges.required_by
+        };
+        before
+            .iter()
+            .map(|p| &self.courses[*p])
+            .find(|c| c.is_running())
+    }
+
+    fn goes(&mut self, now: Duration, place: usize) -> Checked {
+        let course = &self.courses[place];
+        let leaves = course.is_live() && course.leaving.is_some();
+        let law = if course.law == Law::Transitions {
+            Law::Requirements
+        } else {
+            course.law
+        };
+        check(leaves, law, || {
+            format!("{} was taken away without a cause", course.spec.name)
+        })?;
+        let in_the_way = self.in_the_way(place);
+        check(in_the_way.is_none(), Law::StopOrder, || {
+            let other = in_the_way.map_or("", |c| &c.spec.name);
+            format!("{} went while {other} was running", course.spec.name)
+        })?;
+        let mut due = std::mem::take(&mut self.due);
+        let turn = &mut Turn {
+            now,
+            due: &mut due,
+            coverage: &mut self.coverage,
+        };
+        let course = &mut self.courses[place];
+        course.saw(turn, Trigger::Stop);
+        course.law = Law::StopOrder;
+        let told = if course.state == State::Healthy && !course.process {
+            course.end_health(now);
+            course.rest(turn);
+            "stopped"
+        } else {
+            course.take(Why::Asked, turn);
+            "stop"
+        };
+        let own = due.iter().position(|d| *d == (place, Token::Told(told)));
+        own.map(|own| due.remove(own));
+        self.due = due;
+        Ok(())
+    }
+
+    /// What a stopped service waits for, and the law that says so.
+    fn missing(&self, place: usize) -> Option<(Law, String)> {
+        let (course, edges) = (&self.courses[place], &self.edges[place]);
+        let milestone = edges
+            .milestones
+            .iter()
+            .find(|m| !self.milestones.contains(m));
+        let required = edges
+            .requires
+            .iter()
+            .find(|r| !self.courses[**r].is_ready());
+        let both = edges.after.iter().chain(&edges.requires);
+        let awaited = both.copied().find(|a| self.is_awaited(*a));
+        let group = edges
+            .required_by
+            .iter()
+            .find(|b| self.courses[**b].is_running());
+        let state = course.state;
+        if self.stopping {
+            Some((Law::Shutdown, "everything is stopped".into()))
+        } else if !self.begun {
+            Some((Law::Order, "nothing has begun".into()))
+        } else if state != State::Stopped {
+            let law = match state {
+                State::Backoff => Law::Backoff,
+                State::Failed => Law::RetryAfter,
+                _ => Law::OneInstance,
+            };
+            Some((law, format!("it is {state:?}")))
+        } else if !course.wanted {
+            Some((Law::Policy, "it is not wanted".into()))
+        } else if let Some(milestone) = milestone {
+            Some((Law::Order, format!("it waits for {milestone}")))
+        } else if let Some(place) = required {
+            Some((
+                Law::Requirements,
+                format!("it requires {}", self.name(*place)),
+            ))
+        } else if let Some(place) = awaited {
+            Some((Law::Order, format!("it comes after {}", self.name(place))))
+        } else if let (true, Some(place)) = (course.clean, group) {
+            Some((
+                Law::GroupRestart,
+                format!("{} runs still", self.name(*place)),
+            ))
+        } else {
+            None
+        }
+    }
+
+    /// Whether it may become ready for the first time without anybody's help.
+    fn is_awaited(&self, place: usize) -> bool {
+        let course = &self.courses[place];
+        let hope = |r: &usize| self.courses[*r].is_ready() || self.is_awaited(*r);
+        course.wanted
+            && !course.tried
+            && course.state != State::Failed
+            && self.edges[place].requires.iter().all(hope)
+    }
+
+    fn starts(&mut self, now: Duration, place: usize, program: Program) -> Checked {
+        let course = &self.courses[place];
+        let name = &course.spec.name;
+        check(!course.tree && !course.process, Law::OneInstance, || {
+            format!("{name} starts over what is left of it")
+        })?;
+        if let Some((law, why)) = self.missing(place) {
+            return check(false, law, || format!("{name} starts, and {why}"));
+        }
+        let mut due = std::mem::take(&mut self.due);
+        let turn = &mut Turn {
+            now,
+            due: &mut due,
+            coverage: &mut self.coverage,
+        };
+        let course = &mut self.courses[place];
+        course.launch(turn);
+        self.due = due;
+        check(course.program == program, Law::Readiness, || {
+            format!("{} starts with {program:?}", course.spec.name)
+        })
+    }
+
+    fn all_stop(&mut self) -> Checked {
+        let runs = self
+            .courses
+            .iter()
+            .find(|c| c.is_running() || c.tree || c.process);
+        let early = !self.stopping || runs.is_some();
+        check(!early, Law::Shutdown, || {
+            format!(
+                "AllStopped, and {} runs",
+                runs.map_or("all", |c| &c.spec.name)
+            )
+        })?;
+        check(!self.all_stopped, Law::Shutdown, || {
+            "AllStopped again".into()
+        })?;
+        self.all_stopped = true;
+        Ok(())
+    }
+
+    /// After the step nobody is left who had to move in it.
+    pub(super) fn nobody_is_forgotten(&self) -> Checked {
+        for (place, course) in self.courses.iter().enumerate() {
+            let name = &course.spec.name;
+            if course.is_live() && course.leaving.is_some() {
+                check(self.in_the_way(place).is_some(), Law::Requirements, || {
+                    format!("{name} has to go, nobody is in its way, and it stays")
+                })?;
+            }
+            if course.state == State::Stopped && course.wanted {
+                check(self.missing(place).is_some(), Law::Order, || {
+                    format!("{name} is stopped and waits for nothing")
+                })?;
+            }
+        }
+        let over = self.stopping && !self.courses.iter().any(Course::is_running);
+        check(!over || self.all_stopped, Law::Shutdown, || {
+            "AllStopped did not come".into()
+        })
+    }
+}

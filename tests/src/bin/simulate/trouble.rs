@@ -1,0 +1,133 @@
+//! What disturbs the machine: each stimulus of the history, when its time has come.
+
+use super::invariants::Checked;
+use super::life::Saying;
+use super::random::between;
+use super::stimulus::{Kind, Stimulus};
+use super::world::{What, World};
+use std::time::Duration;
+use supervisor::core::{Command, Id, Input, Notification, ProbeKind, Program as Part};
+
+const MS: Duration = Duration::from_millis(1);
+
+impl World<'_> {
+    pub(super) fn disturb(&mut self, stimulus: Stimulus) -> Checked {
+        let Stimulus {
+            service: place,
+            kind,
+            salt,
+            lasts,
+            ..
+        } = stimulus;
+        let life = &self.lives[place];
+        let (alive, main) = (life.part.is_some(), life.part == Some(Part::Main));
+        let incarnation = life.incarnation;
+        let now = self.now;
+        match kind {
+            Kind::Exit if alive => {
+                let code = [0, 0, 1, 78, 255][usize::try_from(salt % 5).unwrap_or(0)];
+                self.end(place, Duration::ZERO, code, false);
+            }
+            Kind::Killed if alive => {
+                let signal = [6, 9, 11, 15][usize::try_from(salt % 4).unwrap_or(0)];
+                self.end(place, Duration::ZERO, signal, true);
+            }
+            Kind::OutOfMemory if alive => {
+                self.end(place, Duration::ZERO, 9, true);
+                self.feed(Input::OutOfMemory(Id(place)))?;
+            }
+            Kind::OutOfMemoryChild if self.lives[place].tree => {
+                self.feed(Input::OutOfMemory(Id(place)))?;
+            }
+            Kind::ReadyStray => self.notify(place, Notification::Ready)?,
+            Kind::Leaving if main => {
+                if salt % 3 != 0 {
+                    let code = i32::try_from(salt / 3 % 2).unwrap_or(0);
+                    self.end(place, between(salt, 1, 5_000), code, false);
+                }
+                self.notify(place, Notification::Stopping)?;
+            }
+            Kind::Reloading if main => {
+                if salt % 3 != 0 {
+                    let delay = between(salt, 1, 5_000);
+                    self.after(delay, What::Say(place, incarnation, Saying::Ready));
+                }
+                self.notify(place, Notification::Reloading)?;
+            }
+            Kind::Trigger if main => self.notify(place, Notification::WatchdogTrigger)?,
+            Kind::Interval if main => {
+                let spec = self.program.specs[place].watchdog;
+                let own = spec.unwrap_or(Duration::from_secs(60));
+                let wish = match salt % 3 {
+                    0 => Duration::ZERO,
+                    1 => own * 2,
+                    _ => own / 2,
+                };
+                let idle = self.lives[place].interval.is_zero();
+                self.lives[place].interval = wish;
+                if !wish.is_zero() && (idle || spec.is_none()) {
+                    self.after(wish / 2, What::Say(place, incarnation, Saying::Ping));
+                }
+                self.notify(place, Notification::WatchdogInterval(wish))?;
+            }
+            Kind::MainMoved if main => {
+                self.feed(Input::MainMoved(Id(place), 4_100_000))?;
+            }
+            Kind::StaleAnswer => {
+                let probe = ProbeKind::ALL[usize::try_from(salt % 3).unwrap_or(0)];
+                let last = self.lives[place].last_asked[probe as usize];
+                let waited = self.lives[place].asked[probe as usize].is_some();
+                let stale = if waited { last.wrapping_sub(1) } else { last };
+                self.answer(place, probe, stale, salt % 2 == 0)?;
+            }
+            Kind::Gap => {
+                // Seconds, minutes or hours.
+                let most = [8_000, 600_000, 7_200_000][usize::try_from(salt % 3).unwrap_or(0)];
+                self.now += between(salt / 3, 2_500, most);
+            }
+            Kind::LateTimers => {
+                self.late_until = now + lasts.min(MS * 120_000);
+                return Ok(());
+            }
+            Kind::SpuriousTimer => self.feed(Input::Timer)?,
+            Kind::Start => self.command(place, Command::Start)?,
+            Kind::Stop => {
+                // Most come back, or the rest of the run would be a quiet one.
+                self.command(place, Command::Stop)?;
+                if salt % 4 != 0 {
+                    self.after(between(salt, 1, 900_000), What::Back(place));
+                }
+            }
+            Kind::Restart => self.command(place, Command::Restart)?,
+            Kind::Reload if main => self.command(place, Command::Reload)?,
+            Kind::Exit
+            | Kind::Killed
+            | Kind::OutOfMemory
+            | Kind::OutOfMemoryChild
+            | Kind::Leaving
+            | Kind::Reloading
+            | Kind::Trigger
+            | Kind::Interval
+            | Kind::MainMoved
+            | Kind::Reload => return Ok(()),
+            _ => {
+                // What the machine answers to a reboot is asked for rarely, so it holds for long.
+                let long = matches!(kind, Kind::RebootGranted | Kind::RebootRefused);
+                let life = &mut self.lives[place];
+                life.until[kind as usize] = now + lasts * if long { 30 } else { 1 };
+                life.salts[kind as usize] = salt;
+                return Ok(());
+            }
+        }
+        self.model.coverage.effect(kind);
+        Ok(())
+    }
+
+    fn notify(&mut self, place: usize, what: Notification) -> Checked {
+        self.feed(Input::Notify(Id(place), what))
+    }
+
+    pub(super) fn command(&mut self, place: usize, command: Command) -> Checked {
+        self.feed(Input::Command(Id(place), command))
+    }
+}
