@@ -47,6 +47,7 @@ laws! {
     Probes "probes" "one attempt in flight at most, none when off, each answered, cancelled or timed out",
     Deadline "deadline" "the next timer is due exactly when something is, never in the past, and never in a busy loop",
     Health "health" "the machine is healthy exactly when all required services are",
+    Panic "no-panic" "nothing panics, whatever happens",
     Status "status" "what is told of a service agrees with its state",
 }
 

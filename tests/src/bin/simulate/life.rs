@@ -103,7 +103,7 @@ impl World<'_> {
             }
             let delay = between(hash, 10, 2_000);
             match self.suffers(place, Kind::CheckFails) {
-                true if hash % 3 == 0 => {}
+                true if hash.is_multiple_of(3) => {}
                 true => self.end(place, delay, 1, false),
                 false => self.end(place, delay, 0, false),
             }
@@ -271,12 +271,12 @@ impl World<'_> {
         );
         let mut latency = between(hash, 0, 60).min(timeout / 2);
         let warm = self.lives[place].begun + interval.mul_f64((hash % 16) as f64 / 10.0);
-        let mut good = kind == ProbeKind::Liveness || self.now >= warm || hash % 3 != 0;
+        let mut good = kind == ProbeKind::Liveness || self.now >= warm || !hash.is_multiple_of(3);
         if self.suffers(place, Kind::Hang) {
             return;
         }
         if self.suffers(place, Kind::Unresponsive) {
-            if self.salt(place, Kind::Unresponsive) % 2 == 0 {
+            if self.salt(place, Kind::Unresponsive).is_multiple_of(2) {
                 return;
             }
             good = false;

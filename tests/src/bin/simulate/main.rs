@@ -72,6 +72,8 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    // A panic is a broken law; it is told with the history that leads to it.
+    std::panic::set_hook(Box::new(|_| ()));
     let begun = Instant::now();
     let (first, seeds) = options
         .seed

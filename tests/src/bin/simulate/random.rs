@@ -32,11 +32,11 @@ impl Random {
         from[place]
     }
 
-    /// Milliseconds between both, short ones as likely as long ones (uniform in the logarithm).
+    /// Milliseconds between both, short ones as likely as long ones: each doubling has the same chance.
     pub fn spread(&mut self, low: u64, high: u64) -> Duration {
-        let unit = (self.next() >> 11) as f64 / (1u64 << 53) as f64;
-        let ms = (low as f64) * (high as f64 / low as f64).powf(unit);
-        Duration::from_millis((Duration::from_secs_f64(ms).as_secs()).clamp(low, high))
+        let doublings = u64::from((high / low).max(1).ilog2()) + 1;
+        let least = low << self.below(doublings);
+        Duration::from_millis((least + self.below(least)).min(high))
     }
 }
 

@@ -13,6 +13,7 @@ use super::random::{between, mix};
 use super::stimulus::Kind;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
+use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 use supervisor::core::{
     Action, Command, Core, Exit, ExitStatus, Id, Input, ProbeKind, Program as Part,
@@ -103,6 +104,19 @@ pub struct World<'a> {
 /// # Errors
 /// The law that was broken.
 pub fn run(program: &Program, trace: Option<&mut Trace>) -> Result<Tally, Box<Broken>> {
+    let run = AssertUnwindSafe(|| run_until_it_breaks(program, trace));
+    std::panic::catch_unwind(run).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+        let what = text.unwrap_or("a panic without a text").to_owned();
+        Err(Box::new(Broken {
+            law: Law::Panic,
+            what,
+        }))
+    })
+}
+
+fn run_until_it_breaks(program: &Program, trace: Option<&mut Trace>) -> Result<Tally, Box<Broken>> {
     let mut world = World {
         program,
         core: Core::new(program.specs.clone(), program.seed),
@@ -344,18 +358,18 @@ impl World<'_> {
                     .push_back(format!("{line}\n                 = {states}"));
             }
             self.model.follow(self.now, &copy, &actions, &self.core)?;
-            if self.steps % 64 == 0 {
+            if self.steps.is_multiple_of(64) {
                 self.model.told(self.now, &self.core)?;
             }
-            for action in actions {
+            for action in &actions {
                 self.carry_out(action)?;
             }
         }
         Ok(())
     }
 
-    fn carry_out(&mut self, action: Action) -> Checked {
-        match action {
+    fn carry_out(&mut self, action: &Action) -> Checked {
+        match *action {
             Action::Spawn(Id(place), part) => self.spawn(place, part),
             Action::Signal(Id(place), signal) => self.signalled(place, signal),
             Action::KillTree(Id(place)) => self.kill(place),

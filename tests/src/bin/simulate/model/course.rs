@@ -61,11 +61,19 @@ pub struct Asking {
     pub bad: u32,
 }
 
+/// What has to follow, and the law that says so.
+#[derive(Clone, Copy, Debug)]
+pub struct Due {
+    pub place: usize,
+    pub token: Token,
+    pub law: Law,
+}
+
 /// What a step adds to.
 pub struct Turn<'a> {
     pub now: Time,
     /// What has to follow, and for whom.
-    pub due: &'a mut Vec<(usize, Token)>,
+    pub due: &'a mut Vec<Due>,
     pub coverage: &'a mut Coverage,
 }
 
@@ -85,6 +93,7 @@ pub struct Course {
     pub killed: bool,
     pub oom: bool,
     pub limit: Option<Limit>,
+    pub limit_law: Law,
     /// The latest end of the present stop.
     pub stop_ends: Time,
     pub reload: Option<Limit>,
@@ -129,6 +138,7 @@ impl Course {
             killed: false,
             oom: false,
             limit: None,
+            limit_law: Law::Transitions,
             stop_ends: Time::ZERO,
             reload: None,
             interval: None,
@@ -172,24 +182,47 @@ impl Course {
 
     /// When something is due by itself.
     pub fn deadline(&self) -> Option<Time> {
-        let mut least = self.silence_ends;
-        let mut add = |at: Time| least = Some(least.map_or(at, |l| l.min(at)));
-        for limit in [self.limit, self.reload].into_iter().flatten() {
-            add(limit.ends);
+        self.next().map(|(at, _)| at)
+    }
+
+    /// What is due next by itself, and by which law.
+    pub fn next(&self) -> Option<(Time, Law)> {
+        let mut next: Option<(Time, Law)> = None;
+        let mut add = |at: Time, law: Law| {
+            if next.is_none_or(|(least, _)| at < least) {
+                next = Some((at, law));
+            }
+        };
+        if let Some(at) = self.silence_ends {
+            add(at, Law::Watchdog);
+        }
+        if let Some(limit) = self.limit {
+            add(limit.ends, self.limit_law);
+        }
+        if let Some(limit) = self.reload {
+            add(limit.ends, Law::Reload);
         }
         for kind in ProbeKind::ALL {
             match self.probes[kind as usize].phase {
                 Phase::Off => {}
-                Phase::Due(at) => add(at),
-                Phase::Asked(at) => add(at + self.probe(kind).map_or(Time::ZERO, |p| p.timeout)),
+                Phase::Due(at) => add(at, Law::Probes),
+                Phase::Asked(at) => {
+                    let timeout = self.probe(kind).map_or(Time::ZERO, |p| p.timeout);
+                    add(at + timeout, Law::Probes);
+                }
             }
         }
-        least
+        next
+    }
+
+    /// Bounds the present state by a law.
+    pub fn bound(&mut self, law: Law, now: Time, length: Time) {
+        self.limit = Some(Limit::new(now, length));
+        self.limit_law = law;
     }
 
     /// The machine stood still: whoever is waited for has that much more time.
     pub fn stood_still(&mut self, gap: Time) {
-        self.law = Law::Gap;
         let judged = matches!(self.state, State::Starting | State::Stopping);
         let bound = self.limit.as_mut().filter(|_| judged);
         for limit in bound.into_iter().chain(self.reload.as_mut()) {
@@ -211,7 +244,12 @@ impl Course {
     }
 
     pub fn must(&self, turn: &mut Turn<'_>, token: Token) {
-        turn.due.push((self.place, token));
+        self.must_by(self.law, turn, token);
+    }
+
+    pub fn must_by(&self, law: Law, turn: &mut Turn<'_>, token: Token) {
+        let place = self.place;
+        turn.due.push(Due { place, token, law });
     }
 
     pub fn saw(&self, turn: &mut Turn<'_>, trigger: Trigger) {
@@ -226,7 +264,7 @@ impl Course {
     pub fn launch(&mut self, turn: &mut Turn<'_>) {
         self.saw(turn, Trigger::Start);
         self.enter(State::Starting);
-        self.limit = Some(Limit::new(turn.now, self.spec.start_timeout));
+        self.bound(Law::StartTimeout, turn.now, self.spec.start_timeout);
         self.clean = false;
         self.alive = self.spec.liveness.is_none();
         self.interval = self.spec.watchdog;

@@ -1,6 +1,6 @@
 //! How an instance ends and what follows, as the prose has it: the second half of a [`Course`].
 
-use super::course::{Course, KILL_WAIT, Limit, Phase, STRETCH, Turn, Why};
+use super::course::{Course, KILL_WAIT, Phase, STRETCH, Turn, Why};
 use super::token::Token;
 use crate::invariants::Law;
 use std::time::Duration;
@@ -25,7 +25,7 @@ impl Course {
         self.must(turn, Token::Told("stop"));
         self.must(turn, Token::Signal(self.spec.stop_signal));
         self.begin_stopping(why, turn);
-        self.limit = Some(Limit::new(turn.now, self.spec.stop_timeout));
+        self.bound(Law::Stop, turn.now, self.spec.stop_timeout);
     }
 
     pub fn begin_stopping(&mut self, why: Why, turn: &mut Turn<'_>) {
@@ -41,14 +41,14 @@ impl Course {
         for kind in ProbeKind::ALL {
             let phase = std::mem::replace(&mut self.probes[kind as usize].phase, Phase::Off);
             if matches!(phase, Phase::Asked(_)) {
-                self.must(turn, Token::Cancel(kind));
+                self.must_by(Law::Probes, turn, Token::Cancel(kind));
             }
         }
     }
 
     pub fn kill(&mut self, turn: &mut Turn<'_>) {
         self.killed = true;
-        self.limit = Some(Limit::new(turn.now, KILL_WAIT));
+        self.bound(Law::Stop, turn.now, KILL_WAIT);
         self.must(turn, Token::Kill);
     }
 
@@ -165,7 +165,6 @@ impl Course {
             }
             return;
         }
-        self.law = Law::Backoff;
         self.window.push_back(now);
         self.restarts += 1;
         let law = self.spec.backoff.clone();
@@ -176,6 +175,7 @@ impl Course {
         };
         self.row += 1;
         self.must(turn, Token::Told("restart"));
+        self.law = Law::Backoff;
         if delay.is_zero() {
             self.enter(State::Stopped);
         } else {
@@ -190,7 +190,7 @@ impl Course {
     pub fn try_later(&mut self, now: Time) {
         self.law = Law::RetryAfter;
         if let (State::Failed, Some(delay)) = (self.state, self.spec.intensity.retry_after) {
-            self.limit = Some(Limit::new(now, delay));
+            self.bound(Law::RetryAfter, now, delay);
         }
     }
 

@@ -167,7 +167,7 @@ impl Course {
                     self.law = Law::Stop;
                     self.must(turn, Token::Told("stop"));
                     self.begin_stopping(Why::Leaving, turn);
-                    self.limit = Some(Limit::new(turn.now, self.spec.stop_timeout));
+                    self.bound(Law::Stop, turn.now, self.spec.stop_timeout);
                 }
             }
             Notification::Watchdog => {
@@ -193,6 +193,9 @@ impl Course {
                     State::Stopping => !self.killed,
                     _ => false,
                 };
+                if waited {
+                    self.limit_law = Law::Extension;
+                }
                 let limit = self.limit.as_mut().filter(|_| waited);
                 for limit in limit.into_iter().chain(self.reload.as_mut()) {
                     let wish = (turn.now + *more).min(limit.furthest);

@@ -22,7 +22,7 @@ mod token;
 
 use crate::coverage::Coverage;
 use crate::invariants::{Checked, Law, check};
-use course::{Course, Turn, Why};
+use course::{Course, Due, Turn, Why};
 use std::time::Duration;
 use supervisor::core::table::Trigger;
 use supervisor::core::{Action, Command, Core, Input, Machine, State};
@@ -43,10 +43,12 @@ pub struct Model {
     all_stopped: bool,
     milestones: Vec<&'static str>,
     last: Time,
+    /// Whether time was given back in this step.
+    gap: bool,
     deadline: Option<Time>,
     /// Timers in a row without time passing.
     idle_timers: usize,
-    due: Vec<(usize, Token)>,
+    due: Vec<Due>,
     rest: Vec<(usize, Token)>,
     pub coverage: Coverage,
     pub gaps: u64,
@@ -65,6 +67,7 @@ impl Model {
             all_stopped: false,
             milestones: Vec::new(),
             last: Time::ZERO,
+            gap: false,
             deadline: None,
             idle_timers: 0,
             due: Vec::new(),
@@ -104,7 +107,7 @@ impl Model {
         self.set_moves(now)?;
         self.nobody_is_forgotten()?;
         for (course, machine) in self.courses.iter_mut().zip(core.machines()) {
-            agree(now, course, machine)?;
+            agree(now, self.gap, course, machine)?;
         }
         self.deadline = self.courses.iter().filter_map(Course::deadline).min();
         self.deadlines(now, input, core)?;
@@ -112,10 +115,13 @@ impl Model {
     }
 
     fn mind_the_gap(&mut self, now: Time) {
+        self.gap = false;
         if self.deadline.is_some_and(|due| now > due + LEAP) {
             self.gaps += 1;
             let gap = now - self.last;
-            self.due.push((NOBODY, Token::Told("time.gap")));
+            self.gap = true;
+            let (place, token, law) = (NOBODY, Token::Told("time.gap"), Law::Gap);
+            self.due.push(Due { place, token, law });
             for course in &mut self.courses {
                 course.stood_still(gap);
             }
@@ -182,27 +188,31 @@ impl Model {
                 place.unwrap_or(NOBODY)
             };
             let seen = token(action, find);
-            match self.due.iter().position(|due| *due == seen) {
-                Some(place) => {
-                    self.due.remove(place);
+            match self.due_at(seen.0, seen.1) {
+                Some(found) => {
+                    self.due.remove(found);
                 }
                 None => rest.push(seen),
             }
         }
         self.rest = rest;
-        match self.due.first() {
-            None => Ok(()),
-            Some((place, missing)) => {
-                let rest = &self.rest;
-                let what = || {
-                    format!(
-                        "{}: {missing:?} had to follow; left: {rest:?}",
-                        self.name(*place)
-                    )
-                };
-                check(false, self.law(*place), what)
-            }
-        }
+        self.nothing_is_missing()
+    }
+
+    fn due_at(&self, place: usize, token: Token) -> Option<usize> {
+        let same = |due: &Due| (due.place, due.token) == (place, token);
+        self.due.iter().position(same)
+    }
+
+    fn nothing_is_missing(&self) -> Checked {
+        let Some(Due { place, token, law }) = self.due.first() else {
+            return Ok(());
+        };
+        let law = if self.gap { Law::Gap } else { *law };
+        check(false, law, || {
+            let (name, rest) = (self.name(*place), &self.rest);
+            format!("{name}: {token:?} had to follow; left: {rest:?}")
+        })
     }
 
     fn name(&self, place: usize) -> &str {
@@ -210,7 +220,10 @@ impl Model {
     }
 
     fn law(&self, place: usize) -> Law {
-        self.courses.get(place).map_or(Law::Gap, |c| c.law)
+        match self.courses.get(place) {
+            Some(course) if !self.gap => course.law,
+            _ => Law::Gap,
+        }
     }
 
     fn deadlines(&mut self, now: Time, input: &Input, core: &Core) -> Checked {
@@ -271,14 +284,15 @@ impl Model {
 }
 
 /// Core and model are of one mind about a service.
-fn agree(now: Time, course: &mut Course, machine: &Machine) -> Checked {
-    let name = &course.spec.name;
+fn agree(now: Time, gap: bool, course: &mut Course, machine: &Machine) -> Checked {
+    let name = course.spec.name.clone();
+    let law = if gap { Law::Gap } else { course.law };
     let (ours, theirs) = (course.state, machine.state());
-    check(ours == theirs, course.law, || {
+    check(ours == theirs, law, || {
         format!("{name} is {theirs:?}, not {ours:?}")
     })?;
     let (ours, theirs) = (course.wanted, machine.is_wanted());
-    check(ours == theirs, course.law, || {
+    check(ours == theirs, law, || {
         format!("{name} is wanted: {theirs}, not {ours}")
     })?;
     if let Some((low, high)) = course.delay.take() {
@@ -288,10 +302,18 @@ fn agree(now: Time, course: &mut Course, machine: &Machine) -> Checked {
         check((low..=high).contains(&delay), Law::Backoff, || {
             format!("{name} waits for {delay:?}, not between {low:?} and {high:?}")
         })?;
-        course.limit = Some(course::Limit::new(now, delay));
+        course.bound(Law::Backoff, now, delay);
     }
-    let (ours, theirs) = (course.deadline(), machine.deadline());
-    check(ours == theirs, course.law, || {
+    let theirs = machine.deadline();
+    let ours = course.next();
+    // Whatever the core forgot, it forgot by the law of what is due.
+    let law = match ours {
+        _ if gap => Law::Gap,
+        Some((at, law)) if theirs.is_none_or(|theirs| theirs > at) => law,
+        _ => law,
+    };
+    let ours = ours.map(|(at, _)| at);
+    check(ours == theirs, law, || {
         format!(
             "{name}, {:?}, is due at {theirs:?}, not {ours:?}",
             course.state

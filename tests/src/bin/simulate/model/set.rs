@@ -74,7 +74,7 @@ impl Model {
             self.see_who_leaves();
         }
         for (place, token) in others {
-            match self.due.iter().position(|due| *due == (place, token)) {
+            match self.due_at(place, token) {
                 Some(found) => {
                     self.due.remove(found);
                 }
@@ -86,10 +86,7 @@ impl Model {
             }
         }
         self.rest = rest;
-        let missing = self.due.first().copied();
-        check(missing.is_none(), Law::StopOrder, || {
-            format!("{missing:?} had to follow")
-        })
+        self.nothing_is_missing()
     }
 
     /// The law against doing this without a reason.
@@ -174,9 +171,9 @@ impl Model {
             course.take(Why::Asked, turn);
             "stop"
         };
-        let own = due.iter().position(|d| *d == (place, Token::Told(told)));
-        own.map(|own| due.remove(own));
         self.due = due;
+        let own = self.due_at(place, Token::Told(told));
+        own.map(|own| self.due.remove(own));
         Ok(())
     }
 

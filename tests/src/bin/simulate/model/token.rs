@@ -54,7 +54,7 @@ pub fn token(action: &Action, find: impl Fn(&str) -> usize) -> (usize, Token) {
             let name = event
                 .name()
                 .strip_prefix("service.")
-                .unwrap_or(event.name());
+                .unwrap_or_else(|| event.name());
             let known = TOLD.iter().find(|known| **known == name);
             let told = Token::Told(known.copied().unwrap_or("an unknown event"));
             (event.field("service").map_or(NOBODY, find), told)

@@ -1,0 +1,110 @@
+//! The planted bugs.
+
+/// One bug: what it is, in which file of the core, and what it makes of what.
+pub struct Mutant {
+    pub name: &'static str,
+    pub file: &'static str,
+    /// Occurs exactly once in the file.
+    pub find: &'static str,
+    pub replace: &'static str,
+}
+
+macro_rules! mutants {
+    ($($name:literal in $file:literal: $find:literal => $replace:literal;)*) => {
+        &[$(Mutant { name: $name, file: $file, find: $find, replace: $replace },)*]
+    };
+}
+
+/// All of them.
+pub const MUTANTS: &[Mutant] = mutants! {
+    "one failure too many" in "probe.rs":
+        "(self.bad >= self.probe.failures)" => "(self.bad > self.probe.failures)";
+    "one success is enough" in "probe.rs":
+        "(self.good >= self.probe.successes)" => "(self.good >= 1)";
+    "asked again at once" in "probe.rs":
+        "due: (asked + self.probe.interval).max(now)," => "due: now,";
+    "a stale answer counts" in "probe.rs":
+        "Phase::InFlight { asked } if attempt == self.attempt =>" => "Phase::InFlight { asked } if attempt > 0 =>";
+    "the window is not pruned" in "restart.rs":
+        ".is_some_and(|at| !is_recent(*at, within, now))" => ".is_some_and(|at| !is_recent(*at, within, now) && false)";
+    "one restart too many" in "restart.rs":
+        "self.window.len() >= spec.intensity.restarts as usize" => "self.window.len() > spec.intensity.restarts as usize";
+    "the delay does not double" in "restart.rs":
+        "self.in_a_row = self.in_a_row.saturating_add(1);" => "self.in_a_row = 1;";
+    "a delay beyond its jitter" in "restart.rs":
+        "(2.0 * random.unit() - 1.0)" => "(2.0 * random.unit() - 0.9)";
+    "any health resets the delay" in "ending.rs":
+        "now.saturating_sub(since) >= self.spec.backoff.reset_after" => "now >= since";
+    "a successor before the tree is gone" in "ending.rs":
+        "self.react(Trigger::Exited, Some(ended), turn);" => "self.react(Trigger::Exited, Some(ended), turn);\n        self.react(Trigger::Gone, None, turn);";
+    "an exit while stopping is lost" in "table.rs":
+        "/* Stopping  */ [No,     No,   Strike, Sweep,     No,   No,   No,   No,   No,   No,     Sweep," => "/* Stopping  */ [No,     No,   Strike, Sweep,     No,   No,   No,   No,   No,   No,     No,";
+    "READY=1 in a check before the start" in "heard.rs":
+        "if !self.is_running() || self.program != Program::Main {" => "if !self.is_running() {";
+    "the watchdog outlives the stop" in "ending.rs":
+        "self.watchdog.disarm();" => "";
+    "a watchdog set later is not armed" in "watchdog.rs":
+        "if self.armed {" => "if self.armed && self.ends.is_some() {";
+    "extensions without end" in "heard.rs":
+        "now.saturating_add(more).min(bound.furthest)" => "now.saturating_add(more)";
+    "only the first instance may extend its start" in "machine.rs":
+        "self.killed = false;" => "";
+    "a gap is not given back" in "mod.rs":
+        "machine.forgive(gap);" => "let _ = machine;";
+    "dependents run on" in "mod.rs":
+        "Some(name) => Some(Cause::Dependency(name))," => "Some(_) => None,";
+    "the order of the shutdown" in "mod.rs":
+        "self.graph.followers(id)" => "self.graph.required_by(id)";
+    "a start does not wait for `after`" in "mod.rs":
+        "before.filter(|a| self.is_awaited(**a))" => "before.filter(|a| self.is_awaited(**a) && false)";
+    "the group restarts again and again" in "ending.rs":
+        "self.group_restarted = true;" => "";
+    "the group does not start clean" in "ending.rs":
+        "self.clean = true;" => "";
+    "no start-timeout" in "machine.rs":
+        "self.bound_by(self.spec.start_timeout, turn.now);" => "";
+    "stop.timeout does not kill" in "ending.rs":
+        "if !self.killed {" => "if false {";
+    "a stuck tree is waited for for ever" in "ending.rs":
+        "self.bound_by(KILL_WAIT, turn.now);" => "";
+    "a probe is not cancelled" in "ending.rs":
+        "turn.actions.push(Action::CancelProbe(self.id, kind));" => "";
+    "an operator's restart counts" in "ending.rs":
+        "if self.shut || !self.wanted || cause.is_asked() {" => "if self.shut || !self.wanted {";
+    "a oneshot remembers that it had to go" in "ending.rs":
+        "        self.leave = None;\n        if self.shut" => "        if self.shut";
+    "the health of who leaves is not ended" in "ending.rs":
+        "self.end_health(turn.now);\n        self.enter(State::Stopping" => "self.enter(State::Stopping";
+    "failed is for ever" in "ending.rs":
+        "self.bound_by(delay, now);" => "let _ = (delay, now);";
+    "the readiness probe restarts" in "heard.rs":
+        "(ProbeKind::Readiness, Some(Verdict::Bad)) => self.react(Trigger::Unfit, None, turn)," => "(ProbeKind::Readiness, Some(Verdict::Bad)) => self.fault(Cause::Watchdog, turn),";
+    "the startup probe holds nobody back" in "machine.rs":
+        "if !self.starting_up() {" => "if !self.starting_up() || self.alive {";
+    "a start after StopAll" in "mod.rs":
+        "&& !self.stopping\n            && machine.state" => "&& machine.state";
+    "AllStopped comes early" in "mod.rs":
+        "!self.machines.iter().any(Machine::is_running)" => "!self.machines.iter().any(|m| m.state.is_live())";
+    "one healthy service is enough" in "mod.rs":
+        "required.all(" => "required.any(";
+    "a clean end is restarted by on-failure" in "ending.rs":
+        "RestartPolicy::OnFailure => !success," => "RestartPolicy::OnFailure => true,";
+    "a check before the start is left out" in "ending.rs":
+        "if done + 1 < self.spec.pre_start.len()" => "if done + 2 < self.spec.pre_start.len()";
+    "killed without the stop signal" in "ending.rs":
+        "self.go_away(cause, turn);\n        self.signal(self.spec.stop_signal, turn);" => "self.go_away(cause, turn);";
+    "a successor is alive unproven" in "machine.rs":
+        "self.alive = self.spec.liveness.is_none();" => "self.alive |= self.spec.liveness.is_none();";
+    "eleven times the bound" in "machine.rs":
+        "EXTEND_MAX: u32 = 10" => "EXTEND_MAX: u32 = 11";
+    "a pause of a minute is nobody's" in "mod.rs":
+        "LEAP: Duration = Duration::from_secs(2)" => "LEAP: Duration = Duration::from_secs(60)";
+    "the timer is set for the last of all" in "mod.rs":
+        "filter_map(Machine::deadline).min()" => "filter_map(Machine::deadline).max()";
+    "a reload does not end" in "heard.rs":
+        "self.reload = None;\n                self.tell(turn, self.event_with_pid" => "self.tell(turn, self.event_with_pid";
+    "the status tells one restart more" in "explain.rs":
+        "restarts: machine.restarts.total()," => "restarts: machine.restarts.total() + 1,";
+    "a panic in the eighth death" in "ending.rs":
+        "if self.deaths.len() >= DEATHS {" => "assert!(self.deaths.len() < DEATHS);\n        if self.deaths.len() >= DEATHS {";
+};
