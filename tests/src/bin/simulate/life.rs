@@ -43,7 +43,6 @@ pub struct Life {
     /// How often it means to ping.
     pub interval: Duration,
     pub begun: Duration,
-    pub stopping: bool,
 }
 
 impl Life {
@@ -60,7 +59,6 @@ impl Life {
             last_asked: [0; 3],
             interval: spec.watchdog.unwrap_or_default(),
             begun: Duration::ZERO,
-            stopping: false,
         }
     }
 }

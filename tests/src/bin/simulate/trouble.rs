@@ -83,7 +83,9 @@ impl World<'_> {
             Kind::Gap => {
                 // Seconds, minutes or hours.
                 let most = [8_000, 600_000, 7_200_000][usize::try_from(salt % 3).unwrap_or(0)];
-                self.now += between(salt / 3, 2_500, most);
+                let gap = between(salt / 3, 2_500, most);
+                self.now += gap;
+                self.over_by = self.over_by.saturating_add(gap);
             }
             Kind::LateTimers => {
                 self.late_until = now + lasts.min(MS * 120_000);

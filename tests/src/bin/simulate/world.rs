@@ -48,6 +48,9 @@ pub struct Trace {
 /// When PID 1 begins.
 const START: Duration = Duration::from_millis(500);
 
+/// Timers that are noticed late add up to no more than this in one shutdown.
+const LATE: Duration = Duration::from_secs(120);
+
 /// So many steps before the broken one are shown.
 const TRACE: usize = 16;
 
@@ -93,6 +96,8 @@ pub struct World<'a> {
     inputs: VecDeque<Input>,
     pub(super) lives: Vec<Life>,
     pub(super) late_until: Duration,
+    /// When a shutdown that has begun must have ended.
+    pub(super) over_by: Duration,
     next_pid: i32,
     steps: u64,
     pub(super) deaths: u64,
@@ -127,6 +132,7 @@ fn run_until_it_breaks(program: &Program, trace: Option<&mut Trace>) -> Result<T
         inputs: VecDeque::new(),
         lives: program.specs.iter().map(Life::new).collect(),
         late_until: Duration::ZERO,
+        over_by: Duration::MAX,
         next_pid: 100,
         steps: 0,
         deaths: 0,
@@ -155,13 +161,9 @@ impl World<'_> {
         }
         self.at(self.program.length, What::StopAll);
         self.feed(Input::Start)?;
-        let mut limit = Duration::MAX;
         while !self.model.is_over() {
             self.next()?;
-            if limit == Duration::MAX && self.lives.iter().any(|life| life.stopping) {
-                limit = self.now + self.model.longest_shutdown() + Duration::from_secs(3600);
-            }
-            let bounded = self.now <= limit;
+            let bounded = self.now <= self.over_by;
             check(bounded, Law::Shutdown, || {
                 "the shutdown does not end".into()
             })?;
@@ -297,7 +299,8 @@ impl World<'_> {
             What::Refusal(place) => self.feed(Input::RebootRefused(Id(place))),
             What::Back(place) => self.command(place, Command::Start),
             What::StopAll => {
-                self.lives.iter_mut().for_each(|life| life.stopping = true);
+                let longest = self.model.longest_shutdown() + LATE;
+                self.over_by = self.over_by.min(self.now + longest);
                 self.feed(Input::StopAll)
             }
         }
