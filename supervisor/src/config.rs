@@ -106,7 +106,7 @@ impl<'de> Deserialize<'de> for SizeText {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ServiceType {
-    /// As soon as it is executed.
+    /// As soon as its program is executed.
     Exec,
     /// When it says `READY=1` on its notify socket.
     Notify,

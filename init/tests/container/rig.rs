@@ -51,7 +51,6 @@ pub struct Container {
 pub fn service() -> &'static str {
     static PROGRAM: OnceLock<String> = OnceLock::new();
     PROGRAM.get_or_init(|| {
-        let init = Path::new(env!("CARGO_BIN_EXE_init"));
         let cargo = Command::new(env!("CARGO"))
             .args([
                 "build",
@@ -61,12 +60,19 @@ pub fn service() -> &'static str {
                 "--example",
                 "service",
             ])
+            .arg("--message-format=json")
             .current_dir(env!("CARGO_MANIFEST_DIR"))
-            .status()
+            .stderr(Stdio::inherit())
+            .output()
             .unwrap();
-        assert!(cargo.success(), "cargo build --example service: {cargo}");
-        let program = init.parent().unwrap().join("examples/service");
-        program.to_str().unwrap().to_owned()
+        assert!(cargo.status.success(), "cargo build --example service");
+        let said = String::from_utf8_lossy(&cargo.stdout).into_owned();
+        let artifacts = said
+            .lines()
+            .filter_map(|l| serde_json::from_str::<Value>(l).ok());
+        let mut programs = artifacts.filter(|a| a["target"]["name"] == "service");
+        let program = programs.find_map(|a| a["executable"].as_str().map(str::to_owned));
+        program.expect("cargo tells where the example is")
     })
 }
 

@@ -86,3 +86,21 @@ fn who_requires_a_service_comes_back_with_it() {
     });
     assert_eq!(container.status("app")["restarts"], 0);
 }
+
+#[test]
+fn a_program_that_is_not_there_is_never_ready() {
+    let mut container = Container::start(
+        "missing",
+        r#"[service.s]
+        exec = ["/no/such/program"]
+        required = true
+        restart = "never""#,
+    );
+    let exit = container.until("service.exit", &[("service", "s")]);
+    assert!(exit.field("error").starts_with("exec: No such file"));
+    container.until("service.failed", &[("service", "s")]);
+    for event in ["service.ready", "service.healthy", "boot.healthy"] {
+        assert!(!container.was_told(event, &[("service", "s")]), "{event}");
+    }
+    assert!(!container.was_told("boot.healthy", &[]));
+}

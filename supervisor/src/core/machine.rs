@@ -305,8 +305,7 @@ impl Machine {
         self.tell(turn, self.event_with_pid("service.start"));
         self.switch_on(ProbeKind::Startup, turn.now);
         match self.spec.kind {
-            ServiceType::Exec => self.react(Trigger::Ready, None, turn),
-            ServiceType::Notify | ServiceType::Oneshot => {}
+            ServiceType::Exec | ServiceType::Notify | ServiceType::Oneshot => {}
             ServiceType::Probe if self.track(ProbeKind::Startup).is_none() => {
                 self.switch_on(ProbeKind::Readiness, turn.now);
             }
@@ -369,6 +368,12 @@ impl Machine {
         self.pid = Some(pid);
         self.end.pid = Some(pid);
         self.react(Trigger::Spawned, None, turn);
+    }
+
+    pub(super) fn executed(&mut self, turn: &mut Turn<'_>) {
+        if self.spec.kind == ServiceType::Exec && self.program == Program::Main {
+            self.react(Trigger::Ready, None, turn);
+        }
     }
 
     pub(super) fn enter(&mut self, state: State, now: Time) {

@@ -100,6 +100,9 @@ pub enum Input {
     Spawned(Id, i32),
     /// No process could be made, and why.
     SpawnFailed(Id, String),
+    /// The process of `Spawn` executes its program. For the main process, before its `Exited`, unless it
+    /// never came that far.
+    Executed(Id),
     /// The process ended.
     Exited(Id, Exit),
     /// No process is left in the service's cgroup.
@@ -281,6 +284,7 @@ impl Core {
             Input::SpawnFailed(id, why) => {
                 self.on(now, id, actions, |m, t| m.spawn_failed(why, t));
             }
+            Input::Executed(id) => self.on(now, id, actions, Machine::executed),
             Input::Exited(id, exit) => self.on(now, id, actions, |m, t| m.exited(exit, t)),
             Input::TreeGone(id) => self.on(now, id, actions, Machine::tree_gone),
             Input::OutOfMemory(id) => self.on(now, id, actions, Machine::out_of_memory),

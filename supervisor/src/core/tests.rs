@@ -47,7 +47,10 @@ impl World {
                         self.next_pid += 1;
                         inputs.push(Input::Spawned(id, self.next_pid));
                         match program {
-                            Program::Main => format!("spawn {}", id.0),
+                            Program::Main => {
+                                inputs.push(Input::Executed(id));
+                                format!("spawn {}", id.0)
+                            }
                             Program::PreStart(number) => format!("check {} {number}", id.0),
                         }
                     }
@@ -525,7 +528,7 @@ fn a_service_that_says_it_is_going_is_not_signalled_and_has_its_time() {
     world.take();
     world.notify(0, Notification::Stopping);
     world.pass(ms(9_999));
-    assert_eq!(world.take(), [""; 0]);
+    assert_eq!(world.take(), ["service.stop a"], "neither signal nor kill");
     world.end(0, ExitStatus::Code(0));
     assert_eq!(world.state(0), State::Stopped, "done");
     assert_eq!(world.deaths(0), ["exit status 0"]);

@@ -2,7 +2,7 @@
 
 use super::cgroup::{Cgroup, kill_leaf};
 use super::held::Held;
-use super::launch::{self, Kind, Launch};
+use super::launch::{self, Kind, Launch, Progress};
 use super::notify::NotifySocket;
 use super::probe::Attempt;
 use super::{Setup, Token};
@@ -22,8 +22,10 @@ pub(super) struct Body {
     pub(super) launch: Launch,
     pub(super) notify: NotifySocket,
     pub(super) held: Held,
-    /// Says why a child did not become its program; read when it ended.
+    /// Says whether the child became its program, and if not, why.
     pub(super) error_pipe: Option<OwnedFd>,
+    /// Why it did not, until its end is told.
+    pub(super) not_executed: Option<String>,
     pub(super) pidfd: Option<OwnedFd>,
     pub(super) probes: [Option<Probing>; 3],
     /// Whether it was told of this instance that a stranger speaks for it.
@@ -71,6 +73,7 @@ impl Body {
             cgroup,
             held,
             error_pipe: None,
+            not_executed: None,
             pidfd: None,
             probes: [const { None }; 3],
             stranger_told: false,
@@ -89,9 +92,21 @@ impl Body {
     }
 
     /// Makes a process of the service: the answer to `Spawn`.
-    pub(super) fn spawn(&mut self, id: Id, spec: &Spec, program: Program) -> Input {
+    pub(super) fn spawn(
+        &mut self,
+        id: Id,
+        spec: &Spec,
+        program: Program,
+        epoll: BorrowedFd<'_>,
+    ) -> Input {
         match self.try_spawn(spec, program) {
             Ok((sys::Child { pid, pidfd }, error_pipe)) => {
+                if program == Program::Main {
+                    // If this fails, its end still tells; only its readiness is seen no earlier.
+                    let token = Token::of(Token::EXECUTED, id).data();
+                    let _ = epoll::add(epoll, &error_pipe, token, EventFlags::IN);
+                }
+                self.not_executed = None;
                 self.pidfd = Some(pidfd);
                 self.error_pipe = Some(error_pipe);
                 Input::Spawned(id, pid)
@@ -124,6 +139,21 @@ impl Body {
                 self.launch.start(spec, &spec.exec, kind, leaf.as_fd())
             }
         }
+    }
+
+    /// Whether the main process became its program, told once.
+    pub(super) fn executed(&mut self) -> bool {
+        let Some(pipe) = &self.error_pipe else {
+            return false;
+        };
+        let progress = launch::progress(pipe.as_fd());
+        if progress != Progress::OnItsWay {
+            self.error_pipe = None;
+        }
+        if let Progress::Failed(why) = &progress {
+            self.not_executed = Some(why.clone());
+        }
+        progress == Progress::Executed
     }
 
     /// Begins to ask. What goes on is found in the loop, or among the reaped.
@@ -195,10 +225,10 @@ impl Body {
                 }) if pid == ended => {
                     // What it left running would be in the way of the next one.
                     let _ = kill_leaf(&leaf);
-                    let result = match launch::failure(error_pipe.as_fd()) {
-                        Some(why) => Err(why),
-                        None if *status == ExitStatus::Code(0) => Ok(()),
-                        None => Err(status.to_string()),
+                    let result = match launch::progress(error_pipe.as_fd()) {
+                        Progress::Failed(why) => Err(why),
+                        _ if *status == ExitStatus::Code(0) => Ok(()),
+                        _ => Err(status.to_string()),
                     };
                     return Some((kind, attempt, result));
                 }

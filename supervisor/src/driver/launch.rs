@@ -254,18 +254,30 @@ fn parse_environment(text: &str) -> Vec<(String, String)> {
         .collect()
 }
 
-/// What the child said on its error pipe, if it did not become its program.
+/// What a child's error pipe tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// Nothing yet.
+    OnItsWay,
+    /// It executes its program: the pipe was closed by the exec.
+    Executed,
+    /// It did not become its program, and why.
+    Failed(String),
+}
+
+/// Looks at a child's error pipe.
 #[must_use]
-pub fn failure(pipe: BorrowedFd<'_>) -> Option<String> {
+pub fn progress(pipe: BorrowedFd<'_>) -> Progress {
     let mut report = [0u8; 5];
     match rustix::io::read(pipe, &mut report) {
+        Ok(0) => Progress::Executed,
         Ok(5) => {
             let [step, a, b, c, d] = report;
             let error = io::Error::from_raw_os_error(i32::from_ne_bytes([a, b, c, d]));
             let step = sys::STEPS.get(usize::from(step)).unwrap_or(&"start");
-            Some(format!("{step}: {error}"))
+            Progress::Failed(format!("{step}: {error}"))
         }
-        _ => None,
+        _ => Progress::OnItsWay,
     }
 }
 

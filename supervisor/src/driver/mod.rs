@@ -191,6 +191,7 @@ impl Driver {
             Token::MEMORY => self.look_at_memory(id),
             Token::PROBE => self.go_on(id, kind, epoll),
             Token::MAIN => self.look_at_main(id),
+            Token::EXECUTED => self.look_at_start(id),
             _ => {}
         }
         self.drain(now, epoll, sink);
@@ -237,14 +238,15 @@ impl Driver {
     }
 
     fn main_ended(&mut self, id: Id, status: ExitStatus) {
-        // First, so that the end is told with its reason.
+        // First, so that the end is told with its reason, and after the start.
         self.look_at_memory(id);
+        self.look_at_start(id);
         let Some(body) = self.bodies.get_mut(id.0) else {
             return;
         };
         body.pidfd = None;
-        let pipe = body.error_pipe.take();
-        let not_executed = pipe.and_then(|pipe| launch::failure(pipe.as_fd()));
+        body.error_pipe = None;
+        let not_executed = body.not_executed.take();
         let exit = Exit {
             status: not_executed.map_or(status, ExitStatus::NotExecuted),
             memory_peak: body.cgroup.memory_peak(),
@@ -266,7 +268,7 @@ impl Driver {
             Action::Spawn(id, program) => {
                 let machine = self.core.machines().get(id.0);
                 if let (Some(body), Some(machine)) = (self.bodies.get_mut(id.0), machine) {
-                    let input = body.spawn(id, machine.spec(), program);
+                    let input = body.spawn(id, machine.spec(), program, epoll);
                     // Before anything else that waits: no input may concern a process that the
                     // core has not heard of.
                     self.inputs.push_front(input);
@@ -292,6 +294,7 @@ impl Driver {
                 if let Some(body) = self.bodies.get_mut(id.0) {
                     body.cgroup.abandon();
                     body.pidfd = None;
+                    body.error_pipe = None;
                 }
             }
             Action::DropStored(id) => {
@@ -401,6 +404,13 @@ impl Driver {
             Ok(None) => {}
             Ok(Some(status)) => self.main_ended(id, status),
             Err(_) => self.main_ended(id, ExitStatus::Unknown),
+        }
+    }
+
+    /// Tells the core if the process executes its program.
+    fn look_at_start(&mut self, id: Id) {
+        if self.bodies.get_mut(id.0).is_some_and(Body::executed) {
+            self.inputs.push_back(Input::Executed(id));
         }
     }
 

@@ -20,6 +20,7 @@ impl Token {
     pub(super) const PROBE: u8 = 3;
     pub(super) const MEMORY: u8 = 4;
     pub(super) const MAIN: u8 = 5;
+    pub(super) const EXECUTED: u8 = 6;
 
     /// As epoll carries it.
     #[must_use]

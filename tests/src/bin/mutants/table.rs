@@ -41,6 +41,8 @@ pub const MUTANTS: &[Mutant] = mutants! {
         "/* Stopping  */ [No,     No,   Strike, Sweep,     No,   No,   No,   No,   No,   No,     Sweep," => "/* Stopping  */ [No,     No,   Strike, Sweep,     No,   No,   No,   No,   No,   No,     No,";
     "READY=1 in a check before the start" in "heard.rs":
         "if !self.is_running() || self.program != Program::Main {" => "if !self.is_running() {";
+    "ready before its program is executed" in "machine.rs":
+        "ServiceType::Exec | ServiceType::Notify | ServiceType::Oneshot => {}" => "ServiceType::Exec => self.react(Trigger::Ready, None, turn),\n            ServiceType::Notify | ServiceType::Oneshot => {}";
     "the watchdog outlives the stop" in "ending.rs":
         "self.watchdog.disarm();" => "";
     "a watchdog set later is not armed" in "watchdog.rs":

@@ -107,6 +107,8 @@ impl World<'_> {
             }
             return;
         }
+        // The program is executed at once, or when the disk has it; or never, which is the end of it.
+        let mut executes = true;
         if self.suffers(place, Kind::CrashOnStart) {
             let (number, signal) = [
                 (1, false),
@@ -116,6 +118,12 @@ impl World<'_> {
                 (255, false),
             ][usize::try_from(hash % 5).unwrap_or(0)];
             self.end(place, between(hash, 1, 1_500), number, signal);
+            executes = number != 127;
+        }
+        if executes {
+            let incarnation = self.lives[place].incarnation;
+            let delay = between(hash / 11, 0, 40);
+            self.after(delay, What::Executed(place, incarnation));
         }
         match self.program.specs[place].kind {
             ServiceType::Notify => self.will_be_ready(place, hash),

@@ -29,6 +29,7 @@ pub enum What {
     End(usize, u64, i32, bool),
     /// The tree of this incarnation is empty.
     Gone(usize, u64),
+    Executed(usize, u64),
     Say(usize, u64, Saying),
     Answer(usize, ProbeKind, u64, bool),
     /// The reboot is refused.
@@ -272,6 +273,13 @@ impl World<'_> {
                     memory_peak: None,
                 };
                 self.feed(Input::Exited(Id(place), exit))
+            }
+            What::Executed(place, incarnation) => {
+                let life = &self.lives[place];
+                if life.incarnation != incarnation || life.part.is_none() {
+                    return Ok(());
+                }
+                self.feed(Input::Executed(Id(place)))
             }
             What::Gone(place, incarnation) => {
                 let life = &mut self.lives[place];

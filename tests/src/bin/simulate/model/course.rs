@@ -284,11 +284,16 @@ impl Course {
             self.law = Law::Readiness;
             self.must(turn, Token::Told("start"));
             self.switch_on(ProbeKind::Startup, turn.now);
-            if self.spec.kind == ServiceType::Exec {
-                self.ready(turn);
-            } else if self.spec.kind == ServiceType::Probe && self.spec.startup.is_none() {
+            if self.spec.kind == ServiceType::Probe && self.spec.startup.is_none() {
                 self.switch_on(ProbeKind::Readiness, turn.now);
             }
+        }
+    }
+
+    pub fn executed(&mut self, turn: &mut Turn<'_>) {
+        self.law = Law::Readiness;
+        if self.spec.kind == ServiceType::Exec && self.program == Program::Main {
+            self.ready(turn);
         }
     }
 
