@@ -116,7 +116,11 @@ fn latency() {
     println!("SIGKILL to the successor's program, ms: {}", spread(millis));
 }
 
-/// Ten thousand orphans at once, while a client asks again and again.
+/// Ten thousand orphans at once, while a client asks a hundred times a second.
+///
+/// On a machine the cpu controller keeps the service's processes from crowding out PID 1. The host of a
+/// benchmark may not have it in its v2 hierarchy, where ten thousand processes that end would then be ten
+/// thousand rivals; so PID 1 and the client are put before them by their nice values.
 fn orphans() {
     let mut container = Container::start(
         "bench-orphans",
@@ -124,6 +128,10 @@ fn orphans() {
         exec = ["SERVICE", "orphans=10000", "forever"]"#,
     );
     container.until_shown("s: orphans 10000");
+    for pid in [container.pid(), std::process::id()] {
+        let pid = rustix::process::Pid::from_raw(pid.cast_signed());
+        rustix::process::setpriority_process(pid, -20).unwrap();
+    }
     let begin = Instant::now();
     let mut answers = Vec::new();
     let seconds = loop {
@@ -133,6 +141,7 @@ fn orphans() {
         if answer["system"]["init"]["orphans"].as_u64().unwrap() >= 10_000 {
             break begin.elapsed().as_secs_f64();
         }
+        std::thread::sleep(Duration::from_millis(10));
     };
     println!("orphans reaped: {:.0} a second", 10_000.0 / seconds);
     println!("the control socket meanwhile, ms: {}", spread(answers));

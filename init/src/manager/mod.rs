@@ -40,8 +40,19 @@ const LOGGER: u8 = Token::FOREIGN + 3;
 /// The first kind of token that is the owner's.
 pub const OWNERS: u8 = Token::FOREIGN + 8;
 
-/// Children reaped in one turn: a few milliseconds' worth.
-const REAP_MAX: usize = 256;
+/// How long children are reaped in one turn.
+const REAP_SLICE: Time = Time::from_millis(4);
+
+/// If finding those that ended took longer than this, thousands that live were looked through, at each
+/// wait(2), under a lock that they need to end (kernel: `tasklist_lock`): reaping slows down what it waits
+/// for ...
+const SEARCH_LONG: Time = Time::from_micros(200);
+
+/// ... so they are left alone for so many times as long, signals included, ...
+const PAUSE_FACTOR: u32 = 10;
+
+/// ... but not for longer than this.
+const PAUSE_MAX: Time = Time::from_millis(20);
 
 /// Descriptors handled in one turn.
 const READY_MAX: usize = 32;
@@ -66,8 +77,8 @@ pub struct Manager {
     server: Server,
     logger: Channel,
     wakeups: u64,
-    /// Whether there may be more children to reap than one turn allowed.
-    reaping: bool,
+    /// When to reap on, if one turn was not enough for all that ended.
+    reap_at: Option<Time>,
     /// Whether all required services were healthy once.
     was_healthy: bool,
     /// Whether the owner had to give something up.
@@ -102,7 +113,7 @@ impl Manager {
             signals,
             logger,
             wakeups: 0,
-            reaping: false,
+            reap_at: None,
             was_healthy: false,
             degraded: false,
             stopping: false,
@@ -182,9 +193,13 @@ impl Manager {
         let listener = token(LISTENER, 0);
         self.server
             .watch(&self.epoll, listener, |id| token(CLIENT, id));
-        let mine = [self.driver.deadline(), self.server.deadline(), deadline];
-        let due = mine.into_iter().flatten().min();
-        let due = if self.reaping { Some(Time::ZERO) } else { due };
+        let dues = [
+            self.driver.deadline(),
+            self.server.deadline(),
+            self.reap_at,
+            deadline,
+        ];
+        let due = dues.into_iter().flatten().min();
         let mut events = [MaybeUninit::uninit(); READY_MAX];
         let ready = match epoll::wait(&self.epoll, &mut events, limit(due).as_ref()) {
             Ok((ready, _)) => ready,
@@ -193,7 +208,7 @@ impl Manager {
         };
         self.wakeups += 1;
         let mut happened = Vec::new();
-        let mut signalled = self.reaping;
+        let mut signalled = self.reap_at.is_some_and(|at| at <= now());
         for event in ready {
             let token = Token::from_data(event.data);
             match token.kind {
@@ -252,13 +267,39 @@ impl Manager {
         // What a child said before it ended is heard before it is gone.
         self.driver.hear(now(), self.epoll.as_fd(), emitter);
         // Several ends may have come as one signal, and one signal may be older than its reason.
-        self.reaping = false;
-        for count in 1..=REAP_MAX {
-            let Some((pid, status)) = reap() else { break };
-            self.driver
-                .reaped(pid, status, now(), self.epoll.as_fd(), emitter);
-            self.reaping = count == REAP_MAX;
+        let begin = now();
+        let (mut all, mut searched) = (false, Time::ZERO);
+        while !all && now() < begin + REAP_SLICE {
+            let asked = now();
+            let found = reap();
+            searched += now().saturating_sub(asked);
+            match found {
+                Some((pid, status)) => {
+                    self.driver
+                        .reaped(pid, status, now(), self.epoll.as_fd(), emitter);
+                }
+                None => all = true,
+            }
         }
+        let pause = if searched > SEARCH_LONG {
+            searched.saturating_mul(PAUSE_FACTOR).min(PAUSE_MAX)
+        } else {
+            Time::ZERO
+        };
+        self.rest_from_reaping((!all || !pause.is_zero()).then(|| now() + pause));
+    }
+
+    /// Looks for ended children again at this time, or when the next one is announced.
+    fn rest_from_reaping(&mut self, until: Option<Time>) {
+        if until.is_none() != self.reap_at.is_none() {
+            let flags = if until.is_none() {
+                EventFlags::IN
+            } else {
+                EventFlags::empty()
+            };
+            let _ = epoll::modify(&self.epoll, &self.signals, token(SIGNAL, 0), flags);
+        }
+        self.reap_at = until;
     }
 }
 
