@@ -5,7 +5,7 @@
 //! `{"lost":N}` stands where they are missing. Half, because a client at the brink would otherwise get
 //! a gap after every line.
 
-use super::protocol::Lost;
+use super::protocol::Missed;
 use rustix::io::Errno;
 use std::collections::VecDeque;
 
@@ -98,7 +98,7 @@ impl Output {
 
     fn push_lost(&mut self, lost: u64) {
         if lost > 0 {
-            self.push(&serde_json::to_string(&Lost { lost }).unwrap_or_default());
+            self.push(&serde_json::to_string(&Missed { lost }).unwrap_or_default());
         }
     }
 }
@@ -163,7 +163,7 @@ mod tests {
             output.drain(reader(&mut taken, usize::MAX)).unwrap();
             let mut expected = 0u64;
             for line in String::from_utf8(taken).unwrap().lines() {
-                match serde_json::from_str::<Lost>(line) {
+                match serde_json::from_str::<Missed>(line) {
                     Ok(gap) => expected += gap.lost,
                     Err(_) => {
                         let number = line.split_once(' ').unwrap().0;

@@ -10,6 +10,7 @@
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+pub use supervisor::logger::protocol::{ExitRecord, Missed};
 use supervisor::status::ServiceStatus;
 
 /// The longest request that is read.
@@ -170,13 +171,6 @@ pub struct EventLine {
     pub fields: BTreeMap<String, String>,
 }
 
-/// A gap in a stream of lines: the client was too slow.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Lost {
-    /// So many lines are missing here.
-    pub lost: u64,
-}
-
 /// One line of `logs`, as the logger writes it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogLine {
@@ -186,17 +180,6 @@ pub struct LogLine {
     pub service: String,
     /// Its text.
     pub line: String,
-}
-
-/// One line of `exits`, as the logger writes it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ExitRecord {
-    /// The id of the boot.
-    pub boot: String,
-    /// The line of the event that told it.
-    pub event: String,
-    /// The last that the service wrote.
-    pub lines: Vec<String>,
 }
 
 /// The report of one boot; also the content of `boot.json`.

@@ -1,7 +1,7 @@
 //! Events, output and exits, one line each.
 
 use super::text::{clean, moment, push_clean, push_value};
-use crate::control::protocol::{EventLine, ExitRecord, LogLine, Lost};
+use crate::control::protocol::{EventLine, ExitRecord, LogLine, Missed};
 
 /// One event: `12.345 name key=value`.
 pub(super) fn event(event: &EventLine) -> String {
@@ -51,7 +51,7 @@ pub(super) fn exit(exit: &ExitRecord) -> String {
 }
 
 /// What stands where lines are missing.
-pub(super) fn gap(gap: &Lost) -> String {
+pub(super) fn gap(gap: &Missed) -> String {
     format!("... {} lines are missing here ...", gap.lost)
 }
 
@@ -95,6 +95,6 @@ mod tests {
             exit(&record),
             "3.000 service.exit service=a status=1  (boot 77)\n    one\n    two\\x07"
         );
-        assert_eq!(gap(&Lost { lost: 3 }), "... 3 lines are missing here ...");
+        assert_eq!(gap(&Missed { lost: 3 }), "... 3 lines are missing here ...");
     }
 }

@@ -18,8 +18,9 @@ mod timeline;
 mod tree;
 mod wait;
 
-use crate::control::protocol::{EventLine, ExitRecord, LogLine, Reply, Request};
-use crate::control::protocol::{Lost, SystemStatus};
+use crate::control::protocol::{
+    EventLine, ExitRecord, LogLine, Missed, Reply, Request, SystemStatus,
+};
 use arguments::{Call, USAGE, View};
 use client::{Client, Failure};
 use serde::de::DeserializeOwned;
@@ -114,7 +115,7 @@ type Show = fn(&str) -> Result<String, Failure>;
 /// What is shown of each line that follows the reply, for requests that have such.
 fn stream(request: &Request) -> Option<Show> {
     fn shown<T: DeserializeOwned>(line: &str, render: fn(&T) -> String) -> Result<String, Failure> {
-        match serde_json::from_str::<Lost>(line) {
+        match serde_json::from_str::<Missed>(line) {
             Ok(gap) => Ok(lines::gap(&gap)),
             Err(_) => Ok(render(&read(line)?)),
         }

@@ -4,8 +4,7 @@
 //! known. The logger adds the last lines of the service. The last records are kept in memory and
 //! each is appended to a file, so that they can be asked for after the reboot that they led to.
 
-use super::protocol::encode;
-use serde::{Deserialize, Serialize};
+use super::protocol::{ExitRecord, encode};
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 
@@ -14,14 +13,6 @@ pub const LINES: usize = 20;
 
 /// Records of one service in memory: the restarts that its restart law gives it, and a few more.
 const RECORDS: usize = 8;
-
-/// One record, as it is written.
-#[derive(Serialize, Deserialize)]
-struct Record<'a> {
-    boot: &'a str,
-    event: String,
-    lines: Vec<String>,
-}
 
 /// A record in memory.
 #[derive(Debug)]
@@ -54,7 +45,7 @@ impl Exits {
         let mut earlier: VecDeque<Kept> = written
             .split(|b| *b == b'\n')
             .filter_map(|line| {
-                let record: Record<'_> = serde_json::from_slice(line).ok()?;
+                let record: ExitRecord = serde_json::from_slice(line).ok()?;
                 kept(&record)
             })
             .collect();
@@ -65,8 +56,8 @@ impl Exits {
 
     /// Makes a record of the end that this event tells; returns it as it is written.
     pub fn add(&mut self, event: &str, lines: Vec<String>) -> Option<Rc<str>> {
-        let record = Record {
-            boot: &self.boot,
+        let record = ExitRecord {
+            boot: self.boot.clone(),
             event: event.to_owned(),
             lines,
         };
@@ -106,7 +97,7 @@ impl Exits {
     }
 }
 
-fn kept(record: &Record<'_>) -> Option<Kept> {
+fn kept(record: &ExitRecord) -> Option<Kept> {
     Some(Kept {
         service: ended(&record.event)?.to_owned(),
         json: String::from_utf8(encode(record)).ok()?.into(),

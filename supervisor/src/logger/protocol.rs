@@ -79,6 +79,17 @@ pub struct Shown<'a> {
     pub line: Cow<'a, str>,
 }
 
+/// To a client, and on the disk: how an instance of a service ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExitRecord {
+    /// The id of the boot.
+    pub boot: String,
+    /// The line of the event that told it.
+    pub event: String,
+    /// The last that the service wrote.
+    pub lines: Vec<String>,
+}
+
 /// To a client: how many lines it did not get here, because it read too slowly.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Missed {

@@ -3,7 +3,7 @@ mod hostile;
 use super::*;
 use crate::control::connection::{ASK_WITHIN, READ_WITHIN};
 use crate::control::output::FOLLOW_MAX;
-use crate::control::protocol::{Lost, SystemStatus};
+use crate::control::protocol::{Missed, SystemStatus};
 use rustix::event::Timespec;
 use std::io::{BufRead, BufReader, Read as _, Write};
 use std::mem::MaybeUninit;
@@ -311,7 +311,7 @@ fn a_follower_who_reads_late_has_a_gap_of_a_told_length() {
     let text = String::from_utf8(text).unwrap();
     let gaps: Vec<u64> = text
         .lines()
-        .filter_map(|l| Some(serde_json::from_str::<Lost>(l).ok()?.lost))
+        .filter_map(|l| Some(serde_json::from_str::<Missed>(l).ok()?.lost))
         .collect();
     let arrived = text.lines().filter(|l| l.contains(&name)).count();
     assert_eq!(gaps.len(), 1);
