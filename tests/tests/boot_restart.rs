@@ -4,6 +4,7 @@
 use anyhow::{Context, Result, ensure};
 use appliance_tests::appliance::{BOOT, POWER_OFF, host, image, with_config};
 use qemu_harness::bundle::Run;
+use qemu_harness::gpt;
 use qemu_harness::vm::{Vm, VmConfig};
 use std::time::{Duration, Instant};
 
@@ -52,8 +53,33 @@ fn a_killed_runtime_comes_back_and_var_keeps_its_data() -> Result<()> {
             told(&vm, "boots")? == "1",
             "/var lost its data over the power-off"
         );
-        vm.power_down(POWER_OFF)
+        vm.power_down(POWER_OFF)?;
+        the_cause_of_death_is_kept(run)
     })
+}
+
+/// After the second boot the disk still has how the runtime ended in the first, with its last lines.
+fn the_cause_of_death_is_kept(run: &Run) -> Result<()> {
+    let tools = &run.host().tools;
+    let partitions = gpt::partitions(tools, &run.disk())?;
+    let var = partitions.last().context("no partitions")?;
+    let place = format!("{}?offset={}", run.disk().display(), var.start);
+    let exits = tools.output(
+        "debugfs",
+        &["-R", "cat /log/astromesh-init/exits.jsonl", &place],
+    )?;
+    let kept = exits
+        .lines()
+        .find(|line| line.contains("service.exit service=astromeshd") && line.contains("signal=9"));
+    let kept: serde_json::Value = serde_json::from_str(kept.context("no record of the kill")?)?;
+    let lines = kept["lines"].as_array().context("no lines")?;
+    ensure!(
+        lines
+            .iter()
+            .any(|l| l.as_str().is_some_and(|l| l.contains("listening"))),
+        "the last lines are not those of the runtime: {kept}"
+    );
+    Ok(())
 }
 
 /// Waits for `witness: KEY VALUE` and gives the value.
