@@ -17,6 +17,7 @@ use rustix::net::{
 };
 use std::io;
 use std::net::SocketAddr;
+use std::os::unix::fs::FileTypeExt;
 
 /// Connections that wait for the service: as many as the kernel allows (`net.core.somaxconn`).
 const BACKLOG: i32 = 4096;
@@ -135,8 +136,9 @@ fn make(socket: &ListenSocket, (uid, gid): (u32, u32)) -> io::Result<OwnedFd> {
             Ok(fd)
         }
         ListenSocket::Unix(path) => {
-            match std::fs::remove_file(path) {
-                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            match path.symlink_metadata() {
+                // What a predecessor left. Anything else is not ours to remove.
+                Ok(old) if old.file_type().is_socket() => std::fs::remove_file(path)?,
                 _ => {}
             }
             let family = AddressFamily::UNIX;
@@ -176,6 +178,21 @@ mod tests {
         assert_eq!(held.stored(), 1);
         held.remove("x");
         assert_eq!(held.stored(), 0);
+    }
+
+    #[test]
+    fn a_predecessor_s_socket_is_replaced_and_a_file_is_left_alone() {
+        let folder = std::env::temp_dir().join(format!("init-held-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let path = folder.join("socket");
+        let open = || Held::new(&[ListenSocket::Unix(path.clone())], 0, (0, 0)).open();
+        open().unwrap();
+        open().unwrap();
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, "precious").unwrap();
+        assert!(open().unwrap_err().contains("/socket"));
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
+        std::fs::remove_dir_all(&folder).unwrap();
     }
 
     #[test]
