@@ -274,6 +274,7 @@ impl Machine {
             Reaction::Go => {
                 if self.state == State::Failed {
                     self.restarts.forget();
+                    self.tell(turn, self.event("service.retry"));
                 }
                 self.enter(State::Stopped, turn.now);
                 self.wanted = true;

@@ -48,7 +48,10 @@ impl Course {
                 self.law = Law::Backoff;
                 self.enter(State::Stopped);
             }
-            State::Failed => self.anew(Law::RetryAfter),
+            State::Failed => {
+                self.must(turn, Token::Told("retry"));
+                self.anew(Law::RetryAfter);
+            }
             State::Stopped | State::Ready | State::Healthy | State::Unhealthy => {}
         }
     }

@@ -340,6 +340,9 @@ fn commanded(
             course.wanted = true;
             if matches!(course.state, State::Backoff | State::Failed) {
                 course.saw(turn, Trigger::Start);
+                if course.state == State::Failed {
+                    course.must_by(Law::RetryAfter, turn, Token::Told("retry"));
+                }
                 course.anew(Law::Policy);
             }
         }

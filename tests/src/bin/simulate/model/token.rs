@@ -19,7 +19,7 @@ pub enum Token {
 }
 
 /// The names that the model knows; an event of another name is a broken law.
-const TOLD: [&str; 16] = [
+const TOLD: [&str; 17] = [
     "start",
     "ready",
     "healthy",
@@ -29,6 +29,7 @@ const TOLD: [&str; 16] = [
     "restart",
     "stopped",
     "failed",
+    "retry",
     "stuck",
     "reload",
     "reloaded",
