@@ -64,6 +64,8 @@ pub fn run(options: &Options) -> Result<Verb, String> {
     }
     manager.start(&mut emitter);
     let verb = turn(&mut manager, &mut emitter).map_err(|e| format!("epoll: {e}"))?;
+    // On a machine they go with it; here they are in somebody's hierarchy.
+    manager.driver_mut().remove_cgroups();
     // The logger is gone; the last words go their own way.
     emitter.use_console();
     let _ = kill(Pid::from_raw(-1), Signal::SIGKILL);

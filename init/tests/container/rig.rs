@@ -323,8 +323,12 @@ impl Drop for Container {
         let _ = self.child.kill();
         let _ = self.child.wait();
         let _ = std::fs::remove_dir_all(&self.dir);
-        // The kernel takes some milliseconds to let go of them; what is left is empty.
-        remove_cgroups(&self.cgroup);
+        // The kernel takes some milliseconds to let go of what was killed with its PID 1.
+        let end = Instant::now() + PATIENCE;
+        while self.cgroup.exists() && Instant::now() < end {
+            remove_cgroups(&self.cgroup);
+            std::thread::yield_now();
+        }
     }
 }
 

@@ -63,6 +63,7 @@ fn a_stop_of_everything_comes_to_its_end_and_says_how() {
     for (verb, code) in [("poweroff", 0), ("reboot", 133)] {
         let mut container = Container::start(verb, services);
         container.until("service.healthy", &[("service", "web")]);
+        let cgroup = container.cgroup.clone();
         let (status, shown) = container.end(verb);
         assert_eq!(status.code(), Some(code), "{shown:#?}");
         let place = |part: &str| {
@@ -72,5 +73,6 @@ fn a_stop_of_everything_comes_to_its_end_and_says_how() {
         assert!(place("service.stopped service=web") < place("service.stop service=db"));
         assert!(place("service.stopped service=db") < place("service.stop service=logger"));
         assert!(place("shutdown.start") < place("shutdown.done"));
+        assert!(!cgroup.join("db").exists(), "its cgroups are left behind");
     }
 }

@@ -251,6 +251,13 @@ impl Cgroup {
         }
     }
 
+    /// Removes it, as far as it is empty.
+    pub fn remove(&mut self) {
+        self.leaves
+            .retain(|leaf| std::fs::remove_dir(&leaf.path).is_err());
+        let _ = std::fs::remove_dir(&self.path);
+    }
+
     /// Whether a process is in it; nothing if it is gone.
     #[must_use]
     pub fn holds(&self, pid: i32) -> Option<bool> {

@@ -148,6 +148,13 @@ impl Driver {
         self.bodies.get_mut(id.0).map(|b| b.launch.pass(fd))
     }
 
+    /// Removes the services' cgroups, as far as they are empty, after everything was stopped.
+    pub fn remove_cgroups(&mut self) {
+        for body in &mut self.bodies {
+            body.cgroup.remove();
+        }
+    }
+
     /// Something for the owner of the loop, if there is.
     pub fn outcome(&mut self) -> Option<Outcome> {
         self.outcomes.pop_front()
