@@ -61,8 +61,8 @@ fn ready_too_early_twice_and_from_a_stranger() {
 
 #[test]
 fn more_time_is_asked_for_and_given() {
-    let steps = "'notify=EXTEND_TIMEOUT_USEC=30000000', 'pause=900', 'notify=READY=1', 'forever'";
-    let mut container = Container::start("extend", &notify(steps, "start-timeout = '300ms'"));
+    let steps = "'notify=EXTEND_TIMEOUT_USEC=60000000', 'pause=2500', 'notify=READY=1', 'forever'";
+    let mut container = Container::start("extend", &notify(steps, "start-timeout = '2s'"));
     container.until("service.healthy", &[("service", "s")]);
     assert!(!container.was_told("service.stop", &[("service", "s")]));
 }
@@ -93,16 +93,16 @@ fn silence_is_noticed() {
     let mut container = Container::start(
         "watchdog",
         &notify(
-            "'notify=READY=1', 'ping=900', 'forever'",
-            "restart = 'always'\nwatchdog = '400ms'",
+            "'notify=READY=1', 'ping=2500', 'forever'",
+            "restart = 'always'\nwatchdog = '2s'",
         ),
     );
     let ready = container.until("service.ready", &[("service", "s")]);
     let bark = container.until("service.unhealthy", &[("reason", "watchdog")]);
-    assert!(bark.at_ms - ready.at_ms >= 900, "it pinged for that long");
+    assert!(bark.at_ms - ready.at_ms >= 2500, "it pinged for that long");
     container.until("service.restart", &[("cause", "watchdog")]);
     let status = container.status("s");
-    assert!(status["watchdog"]["least_margin_ms"].as_u64().unwrap() <= 400);
+    assert!(status["watchdog"]["least_margin_ms"].as_u64().unwrap() <= 2000);
 }
 
 #[test]
