@@ -65,7 +65,8 @@ fn fork_bomb(vm: &Vm) -> Result<()> {
         "it is not at its limit"
     );
     for turn in 0..3 {
-        told_by_reporter(vm, &format!("restarted {turn}"))?;
+        let millis = told_by_reporter(vm, &format!("restarted {turn}"))?;
+        eprintln!("killed beside the bomb, started again after {millis} ms");
     }
     let gone = told_by_reporter(vm, "gone")?;
     ensure!(gone == "stopped 0", "after the stop it is {gone}");
