@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::Ipv4Addr;
 use std::str::FromStr;
 
-use serde::{Deserialize, Deserializer};
+use ipnet::{IpNet, Ipv4Net};
 
 /// An IPv4 address and prefix length, as in `192.0.2.10/24`.
 ///
@@ -121,11 +121,12 @@ impl FromStr for Cidr {
     }
 }
 
-impl<'de> Deserialize<'de> for Cidr {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Cidr, D::Error> {
-        String::deserialize(deserializer)?
-            .parse()
-            .map_err(serde::de::Error::custom)
+impl From<Cidr> for IpNet {
+    fn from(cidr: Cidr) -> IpNet {
+        // Its prefix is never longer than an address.
+        Ipv4Net::new(cidr.address, cidr.prefix)
+            .unwrap_or_else(|_| Ipv4Net::from(cidr.address))
+            .into()
     }
 }
 

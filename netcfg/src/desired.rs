@@ -1,20 +1,28 @@
-//! From configuration and lease to the state one link should have.
+//! From configuration and what was learnt to the state one link should have.
 //!
 //! Pure, and total: for every lease, however strange, there is exactly one state, and it holds
 //! nothing that would send traffic to ourselves, to a multicast group or to nowhere.
+//!
+//! What the kernel does by itself from router advertisements (addresses, the default route of
+//! IPv6) is not in here: it carries the kernel's mark, and is left alone as all that is foreign.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
 use crate::cidr::{Cidr, is_host_address};
-use crate::config::LinkConfig;
+use crate::config::{ClasslessRoutes, LinkConfig, Role};
 use crate::dhcp4::lease::Lease;
+use crate::link::Link;
 
 /// An address with the time it stays valid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Address {
     /// Address and prefix.
-    pub cidr: Cidr,
+    pub net: IpNet,
+    /// Until when it is used for new connections; `None` for ever.
+    pub preferred: Option<Duration>,
     /// When the kernel removes it by itself, should we not be there; `None` for never.
     pub until: Option<Duration>,
 }
@@ -23,13 +31,14 @@ pub struct Address {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Route {
     /// Where to.
-    pub to: Cidr,
+    pub to: IpNet,
     /// Over which router; `None` when the destination is on the link itself.
-    pub via: Option<Ipv4Addr>,
+    pub via: Option<IpAddr>,
     /// The router is on the link although no prefix says so (GCP, Hetzner, OVH).
     pub onlink: bool,
-    /// The source address, and with it the life of the route: it goes when the address goes.
-    pub source: Ipv4Addr,
+    /// The source address, and with it the life of the route: it goes when the address goes. None
+    /// with IPv6, where the kernel refuses one whose duplicate detection still runs.
+    pub source: Option<IpAddr>,
     /// Priority; less is better.
     pub metric: u32,
     /// Largest packet on this route, where it is less than what the link can do. On the route
@@ -38,7 +47,7 @@ pub struct Route {
     pub mtu: Option<u32>,
 }
 
-/// Everything IPv4 that one link should have. Order is priority.
+/// Everything that one link should have. Order is priority.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Desired {
     /// Addresses.
@@ -48,52 +57,130 @@ pub struct Desired {
     /// DNS servers.
     pub dns: Vec<IpAddr>,
     /// Search domains.
-    pub domains: Vec<String>,
+    pub search: Vec<String>,
+    /// Time servers.
+    pub ntp: Vec<IpAddr>,
 }
+
+/// What was learnt about a link.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Learnt<'a> {
+    /// The lease of DHCPv4 that is in force.
+    pub lease: Option<&'a Lease>,
+}
+
+/// Everything, in IPv4.
+const DEFAULT_V4: IpNet = IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0));
 
 /// Route metric of a link for which none is configured: all links differ.
 const DEFAULT_METRIC: u32 = 1000;
 
+/// The priority of the routes of a link.
+pub fn metric(config: &LinkConfig, index: u32) -> u32 {
+    config
+        .metric
+        .unwrap_or_else(|| DEFAULT_METRIC.saturating_add(index))
+}
+
+/// Whether a host can have this address in this prefix.
+pub fn is_host(net: &IpNet) -> bool {
+    match net {
+        IpNet::V4(net) => {
+            Cidr::new(net.addr(), net.prefix_len()).is_some_and(Cidr::is_usable_by_a_host)
+        }
+        IpNet::V6(net) => is_host_v6(net),
+    }
+}
+
+/// RFC 4291: not the unspecified address, loopback, multicast, or one that holds an IPv4 address.
+fn is_host_v6(net: &Ipv6Net) -> bool {
+    let address = net.addr();
+    !(address.is_unspecified()
+        || address.is_loopback()
+        || address.is_multicast()
+        || address.to_ipv4_mapped().is_some())
+}
+
+/// Whether traffic to this network can leave the machine: not loopback, multicast or reserved.
+pub fn is_destination(to: &IpNet) -> bool {
+    match to {
+        IpNet::V4(net) => net.prefix_len() == 0 || is_host_address(net.network()),
+        IpNet::V6(net) => {
+            let address = net.network();
+            net.prefix_len() == 0 || !(address.is_loopback() || address.is_multicast())
+        }
+    }
+}
+
 impl Desired {
-    /// The state of a link with index `index` and MTU `link_mtu`.
-    pub fn new(config: &LinkConfig, lease: Option<&Lease>, index: u32, link_mtu: u32) -> Desired {
-        let metric = config
-            .metric
-            .unwrap_or_else(|| DEFAULT_METRIC.saturating_add(index));
-        let mut desired = Desired {
-            dns: config.dns.clone(),
-            ..Desired::default()
-        };
-        for cidr in &config.address {
-            desired.address(*cidr, None, metric, None);
+    /// The state of `link`.
+    pub fn new(config: &LinkConfig, learnt: Learnt<'_>, link: &Link) -> Desired {
+        let metric = metric(config, link.index);
+        let mut desired = Desired::default();
+        let uplink = config.role == Role::Uplink;
+        if uplink {
+            desired.dns.clone_from(&config.dns);
+            desired.search.clone_from(&config.search);
         }
-        if let (Some(gateway), Some(first)) = (config.gateway, config.address.first()) {
-            let covering = config.address.iter().find(|cidr| cidr.contains(gateway));
-            let from = covering.unwrap_or(first);
-            desired.route(Cidr::DEFAULT, gateway, *from, metric, None);
+        for net in &config.address {
+            desired.address(*net, [None, None], metric, None);
         }
-        if let Some(lease) = lease.filter(|_| config.dhcp4) {
-            desired.lease(lease, metric, link_mtu);
+        let lease = learnt.lease.filter(|_| config.dhcp4);
+        desired.fixed_routes(config, lease, metric);
+        if let Some(lease) = lease {
+            desired.lease(lease, config, metric, link.mtu);
+        }
+        if !uplink {
+            desired.routes.retain(|route| route.to.prefix_len() > 0);
         }
         // Links before gateways, long prefixes before short: each route finds its router.
         desired
             .routes
-            .sort_by_key(|route| (route.via.is_some(), 32 - route.to.prefix(), *route));
-        desired
-            .routes
-            .dedup_by_key(|route| (route.to, route.metric));
+            .sort_by_key(|route| (route.via.is_some(), 128 - route.to.prefix_len(), *route));
         desired
     }
 
-    fn lease(&mut self, lease: &Lease, metric: u32, link_mtu: u32) {
+    /// The gateways and routes of the configuration. They win over those of a lease.
+    fn fixed_routes(&mut self, config: &LinkConfig, lease: Option<&Lease>, metric: u32) {
+        let gateways = config.gateway.iter().map(|via| {
+            let all = match via {
+                IpAddr::V4(_) => DEFAULT_V4,
+                IpAddr::V6(_) => Ipv6Net::default().into(),
+            };
+            (all, Some(*via))
+        });
+        let routes = config.route.iter().map(|route| (route.to, route.via));
+        let leased = lease.map(|lease| IpNet::from(lease.address));
+        for (to, via) in gateways.chain(routes) {
+            let own = config.address.iter().copied().chain(leased);
+            let same: Vec<IpNet> = own
+                .filter(|own| own.addr().is_ipv4() == to.addr().is_ipv4())
+                .collect();
+            let covering = via.and_then(|via| same.iter().find(|own| own.contains(&via)));
+            let source = covering.or_else(|| same.first()).map(IpNet::addr);
+            if to.addr().is_ipv4() && source.is_none() {
+                // No address yet to send from.
+                continue;
+            }
+            let link_local = matches!(via, Some(IpAddr::V6(v6)) if v6.is_unicast_link_local());
+            self.put(Route {
+                to,
+                via,
+                onlink: via.is_some() && covering.is_none() && !link_local,
+                source: source.filter(IpAddr::is_ipv4),
+                metric,
+                mtu: None,
+            });
+        }
+    }
+
+    fn lease(&mut self, lease: &Lease, config: &LinkConfig, metric: u32, link_mtu: u32) {
         let mtu = lease.mtu.map(u32::from).filter(|mtu| *mtu < link_mtu);
         let own = lease.address;
-        if self
-            .addresses
-            .iter()
-            .all(|a| a.cidr.address() != own.address())
-        {
-            self.address(own, lease.times.expire(), metric, mtu);
+        let there = |a: &Address| a.net.addr() == IpAddr::V4(own.address());
+        if !self.addresses.iter().any(there) {
+            let until = lease.times.expire();
+            self.address(own.into(), [until, until], metric, mtu);
         }
         if lease.routes.is_empty() {
             // RFC 2132, section 3.5: in order of preference; we use the first that makes sense.
@@ -104,30 +191,53 @@ impl Desired {
             }
         } else {
             // RFC 3442: with this option the routers of option 3 do not count, default or not.
-            for (to, via) in &lease.routes {
-                self.route(*to, *via, own, metric, mtu);
+            let mut routes = lease.routes.clone();
+            // Whatever order the server gives them in: the same routes.
+            routes.sort();
+            for (to, via) in &routes {
+                let private = to.prefix() == 0 || is_private(*to);
+                if config.dhcp.classless_routes == ClasslessRoutes::All || private {
+                    self.route(*to, *via, own, metric, mtu);
+                }
             }
+        }
+        if config.role == Role::Local {
+            return;
         }
         for dns in &lease.dns {
-            let dns = IpAddr::V4(*dns);
-            // A resolver on the machine itself is a setting for it, not for its network.
-            let elsewhere = !(dns.is_loopback() || dns.is_unspecified() || dns.is_multicast());
-            if elsewhere && !self.dns.contains(&dns) {
-                self.dns.push(dns);
-            }
+            self.server(IpAddr::V4(*dns));
         }
-        self.domains.extend(lease.domain.clone());
+        self.search.extend(lease.domain.clone());
     }
 
-    fn address(&mut self, cidr: Cidr, until: Option<Duration>, metric: u32, mtu: Option<u32>) {
-        self.addresses.push(Address { cidr, until });
+    /// A DNS server that was learnt.
+    fn server(&mut self, dns: IpAddr) {
+        // A resolver on the machine itself is a setting for it, not for its network.
+        let elsewhere = !(dns.is_loopback() || dns.is_unspecified() || dns.is_multicast());
+        if elsewhere && !self.dns.contains(&dns) {
+            self.dns.push(dns);
+        }
+    }
+
+    fn address(
+        &mut self,
+        net: IpNet,
+        [preferred, until]: [Option<Duration>; 2],
+        metric: u32,
+        mtu: Option<u32>,
+    ) {
+        self.addresses.push(Address {
+            net,
+            preferred,
+            until,
+        });
         // The route to the subnet is ours and not the kernel's, so that it has metric and MTU.
-        if cidr.prefix() < 32 {
-            self.routes.push(Route {
-                to: cidr.network(),
+        if net.prefix_len() < net.max_prefix_len() {
+            self.put(Route {
+                to: net.trunc(),
                 via: None,
                 onlink: false,
-                source: cidr.address(),
+                source: net.addr().is_ipv4().then(|| net.addr()),
                 metric,
                 mtu,
             });
@@ -136,42 +246,65 @@ impl Desired {
 
     /// Adds a route unless its destination or router cannot be meant.
     fn route(&mut self, to: Cidr, via: Ipv4Addr, own: Cidr, metric: u32, mtu: Option<u32>) {
-        let to = to.network();
-        let reachable = to == Cidr::DEFAULT || is_host_address(to.address()) || to.prefix() == 0;
+        let to = IpNet::from(to.network());
         // RFC 3442: router 0.0.0.0 means that the destination is on the link.
         let on_link = via.is_unspecified();
-        if !reachable
-            || to == Cidr::host(own.address())
+        if !is_destination(&to)
+            || to == IpNet::from(Cidr::host(own.address()))
             || !(on_link || (is_host_address(via) && via != own.address()))
         {
             return;
         }
         let in_subnet = own.prefix() < 32 && own.contains(via);
-        self.routes.push(Route {
+        self.put(Route {
             to,
-            via: (!on_link).then_some(via),
+            via: (!on_link).then_some(IpAddr::V4(via)),
             onlink: !on_link && !in_subnet,
-            source: own.address(),
+            source: Some(IpAddr::V4(own.address())),
             metric,
             mtu,
         });
     }
 
-    /// The router of the default route, if there is one.
-    pub fn gateway(&self) -> Option<Ipv4Addr> {
-        let default = self.routes.iter().find(|route| route.to == Cidr::DEFAULT);
-        default.and_then(|route| route.via)
+    /// The first route to a destination counts.
+    fn put(&mut self, route: Route) {
+        if self.routes.iter().all(|other| other.to != route.to) {
+            self.routes.push(route);
+        }
     }
 
-    /// Whether traffic to everywhere leaves by this link.
+    /// The router of the default route, if there is one; that of IPv4 first.
+    pub fn gateway(&self) -> Option<IpAddr> {
+        let defaults = || {
+            self.routes
+                .iter()
+                .filter(|route| route.to.prefix_len() == 0)
+        };
+        let v4 = defaults().find(|route| route.to.addr().is_ipv4());
+        v4.or_else(|| defaults().next()).and_then(|route| route.via)
+    }
+
+    /// Whether traffic to everywhere in IPv4 leaves by this link.
     pub fn has_default_route(&self) -> bool {
-        self.routes.iter().any(|route| route.to == Cidr::DEFAULT)
+        self.routes.iter().any(|route| route.to == DEFAULT_V4)
+    }
+}
+
+/// RFC 1918.
+fn is_private(to: Cidr) -> bool {
+    let address = to.network().address();
+    match address.octets() {
+        [10, ..] => to.prefix() >= 8,
+        [172, 16..=31, ..] => to.prefix() >= 12,
+        [192, 168, ..] => to.prefix() >= 16,
+        _ => false,
     }
 }
 
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::config::RouteConfig;
     use crate::dhcp4::lease::Times;
 
     /// A lease of an hour without options.
@@ -197,8 +330,25 @@ pub(crate) mod tests {
         text.parse().expect(text)
     }
 
+    /// The second link, as Ethernet is.
+    fn link() -> Link {
+        Link {
+            index: 2,
+            mtu: 1500,
+            ..Link::default()
+        }
+    }
+
+    fn with(config: &LinkConfig, lease: Option<&Lease>) -> Desired {
+        Desired::new(config, Learnt { lease }, &link())
+    }
+
+    fn net(text: &str) -> IpNet {
+        text.parse().expect(text)
+    }
+
     fn of(lease: &Lease) -> Desired {
-        Desired::new(&LinkConfig::default(), Some(lease), 2, 1500)
+        with(&LinkConfig::default(), Some(lease))
     }
 
     fn shown(desired: &Desired) -> Vec<String> {
@@ -234,7 +384,7 @@ pub(crate) mod tests {
                 .all(|route| route.metric == 1002 && route.mtu == Some(1400))
         );
         assert_eq!(desired.dns, [IpAddr::from([10, 0, 2, 3])]);
-        assert_eq!(desired.domains, ["example.net"]);
+        assert_eq!(desired.search, ["example.net"]);
         // An MTU above that of the link is none.
         let large = Lease {
             mtu: Some(9000),
@@ -320,27 +470,27 @@ pub(crate) mod tests {
     #[test]
     fn fixed_addresses_need_no_lease() {
         let config = LinkConfig {
-            address: vec![cidr("192.0.2.10/24"), cidr("198.51.100.1/32")],
-            gateway: Some(Ipv4Addr::new(192, 0, 2, 1)),
+            address: vec![net("192.0.2.10/24"), net("198.51.100.1/32")],
+            gateway: vec![IpAddr::from([192, 0, 2, 1])],
             dns: vec![IpAddr::from([9, 9, 9, 9])],
             metric: Some(5),
             ..LinkConfig::default()
         };
-        let fixed = Desired::new(&config, None, 2, 1500);
+        let fixed = with(&config, None);
         assert_eq!(shown(&fixed), ["192.0.2.0/24", "0.0.0.0/0 via 192.0.2.1"]);
-        assert_eq!(fixed.routes[1].source, Ipv4Addr::new(192, 0, 2, 10));
+        assert_eq!(fixed.routes[1].source, Some(IpAddr::from([192, 0, 2, 10])));
         // With a lease beside it the fixed gateway stays, having the same metric.
         let lease = Lease {
             routers: vec![Ipv4Addr::new(10, 0, 0, 1)],
             dns: vec![Ipv4Addr::new(10, 0, 0, 1)],
             ..lease("10.0.0.9/24")
         };
-        let both = Desired::new(&config, Some(&lease), 2, 1500);
+        let both = with(&config, Some(&lease));
         assert_eq!(both.addresses.len(), 3);
         assert_eq!(
             both.routes
                 .iter()
-                .filter(|route| route.to == Cidr::DEFAULT)
+                .filter(|route| route.to == DEFAULT_V4)
                 .count(),
             1
         );
@@ -352,11 +502,88 @@ pub(crate) mod tests {
             dhcp4: false,
             ..config
         };
+        assert_eq!(with(&no_dhcp, Some(&lease)).addresses.len(), 2);
+    }
+
+    #[test]
+    fn both_families_can_be_fixed() {
+        let config = LinkConfig {
+            dhcp4: false,
+            address: vec![net("192.0.2.10/24"), net("2001:db8::10/64")],
+            gateway: vec![
+                "192.0.2.1".parse().expect("address"),
+                "fe80::1".parse().expect("address"),
+            ],
+            route: vec![
+                RouteConfig {
+                    to: net("2001:db8:7::/48"),
+                    via: Some("2001:db8::7".parse().expect("address")),
+                },
+                RouteConfig {
+                    to: net("198.51.100.0/24"),
+                    via: Some("203.0.113.1".parse().expect("address")),
+                },
+            ],
+            ..LinkConfig::default()
+        };
+        let desired = with(&config, None);
         assert_eq!(
-            Desired::new(&no_dhcp, Some(&lease), 2, 1500)
-                .addresses
-                .len(),
-            2
+            shown(&desired),
+            [
+                "2001:db8::/64",
+                "192.0.2.0/24",
+                "2001:db8:7::/48 via 2001:db8::7",
+                "198.51.100.0/24 via 203.0.113.1 onlink",
+                "0.0.0.0/0 via 192.0.2.1",
+                "::/0 via fe80::1",
+            ]
+        );
+        assert_eq!(desired.gateway(), Some(IpAddr::from([192, 0, 2, 1])));
+        let v6 = desired.routes.iter().filter(|r| r.to.addr().is_ipv6());
+        assert!(v6.clone().count() == 3 && v6.clone().all(|route| route.source.is_none()));
+    }
+
+    #[test]
+    fn a_local_link_leads_nowhere_else() {
+        let lease = Lease {
+            routers: vec![Ipv4Addr::new(10, 0, 0, 1)],
+            dns: vec![Ipv4Addr::new(10, 0, 0, 1)],
+            domain: Some("lan.example".into()),
+            ..lease("10.0.0.9/24")
+        };
+        let config = LinkConfig {
+            role: Role::Local,
+            ..LinkConfig::default()
+        };
+        let desired = with(&config, Some(&lease));
+        assert_eq!(shown(&desired), ["10.0.0.0/24"]);
+        assert!(desired.dns.is_empty() && desired.search.is_empty());
+    }
+
+    #[test]
+    fn routes_past_a_tunnel_can_be_refused() {
+        let via = Ipv4Addr::new(10, 0, 0, 1);
+        let split = ["0.0.0.0/1", "128.0.0.0/1", "172.0.0.0/8", "192.168.0.0/15"];
+        let good = ["0.0.0.0/0", "172.16.0.0/12", "192.168.7.0/24"];
+        let lease = Lease {
+            routes: split
+                .iter()
+                .chain(&good)
+                .map(|to| (cidr(to), via))
+                .collect(),
+            ..lease("10.0.0.9/24")
+        };
+        let mut config = LinkConfig::default();
+        assert_eq!(with(&config, Some(&lease)).routes.len(), 1 + 6);
+        config.dhcp.classless_routes = ClasslessRoutes::Private;
+        assert_eq!(
+            shown(&with(&config, Some(&lease))),
+            [
+                "10.0.0.0/24",
+                "192.168.7.0/24 via 10.0.0.1",
+                "172.16.0.0/12 via 10.0.0.1",
+                "0.0.0.0/0 via 10.0.0.1"
+            ]
         );
     }
 }

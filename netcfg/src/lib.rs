@@ -26,13 +26,16 @@
 
 pub mod cidr;
 pub mod config;
+pub mod core;
 pub mod desired;
 pub mod dhcp4;
 pub mod dns;
 mod driver;
+pub mod link;
 pub mod mac;
 pub mod reconcile;
 pub mod rng;
+pub mod rtnl;
 pub mod store;
 #[expect(unsafe_code, reason = "the sockets that std cannot make")]
 mod sys;

@@ -13,7 +13,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::cidr::Cidr;
+use ipnet::IpNet;
+
 use crate::desired::{Address, Desired, Route};
 
 /// How our addresses (`IFA_PROTO`) and routes (`rtm_protocol`) are marked: `RTPROT_DHCP` of
@@ -23,7 +24,7 @@ pub const OUR_PROTOCOL: u8 = 16;
 /// The kernel keeps lifetimes in whole seconds of a clock that stops during suspend.
 const LIFETIME_TOLERANCE: Duration = Duration::from_secs(3);
 
-/// An IPv4 address in the kernel.
+/// An address in the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SeenAddress {
     /// Index of its link.
@@ -32,9 +33,23 @@ pub struct SeenAddress {
     pub address: Address,
     /// Whether it carries our mark.
     pub ours: bool,
+    /// How far its duplicate detection is.
+    pub detection: Detection,
 }
 
-/// An IPv4 unicast route of the main table in the kernel.
+/// How far the kernel is with finding out whether somebody else has an address (RFC 4862, section
+/// 5.4). It does so for IPv6 only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Detection {
+    /// The address can be used.
+    Passed,
+    /// Not yet: nothing can be sent from it.
+    Running,
+    /// Somebody else has it.
+    Failed,
+}
+
+/// A unicast route of the main table in the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SeenRoute {
     /// Index of its link.
@@ -48,9 +63,9 @@ pub struct SeenRoute {
 /// What the kernel has.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Seen {
-    /// IPv4 addresses of all links.
+    /// Addresses of all links.
     pub addresses: Vec<SeenAddress>,
-    /// IPv4 routes of the main table.
+    /// Routes of the main table.
     pub routes: Vec<SeenRoute>,
 }
 
@@ -76,7 +91,7 @@ pub enum Op {
     /// Removes exactly this route.
     RemoveRoute(u32, Route),
     /// Removes this address.
-    RemoveAddress(u32, Cidr),
+    RemoveAddress(u32, IpNet),
 }
 
 /// What to do, and what cannot be done.
@@ -90,7 +105,7 @@ pub struct Plan {
 }
 
 /// What makes a route unique for the kernel, within a table.
-fn key(route: &Route) -> (Cidr, u32) {
+fn key(route: &Route) -> (IpNet, u32) {
     (route.to, route.metric)
 }
 
@@ -105,7 +120,7 @@ pub fn plan(intents: &[Intent<'_>], seen: &Seen) -> Plan {
         }
     }
 
-    let mut present: BTreeMap<(Cidr, u32), Vec<&SeenRoute>> = BTreeMap::new();
+    let mut present: BTreeMap<(IpNet, u32), Vec<&SeenRoute>> = BTreeMap::new();
     for seen in &seen.routes {
         present.entry(key(&seen.route)).or_default().push(seen);
     }
@@ -138,14 +153,14 @@ pub fn plan(intents: &[Intent<'_>], seen: &Seen) -> Plan {
     for intent in intents.iter().filter(|intent| !intent.undecided) {
         let ours = |seen: &&SeenAddress| seen.ours && seen.link == intent.link;
         for seen in seen.addresses.iter().filter(ours) {
-            let cidr = seen.address.cidr;
+            let net = seen.address.net;
             if intent
                 .desired
                 .addresses
                 .iter()
-                .all(|address| address.cidr != cidr)
+                .all(|address| address.net != net)
             {
-                plan.ops.push(Op::RemoveAddress(intent.link, cidr));
+                plan.ops.push(Op::RemoveAddress(intent.link, net));
             }
         }
     }
@@ -156,20 +171,26 @@ impl Seen {
     fn has_address(&self, link: u32, wanted: &Address) -> bool {
         self.addresses.iter().any(|seen| {
             seen.link == link
-                && seen.address.cidr == wanted.cidr
-                && match (seen.address.until, wanted.until) {
-                    (None, None) => true,
-                    (Some(seen), Some(wanted)) => seen.abs_diff(wanted) <= LIFETIME_TOLERANCE,
-                    _ => false,
-                }
+                && seen.address.net == wanted.net
+                && about(seen.address.until, wanted.until)
+                && about(seen.address.preferred, wanted.preferred)
         })
+    }
+}
+
+/// Whether two lifetimes are the same, as far as the kernel can keep them.
+fn about(seen: Option<Duration>, wanted: Option<Duration>) -> bool {
+    match (seen, wanted) {
+        (None, None) => true,
+        (Some(seen), Some(wanted)) => seen.abs_diff(wanted) <= LIFETIME_TOLERANCE,
+        _ => false,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::net::Ipv4Addr;
+    use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
     use proptest::prelude::*;
 
@@ -178,11 +199,12 @@ mod tests {
         match op {
             Op::SetAddress(link, address) => {
                 seen.addresses
-                    .retain(|s| !(s.link == link && s.address.cidr == address.cidr));
+                    .retain(|s| !(s.link == link && s.address.net == address.net));
                 seen.addresses.push(SeenAddress {
                     link,
                     address,
                     ours: true,
+                    detection: Detection::Passed,
                 });
             }
             Op::SetRoute(link, route) => {
@@ -211,11 +233,11 @@ mod tests {
                     "a foreign route was removed"
                 );
             }
-            Op::RemoveAddress(link, cidr) => {
+            Op::RemoveAddress(link, net) => {
                 let at = seen
                     .addresses
                     .iter()
-                    .position(|s| s.link == link && s.address.cidr == cidr);
+                    .position(|s| s.link == link && s.address.net == net);
                 assert!(
                     seen.addresses.remove(at.expect("exists")).ours,
                     "a foreign address was removed"
@@ -224,43 +246,54 @@ mod tests {
         }
     }
 
-    fn cidrs() -> impl Strategy<Value = Cidr> {
-        // Few values, so that things collide.
-        (0u8..3, prop_oneof![Just(0u8), Just(24), Just(32)]).prop_map(|(net, prefix)| {
-            Cidr::new(Ipv4Addr::new(10, 0, net, 7), prefix).expect("short enough")
-        })
+    /// Few values, so that things collide.
+    fn nets() -> impl Strategy<Value = IpNet> {
+        let v4 = (0u8..3, prop_oneof![Just(0u8), Just(24), Just(32)]).prop_map(|(net, prefix)| {
+            IpNet::new(Ipv4Addr::new(10, 0, net, 7).into(), prefix).expect("short enough")
+        });
+        let v6 =
+            (0u16..3, prop_oneof![Just(0u8), Just(64), Just(128)]).prop_map(|(net, prefix)| {
+                let address = Ipv6Addr::new(0x2001, 0xdb8, 0, net, 0, 0, 0, 7);
+                IpNet::new(address.into(), prefix).expect("short enough")
+            });
+        prop_oneof![2 => v4, 1 => v6]
     }
 
     fn addresses() -> impl Strategy<Value = Address> {
-        (cidrs(), proptest::option::of(0u64..100)).prop_map(|(cidr, until)| Address {
-            cidr: Cidr::new(cidr.address(), cidr.prefix().max(24)).expect("short enough"),
-            until: until.map(Duration::from_secs),
+        let times = proptest::option::of((0u64..100, 0u64..100));
+        (nets(), times).prop_map(|(net, times)| {
+            let least = if net.addr().is_ipv4() { 24 } else { 64 };
+            let seconds = Duration::from_secs;
+            Address {
+                net: IpNet::new(net.addr(), net.prefix_len().max(least)).expect("short enough"),
+                preferred: times.map(|(a, b)| seconds(a.min(b))),
+                until: times.map(|(a, b)| seconds(a.max(b))),
+            }
         })
     }
 
     fn routes() -> impl Strategy<Value = Route> {
-        (
-            cidrs(),
-            proptest::option::of(1u8..3),
-            any::<bool>(),
-            0u32..2,
-        )
-            .prop_map(|(to, via, onlink, metric)| Route {
-                to: to.network(),
-                via: via.map(|via| Ipv4Addr::new(10, 0, 0, via)),
+        (nets(), proptest::option::of(1u8..3), any::<bool>(), 0u32..2).prop_map(
+            |(to, via, onlink, metric)| Route {
+                to: to.trunc(),
+                via: via.map(|via| match to {
+                    IpNet::V4(_) => IpAddr::from([10, 0, 0, via]),
+                    IpNet::V6(_) => Ipv6Addr::from_bits(0xfe80 << 112 | u128::from(via)).into(),
+                }),
                 onlink,
-                source: Ipv4Addr::new(10, 0, 0, 7),
+                source: to.addr().is_ipv4().then(|| IpAddr::from([10, 0, 0, 7])),
                 metric,
                 mtu: None,
-            })
+            },
+        )
     }
 
     fn desired() -> impl Strategy<Value = Desired> {
         let addresses = proptest::collection::vec(addresses(), 0..4);
         let routes = proptest::collection::vec(routes(), 0..5);
         (addresses, routes).prop_map(|(mut addresses, mut routes)| {
-            addresses.sort_by_key(|address| address.cidr);
-            addresses.dedup_by_key(|address| address.cidr);
+            addresses.sort_by_key(|address| address.net);
+            addresses.dedup_by_key(|address| address.net);
             routes.sort_by_key(key);
             routes.dedup_by_key(|route| key(route));
             Desired {
@@ -277,6 +310,7 @@ mod tests {
                 link,
                 address,
                 ours,
+                detection: Detection::Passed,
             });
         let route = (1u32..4, routes(), any::<bool>()).prop_map(|(link, route, ours)| SeenRoute {
             link,
@@ -288,8 +322,8 @@ mod tests {
             proptest::collection::vec(route, 0..8),
         )
             .prop_map(|(mut addresses, mut routes)| {
-                addresses.sort_by_key(|s| (s.link, s.address.cidr));
-                addresses.dedup_by_key(|s| (s.link, s.address.cidr));
+                addresses.sort_by_key(|s| (s.link, s.address.net));
+                addresses.dedup_by_key(|s| (s.link, s.address.net));
                 routes.sort_by_key(|s| key(&s.route));
                 routes.dedup_by_key(|s| key(&s.route));
                 Seen { addresses, routes }
@@ -323,7 +357,7 @@ mod tests {
                 }
                 let ours = now.addresses.iter().filter(|s| s.ours && s.link == intent.link);
                 for seen in ours {
-                    prop_assert!(intent.desired.addresses.iter().any(|a| a.cidr == seen.address.cidr));
+                    prop_assert!(intent.desired.addresses.iter().any(|a| a.net == seen.address.net));
                 }
                 for seen in now.routes.iter().filter(|s| s.ours && s.link == intent.link) {
                     prop_assert!(intent.desired.routes.contains(&seen.route));
@@ -346,16 +380,17 @@ mod tests {
             }
             for foreign in start.addresses.iter().filter(|s| !s.ours) {
                 let same = |s: &SeenAddress| {
-                    s.link == foreign.link && s.address.cidr == foreign.address.cidr
+                    s.link == foreign.link && s.address.net == foreign.address.net
                 };
                 prop_assert!(now.addresses.iter().any(same));
             }
         }
 
         #[test]
-        fn a_default_route_is_there_at_every_step(a in desired(), start in seen()) {
+        fn a_default_route_is_there_at_every_step(a in desired(), start in seen(), v4: bool) {
             let default = |seen: &Seen| {
-                seen.routes.iter().any(|s| s.link == 1 && s.route.to == Cidr::DEFAULT)
+                let is_default = |to: &IpNet| to.prefix_len() == 0 && to.addr().is_ipv4() == v4;
+                seen.routes.iter().any(|s| s.link == 1 && is_default(&s.route.to))
             };
             let plan = plan(&[Intent { link: 1, desired: &a, undecided: false }], &start);
             let mut now = start.clone();

@@ -5,6 +5,8 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
+use crate::core::Setting;
+use crate::link::{self, Device};
 use crate::mac::Mac;
 
 /// Replaces `path`: a reader sees the old text or the new one, never a part. Survives the end of
@@ -43,12 +45,37 @@ pub fn lease_path(state_dir: &Path, mac: Mac) -> PathBuf {
     state_dir.join(format!("lease-{}", mac.to_string().replace(':', "")))
 }
 
-/// Sets `net.FAMILY.conf.LINK.KEY`. A kernel without that family has nothing to set.
-pub fn set_link_sysctl(family: &str, link: &str, key: &str, value: &str) -> io::Result<()> {
-    let path = format!("/proc/sys/net/{family}/conf/{link}/{key}");
-    let file = OpenOptions::new().write(true).open(path);
-    match file.and_then(|mut file| file.write_all(value.as_bytes())) {
+/// Removes a file that may not be there.
+pub fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         result => result,
+    }
+}
+
+/// Sets `net.FAMILY.conf.LINK.KEY`. A kernel without that family has nothing to set.
+pub fn set(link: &str, setting: &Setting) -> io::Result<()> {
+    let Setting { family, key, value } = setting;
+    let path = format!("/proc/sys/net/{family}/conf/{link}/{key}");
+    let file = OpenOptions::new().write(true).open(&path);
+    match file.and_then(|mut file| file.write_all(value.as_bytes())) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(io::Error::new(
+            error.kind(),
+            format!("{path} = {value}: {error}"),
+        )),
+        Ok(()) => Ok(()),
+    }
+}
+
+/// The device behind a link, as far as sysfs tells.
+pub fn device(link: &str) -> Device {
+    let folder = Path::new("/sys/class/net").join(link).join("device");
+    let driver = fs::read_link(folder.join("driver")).ok();
+    let device = fs::canonicalize(&folder).ok();
+    let name = |path: PathBuf| Some(path.file_name()?.to_string_lossy().into_owned());
+    Device {
+        driver: driver.and_then(name),
+        path: device.and_then(|device| link::path_of(&device.to_string_lossy())),
     }
 }

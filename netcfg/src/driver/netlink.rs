@@ -5,66 +5,29 @@
 //! cannot be lost: on a socket that does both, an overrun would swallow an answer, and the one
 //! who waits for it would wait for ever.
 //!
-//! Only what is needed is taken out of the messages, into types of our own.
+//! What the messages mean is said by [`rtnl`].
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt, TryStreamExt};
-use netlink_packet_route::address::{
-    AddressAttribute, AddressFlags, AddressMessage, AddressProtocol,
-};
-use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage};
-use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric,
-    RouteProtocol, RouteScope, RouteType,
-};
+use ipnet::IpNet;
+use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use netlink_packet_route::link::LinkMessage;
+use netlink_packet_route::route::{RouteMessage, RouteProtocol, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
-use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
+use rtnetlink::packet_core::NetlinkMessage;
 use rtnetlink::proto::sys::SocketAddr;
-use rtnetlink::{Handle, LinkUnspec, MulticastGroup, RouteMessageBuilder};
+use rtnetlink::{Handle, LinkUnspec, LinkVlan, MulticastGroup, RouteMessageBuilder};
 
-use crate::cidr::Cidr;
-use crate::desired::{Address, Route};
-use crate::mac::Mac;
-use crate::reconcile::{OUR_PROTOCOL, Op, Seen, SeenAddress, SeenRoute};
+use crate::link::Link;
+use crate::reconcile::{Op, Seen};
+use crate::rtnl::{self, Change};
 
-/// An Ethernet link as the kernel describes it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Link {
-    /// Its number.
-    pub index: u32,
-    /// Its name.
-    pub name: String,
-    /// Its address.
-    pub mac: Mac,
-    /// Its MTU.
-    pub mtu: u32,
-    /// Whether it is switched on.
-    pub up: bool,
-    /// Whether it can carry frames, which implies `up`.
-    pub carrier: bool,
-    /// Whether it is made of software: veth, bridge, tunnel...
-    pub is_virtual: bool,
-}
-
-/// What a notification means to us.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Change {
-    /// Something of links or addresses: look again.
-    Look,
-    /// A route went that carried our mark, or was taken by somebody.
-    RouteGone {
-        /// Whether it carried our mark.
-        ours: bool,
-    },
-    /// Nothing to us.
-    Nothing,
-    /// The connection is gone.
-    Closed,
-}
+/// The kernel's index of the loopback link: `LOOPBACK_IFINDEX` of `net/flow.h`.
+const LOOPBACK: u32 = 1;
 
 type Events = Box<dyn Stream<Item = (NetlinkMessage<RouteNetlinkMessage>, SocketAddr)> + Unpin>;
 
@@ -82,6 +45,9 @@ impl Netlink {
             MulticastGroup::Link,
             MulticastGroup::Ipv4Ifaddr,
             MulticastGroup::Ipv4Route,
+            MulticastGroup::Ipv6Ifaddr,
+            MulticastGroup::Ipv6Route,
+            MulticastGroup::Ipv6Ifinfo,
         ];
         let (listener, listener_handle, events) = rtnetlink::new_multicast_connection(&groups)?;
         tokio::spawn(async move {
@@ -97,246 +63,121 @@ impl Netlink {
         })
     }
 
-    /// The next notification.
-    pub fn poll_change(&mut self, cx: &mut Context<'_>) -> Poll<Change> {
-        self.events.poll_next_unpin(cx).map(|event| match event {
-            None => Change::Closed,
-            Some((message, _)) => change(&message.payload),
-        })
+    /// The next notification; `None` when the connection is gone.
+    pub fn poll_change(&mut self, cx: &mut Context<'_>) -> Poll<Option<Change>> {
+        let event = self.events.poll_next_unpin(cx);
+        event.map(|event| event.map(|(message, _)| rtnl::change(&message.payload)))
     }
 
-    /// All Ethernet links that are not part of another (a bridge or bond has the say there).
+    /// All links that can be ours.
     pub async fn links(&self) -> Result<Vec<Link>, rtnetlink::Error> {
         let messages: Vec<LinkMessage> = self.handle.link().get().execute().try_collect().await?;
-        Ok(messages.iter().filter_map(link).collect())
+        Ok(messages.iter().filter_map(rtnl::link).collect())
     }
 
-    /// All IPv4 addresses, and the unicast routes of the main table. `now` is the time since boot.
+    /// All addresses, and the unicast routes of the main table. `now` is the time since boot.
     pub async fn seen(&self, now: Duration) -> Result<Seen, rtnetlink::Error> {
-        let mut request = self.handle.address().get();
-        request.message_mut().header.family = AddressFamily::Inet;
-        let addresses: Vec<AddressMessage> = request.execute().try_collect().await?;
-        let request = RouteMessageBuilder::<Ipv4Addr>::new()
+        let mut seen = Seen::default();
+        let addresses = self.handle.address().get().execute();
+        let addresses: Vec<AddressMessage> = addresses.try_collect().await?;
+        let addresses = addresses.iter().filter_map(|m| rtnl::address(m, now));
+        seen.addresses.extend(addresses);
+        let v4 = RouteMessageBuilder::<Ipv4Addr>::new()
             .protocol(RouteProtocol::Unspec)
             .kind(RouteType::Unspec)
             .build();
-        let routes: Vec<RouteMessage> = self
-            .handle
-            .route()
-            .get(request)
-            .execute()
-            .try_collect()
-            .await?;
-        Ok(Seen {
-            addresses: addresses.iter().filter_map(|m| address(m, now)).collect(),
-            routes: routes.iter().filter_map(route).collect(),
-        })
+        let v6 = RouteMessageBuilder::<Ipv6Addr>::new()
+            .protocol(RouteProtocol::Unspec)
+            .kind(RouteType::Unspec)
+            .build();
+        for request in [v4, v6] {
+            let routes = self.handle.route().get(request).execute();
+            let routes: Vec<RouteMessage> = routes.try_collect().await?;
+            seen.routes.extend(routes.iter().filter_map(rtnl::route));
+        }
+        Ok(seen)
     }
 
-    /// Switches a link on, with this MTU if one is given.
-    pub async fn bring_up(&self, link: u32, mtu: Option<u32>) -> Result<(), rtnetlink::Error> {
-        let mut message = LinkUnspec::new_with_index(link).up();
+    /// Switches a link on, or sets its MTU.
+    pub async fn set_link(
+        &self,
+        link: u32,
+        up: bool,
+        mtu: Option<u32>,
+    ) -> Result<(), rtnetlink::Error> {
+        let mut message = LinkUnspec::new_with_index(link);
+        if up {
+            message = message.up();
+        }
         if let Some(mtu) = mtu {
             message = message.mtu(mtu);
         }
         self.handle.link().set(message.build()).execute().await
     }
 
+    /// Switches the loopback link on.
+    pub async fn loopback_up(&self) -> Result<(), rtnetlink::Error> {
+        self.set_link(LOOPBACK, true, None).await
+    }
+
+    /// Makes a VLAN. One that exists is no error.
+    pub async fn add_vlan(&self, name: &str, link: u32, id: u16) -> Result<(), rtnetlink::Error> {
+        let message = LinkVlan::new(name, link, id).build();
+        let result = self.handle.link().add(message).execute().await;
+        tolerate(result, &[libc::EEXIST])
+    }
+
     /// Carries out one operation. What is already as wanted is no error.
-    pub async fn apply(&self, op: Op, now: Duration) -> Result<(), rtnetlink::Error> {
-        let result = match op {
+    pub async fn apply(&self, op: &Op, now: Duration) -> Result<(), rtnetlink::Error> {
+        match op {
             Op::SetAddress(link, address) => {
-                let cidr = address.cidr;
-                let ip = IpAddr::V4(cidr.address());
-                let mut request = self.handle.address().add(link, ip, cidr.prefix()).replace();
-                request.message_mut().attributes.extend([
-                    AddressAttribute::CacheInfo(lifetime(address.until, now)),
-                    AddressAttribute::Flags(AddressFlags::Noprefixroute),
-                    AddressAttribute::Protocol(AddressProtocol::Other(OUR_PROTOCOL)),
-                ]);
+                let net = address.net;
+                let addresses = self.handle.address();
+                let mut request = addresses.add(*link, net.addr(), net.prefix_len()).replace();
+                let attributes = rtnl::address_attributes(address, now);
+                request.message_mut().attributes.extend(attributes);
                 request.execute().await
             }
-            Op::RemoveAddress(link, cidr) => {
-                let mut message = AddressMessage::default();
-                message.header.family = AddressFamily::Inet;
-                message.header.index = link;
-                message.header.prefix_len = cidr.prefix();
-                let local = AddressAttribute::Local(IpAddr::V4(cidr.address()));
-                message.attributes.push(local);
-                self.handle.address().del(message).execute().await
+            Op::RemoveAddress(link, net) => {
+                let request = self.handle.address().del(address_message(*link, *net));
+                let gone = [libc::EADDRNOTAVAIL, libc::ENODEV];
+                tolerate(request.execute().await, &gone)
             }
             Op::SetRoute(link, route) => {
-                let request = self.handle.route().add(route_message(link, &route));
+                let Some(message) = rtnl::route_message(*link, route) else {
+                    return Ok(());
+                };
+                let request = self.handle.route().add(message);
                 request.replace().execute().await
             }
             Op::RemoveRoute(link, route) => {
-                self.handle
-                    .route()
-                    .del(route_message(link, &route))
-                    .execute()
-                    .await
+                let Some(message) = rtnl::route_message(*link, route) else {
+                    return Ok(());
+                };
+                let request = self.handle.route().del(message);
+                tolerate(request.execute().await, &[libc::ESRCH, libc::ENODEV])
             }
-        };
-        match result {
-            Err(rtnetlink::Error::NetlinkError(error))
-                if matches!(op, Op::RemoveAddress(..) | Op::RemoveRoute(..))
-                    && matches!(
-                        -error.raw_code(),
-                        libc::ESRCH | libc::EADDRNOTAVAIL | libc::ENODEV
-                    ) =>
-            {
-                Ok(())
-            }
-            result => result,
         }
     }
 }
 
-fn change(payload: &NetlinkPayload<RouteNetlinkMessage>) -> Change {
-    match payload {
-        NetlinkPayload::InnerMessage(
-            RouteNetlinkMessage::NewLink(_)
-            | RouteNetlinkMessage::DelLink(_)
-            | RouteNetlinkMessage::NewAddress(_)
-            | RouteNetlinkMessage::DelAddress(_),
-        )
-        // ENOBUFS: some notifications are lost, nobody knows which.
-        | NetlinkPayload::Overrun(_) => Change::Look,
-        NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelRoute(message)) => {
-            Change::RouteGone { ours: is_ours(message) }
-        }
-        _ => Change::Nothing,
-    }
-}
-
-fn link(message: &LinkMessage) -> Option<Link> {
-    let header = &message.header;
-    if header.link_layer_type != LinkLayerType::Ether || header.flags.contains(LinkFlags::Loopback)
-    {
-        return None;
-    }
-    let mut link = Link {
-        index: header.index,
-        name: String::new(),
-        mac: Mac([0; 6]),
-        mtu: 0,
-        up: header.flags.contains(LinkFlags::Up),
-        carrier: header.flags.contains(LinkFlags::Up | LinkFlags::LowerUp),
-        is_virtual: false,
+fn address_message(link: u32, net: IpNet) -> AddressMessage {
+    let mut message = AddressMessage::default();
+    message.header.family = match net {
+        IpNet::V4(_) => AddressFamily::Inet,
+        IpNet::V6(_) => AddressFamily::Inet6,
     };
-    for attribute in &message.attributes {
-        match attribute {
-            LinkAttribute::IfName(name) => link.name.clone_from(name),
-            LinkAttribute::Address(bytes) => link.mac = Mac::from_slice(bytes)?,
-            LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
-            LinkAttribute::Controller(_) => return None,
-            LinkAttribute::LinkInfo(infos) => {
-                link.is_virtual |= infos.iter().any(|info| matches!(info, LinkInfo::Kind(_)));
-            }
-            _ => {}
-        }
-    }
-    (!link.name.is_empty()).then_some(link)
+    message.header.index = link;
+    message.header.prefix_len = net.prefix_len();
+    let address: IpAddr = net.addr();
+    message.attributes.push(AddressAttribute::Local(address));
+    message
 }
 
-fn address(message: &AddressMessage, now: Duration) -> Option<SeenAddress> {
-    let (mut local, mut until, mut ours) = (None, None, false);
-    for attribute in &message.attributes {
-        match attribute {
-            AddressAttribute::Local(IpAddr::V4(address)) => local = Some(*address),
-            AddressAttribute::CacheInfo(info) if info.ifa_valid != u32::MAX => {
-                until = Some(now + Duration::from_secs(info.ifa_valid.into()));
-            }
-            AddressAttribute::Protocol(protocol) => ours = u8::from(*protocol) == OUR_PROTOCOL,
-            _ => {}
-        }
+/// These errors mean that it is as wanted already.
+fn tolerate(result: Result<(), rtnetlink::Error>, codes: &[i32]) -> Result<(), rtnetlink::Error> {
+    match result {
+        Err(rtnetlink::Error::NetlinkError(error)) if codes.contains(&-error.raw_code()) => Ok(()),
+        result => result,
     }
-    Some(SeenAddress {
-        link: message.header.index,
-        address: Address {
-            cidr: Cidr::new(local?, message.header.prefix_len)?,
-            until,
-        },
-        ours,
-    })
-}
-
-fn is_ours(message: &RouteMessage) -> bool {
-    u8::from(message.header.protocol) == OUR_PROTOCOL
-}
-
-fn route(message: &RouteMessage) -> Option<SeenRoute> {
-    let header = &message.header;
-    let mut table = u32::from(header.table);
-    let (mut to, mut link) = (Ipv4Addr::UNSPECIFIED, 0);
-    let mut route = Route {
-        to: Cidr::DEFAULT,
-        via: None,
-        onlink: header.flags.contains(RouteFlags::Onlink),
-        source: Ipv4Addr::UNSPECIFIED,
-        metric: 0,
-        mtu: None,
-    };
-    for attribute in &message.attributes {
-        match attribute {
-            RouteAttribute::Table(long) => table = *long,
-            RouteAttribute::Destination(RouteAddress::Inet(address)) => to = *address,
-            RouteAttribute::Gateway(RouteAddress::Inet(address)) => route.via = Some(*address),
-            RouteAttribute::PrefSource(RouteAddress::Inet(address)) => route.source = *address,
-            RouteAttribute::Oif(index) => link = *index,
-            RouteAttribute::Priority(metric) => route.metric = *metric,
-            RouteAttribute::Metrics(metrics) => {
-                route.mtu = metrics.iter().find_map(|metric| match metric {
-                    RouteMetric::Mtu(mtu) => Some(*mtu),
-                    _ => None,
-                });
-            }
-            _ => {}
-        }
-    }
-    if table != u32::from(RouteHeader::RT_TABLE_MAIN) || header.tos != 0 {
-        return None;
-    }
-    route.to = Cidr::new(to, header.destination_prefix_length)?;
-    Some(SeenRoute {
-        link,
-        route,
-        ours: is_ours(message),
-    })
-}
-
-fn route_message(link: u32, route: &Route) -> RouteMessage {
-    let mut builder = RouteMessageBuilder::<Ipv4Addr>::new()
-        .destination_prefix(route.to.address(), route.to.prefix())
-        .output_interface(link)
-        .pref_source(route.source)
-        .priority(route.metric)
-        .protocol(RouteProtocol::from(OUR_PROTOCOL));
-    match route.via {
-        Some(via) => builder = builder.gateway(via),
-        None => builder = builder.scope(RouteScope::Link),
-    }
-    if route.onlink {
-        builder = builder.onlink();
-    }
-    if let Some(mtu) = route.mtu {
-        let metrics = RouteAttribute::Metrics(vec![RouteMetric::Mtu(mtu)]);
-        builder.get_mut().attributes.push(metrics);
-    }
-    builder.build()
-}
-
-/// Lifetimes for the kernel: it removes the address itself when we are not there to do it.
-fn lifetime(until: Option<Duration>, now: Duration) -> netlink_packet_route::address::CacheInfo {
-    // All ones is for ever; zero is refused.
-    let seconds = until.map_or(u32::MAX, |until| {
-        let left = until.saturating_sub(now).as_secs().max(1);
-        u32::try_from(left)
-            .unwrap_or(u32::MAX - 1)
-            .min(u32::MAX - 1)
-    });
-    let mut info = netlink_packet_route::address::CacheInfo::default();
-    info.ifa_valid = seconds;
-    info.ifa_preferred = seconds;
-    info
 }

@@ -1,9 +1,10 @@
-//! What the driver tells: events for machines and people, warnings that cannot flood.
+//! What the core tells: events for machines and people, warnings that cannot flood.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use crate::Outlet;
+use super::interface::{Command, Event};
 use crate::desired::Desired;
 use crate::dhcp4::client::{Note, Why};
 use crate::dhcp4::lease::Lease;
@@ -12,37 +13,43 @@ use crate::dhcp4::lease::Lease;
 /// sends us frames.
 const QUIET: Duration = Duration::from_secs(60);
 
-/// The way out for events.
-pub struct Reporter<'a> {
-    outlet: &'a mut dyn Outlet,
+/// Commands being put together in one step.
+#[derive(Debug, Default)]
+pub struct Out {
+    /// The time of this step.
+    pub now: Duration,
+    commands: Vec<Command>,
     told: BTreeMap<(String, &'static str), Duration>,
 }
 
-impl<'a> Reporter<'a> {
-    /// Everything goes to `outlet`.
-    pub fn new(outlet: &'a mut dyn Outlet) -> Reporter<'a> {
-        Reporter {
-            outlet,
-            told: BTreeMap::new(),
-        }
+impl Out {
+    /// Wants `command` done after those before.
+    pub fn push(&mut self, command: Command) {
+        self.commands.push(command);
+    }
+
+    /// What is to be done.
+    pub fn take(&mut self) -> Vec<Command> {
+        std::mem::take(&mut self.commands)
     }
 
     /// Tells an event.
-    pub fn event(&mut self, name: &str, fields: &[(&str, String)]) {
-        self.outlet.event(name, fields);
+    pub fn event(&mut self, name: &'static str, fields: Vec<(&'static str, String)>) {
+        self.push(Command::Event(Event { name, fields }));
     }
 
-    /// Tells that something is not as it should be, though work goes on.
+    /// Tells that something is not as it should be, though work goes on. An empty `link` is none.
     pub fn warning(
         &mut self,
-        now: Duration,
         link: &str,
         reason: &'static str,
-        details: &[(&str, String)],
+        details: Vec<(&'static str, String)>,
     ) {
-        let quiet_since = |told: &Duration| now.saturating_sub(*told) < QUIET;
+        let now = self.now;
+        self.told
+            .retain(|_, told| now.saturating_sub(*told) < QUIET);
         let key = (link.to_owned(), reason);
-        if self.told.get(&key).is_some_and(quiet_since) {
+        if self.told.contains_key(&key) {
             return;
         }
         self.told.insert(key, now);
@@ -50,34 +57,31 @@ impl<'a> Reporter<'a> {
         if link.is_empty() {
             fields.remove(0);
         }
-        fields.extend(details.iter().map(|(key, value)| (*key, value.clone())));
-        self.outlet.event("net.warning", &fields);
+        fields.extend(details);
+        self.event("net.warning", fields);
     }
 
     /// A warning that comes from the DHCP client.
-    pub fn note(&mut self, now: Duration, link: &str, note: Note) {
-        let server = |server: Option<std::net::Ipv4Addr>| {
-            (
-                "server",
-                server.map_or_else(|| "none".to_owned(), |s| s.to_string()),
-            )
+    pub fn note(&mut self, link: &str, note: Note) {
+        let server = |server: Option<Ipv4Addr>| {
+            let text = server.map_or_else(|| "none".to_owned(), |server| server.to_string());
+            ("server", text)
         };
-        match note {
+        let (reason, details) = match note {
             Note::Nak {
                 server: from,
                 message,
-            } => {
-                let text = message.unwrap_or_default();
-                self.warning(now, link, "dhcp-nak", &[server(from), ("message", text)]);
-            }
-            Note::Refused { server: from, why } => {
-                let why = why.to_string();
-                self.warning(now, link, "dhcp-refused", &[server(from), ("detail", why)]);
-            }
-            Note::Silence { sent } => {
-                self.warning(now, link, "dhcp-silence", &[("sent", sent.to_string())]);
-            }
-        }
+            } => (
+                "dhcp-nak",
+                vec![server(from), ("message", message.unwrap_or_default())],
+            ),
+            Note::Refused { server: from, why } => (
+                "dhcp-refused",
+                vec![server(from), ("detail", why.to_string())],
+            ),
+            Note::Silence { sent } => ("dhcp-silence", vec![("sent", sent.to_string())]),
+        };
+        self.warning(link, reason, details);
     }
 }
 
@@ -88,9 +92,9 @@ pub fn address_fields(
     lease: Option<&Lease>,
 ) -> Vec<(&'static str, String)> {
     let mut fields = vec![("link", link.to_owned())];
-    let leased = lease.map(|lease| lease.address);
-    let shown = leased.or_else(|| desired.addresses.first().map(|address| address.cidr));
-    fields.extend(shown.map(|cidr| ("address", cidr.to_string())));
+    let leased = lease.map(|lease| lease.address.to_string());
+    let fixed = desired.addresses.first().map(|a| a.net.to_string());
+    fields.extend(leased.or(fixed).map(|address| ("address", address)));
     fields.extend(
         desired
             .gateway()

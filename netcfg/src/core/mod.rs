@@ -1,0 +1,287 @@
+//! The core of the network part: what is to be done, given what happened. Pure.
+//!
+//! [`Core::step`] takes the time and one [`Input`] and gives back [`Command`]s; the driver carries
+//! them out in order and brings the answers before anything else. There is no clock, no socket and
+//! no randomness in here but a seed.
+//!
+//! It goes round in three movements:
+//!
+//! - **look**: dump the links, find those that the configuration covers, give each a [`Port`] with
+//!   its clients, and tell the clients of carriers;
+//! - **step**: give a client what happened (a datagram, a deadline), and pass on what it wants;
+//! - **settle**: compare what the links should have with what they have, apply the difference, and
+//!   look again until there is none. Only then is `resolv.conf` written, and only after that is
+//!   the event told, so that whoever reads it finds everything in place (or has read a warning
+//!   before). What is slow and nobody waits for comes last.
+//!
+//! A notification of the kernel says no more than that something is different: the answer is always
+//! a new dump. So a lost notification, a restart of this program and somebody else's `ip addr del`
+//! are one case. What fails is told and tried again, later and later.
+
+mod interface;
+mod port;
+mod report;
+mod settle;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+pub use self::interface::{Command, Doing, Event, Failure, Input, Setting, Socket};
+use self::port::Port;
+use self::report::Out;
+use self::settle::Settling;
+use crate::config::Config;
+use crate::dhcp4::client;
+use crate::dhcp4::pace::{self, Budget};
+use crate::link::Link;
+use crate::reconcile::Seen;
+use crate::rng::Rng;
+use crate::store::{self, Clocks};
+
+/// The state of the network part.
+#[derive(Debug)]
+pub struct Core {
+    config: Config,
+    rng: Rng,
+    ports: BTreeMap<u32, Port>,
+    /// What the kernel had when it was last asked.
+    seen: Seen,
+    out: Out,
+    /// Links or addresses may have changed.
+    look: bool,
+    /// What is and what should be may differ.
+    unsettled: bool,
+    /// A settling that waits for an answer.
+    settling: Option<Settling>,
+    /// A route of ours waits for its place.
+    blocked: bool,
+    /// Failures in a row, and when to try again.
+    failures: u32,
+    retry: Option<Duration>,
+    /// Against somebody who undoes what we do as fast as we do it.
+    budget: Budget,
+    /// What `resolv.conf` holds, once known.
+    resolv_conf: Option<String>,
+    /// VLANs that were asked for, by name and the number of the link that carries them.
+    vlans: BTreeSet<(String, u32)>,
+}
+
+impl Core {
+    /// A core that has seen nothing, and what it wants first.
+    pub fn new(config: Config, seed: u64, now: Duration) -> (Core, Vec<Command>) {
+        let core = Core {
+            config,
+            rng: Rng::new(seed),
+            ports: BTreeMap::new(),
+            seen: Seen::default(),
+            out: Out::default(),
+            look: false,
+            unsettled: true,
+            settling: None,
+            blocked: false,
+            failures: 0,
+            retry: None,
+            budget: Budget::new(now),
+            resolv_conf: None,
+            vlans: BTreeSet::new(),
+        };
+        let first = vec![Command::LoopbackUp, Command::Look, Command::ReadResolvConf];
+        (core, first)
+    }
+
+    /// One input at one time. What was due by then happens as well.
+    #[must_use]
+    pub fn step(&mut self, now: Duration, input: Input<'_>) -> Vec<Command> {
+        self.out.now = now;
+        self.take(input);
+        self.tick();
+        self.out.take()
+    }
+
+    /// When [`Core::step`] must be called again, if nothing happens before.
+    pub fn deadline(&self) -> Option<Duration> {
+        let clients = self.ports.values().filter_map(Port::deadline);
+        clients.chain(self.retry).min()
+    }
+
+    fn take(&mut self, input: Input<'_>) {
+        match input {
+            Input::Timer => {}
+            Input::Changed => {
+                self.look = true;
+                self.unsettled = true;
+            }
+            Input::RouteGone { ours } => self.unsettled |= ours || self.blocked,
+            Input::Links(links) => self.links(links),
+            Input::Seen(seen) => self.seen(seen),
+            Input::Lease { link, text, clocks } => self.lease(link, text.as_deref(), &clocks),
+            Input::ResolvConf(text) => self.resolv_conf = text,
+            Input::Applied(failures) => self.applied(failures),
+            Input::Written(failure) => self.written(failure),
+            Input::Dhcp4 { link, payload } => {
+                self.client(link, client::Event::Payload(payload));
+            }
+            Input::Failed(failure) => self.failure(failure),
+        }
+    }
+
+    fn client(&mut self, link: u32, event: client::Event<'_>) {
+        if let Some(port) = self.ports.get_mut(&link) {
+            self.unsettled |= port.step(event, &mut self.out);
+        }
+    }
+
+    /// What is due.
+    fn tick(&mut self) {
+        let now = self.out.now;
+        if self.retry.is_some_and(|retry| now >= retry) {
+            self.retry = None;
+            self.look = true;
+            self.unsettled = true;
+        }
+        for port in self.ports.values_mut() {
+            if port.deadline().is_some_and(|deadline| now >= deadline) {
+                self.unsettled |= port.step(client::Event::Timer, &mut self.out);
+            }
+        }
+        // In the middle of a settling nothing else is started: it ends before other news come.
+        if self.settling.is_some() {
+            return;
+        }
+        if std::mem::take(&mut self.look) {
+            self.out.push(Command::Look);
+        }
+        if self.unsettled {
+            self.settle();
+        }
+    }
+
+    /// Compares the links with the ports: new ones, gone ones, carriers.
+    fn links(&mut self, links: Vec<Link>) {
+        let same = |index: u32, port: &Port| {
+            // A number with another address is another card.
+            let mut links = links.iter();
+            links.any(|link| link.index == index && link.mac == port.link.mac)
+        };
+        let gone: Vec<u32> = self
+            .ports
+            .iter()
+            .filter(|(index, port)| !same(**index, port))
+            .map(|(index, _)| *index)
+            .collect();
+        for index in gone {
+            if let Some(port) = self.ports.remove(&index) {
+                port.gone(&mut self.out);
+                self.unsettled = true;
+            }
+        }
+        self.make_vlans(&links);
+        for link in links {
+            if let Some(port) = self.ports.get_mut(&link.index) {
+                self.unsettled |= port.update(&link, &mut self.out);
+                port.prepare(&mut self.out);
+            } else if let Some((_, config)) = self.config.entry(&link) {
+                let (index, mac) = (link.index, link.mac);
+                let mut port = Port::new(link.clone(), config.clone());
+                port.prepare(&mut self.out);
+                if !link.carrier {
+                    self.out.event("net.link", port.link_fields());
+                }
+                if port.wants_lease() {
+                    // First whether its address is still there.
+                    self.out.push(Command::See);
+                    self.out.push(Command::ReadLease { link: index, mac });
+                } else {
+                    port.update(&link, &mut self.out);
+                }
+                self.ports.insert(index, port);
+                self.unsettled = true;
+            }
+        }
+    }
+
+    /// Asks for the VLANs whose carrier is there, once for each.
+    fn make_vlans(&mut self, links: &[Link]) {
+        for vlan in &self.config.vlan {
+            let carrier = links.iter().find(|link| link.name == vlan.link);
+            let there = links.iter().any(|link| link.name == vlan.name);
+            let Some(carrier) = carrier else { continue };
+            let key = (vlan.name.clone(), carrier.index);
+            if there {
+                // So that it is made again, should somebody remove it.
+                self.vlans.remove(&key);
+            } else if self.vlans.insert(key) {
+                self.out.push(Command::AddVlan {
+                    name: vlan.name.clone(),
+                    link: carrier.index,
+                    id: vlan.id,
+                });
+            }
+        }
+    }
+
+    /// A new port learns which lease was kept for it, and begins.
+    fn lease(&mut self, link: u32, text: Option<&str>, clocks: &Clocks) {
+        let seed = self.rng.next_u64();
+        let Some(port) = self.ports.get_mut(&link).filter(|port| port.wants_lease()) else {
+            return;
+        };
+        let mut saved = text.and_then(|text| store::read(text, port.link.mac, clocks));
+        if let Some(saved) = &mut saved {
+            // Of this boot; but is it still there?
+            saved.applied &=
+                self.seen.addresses.iter().any(|seen| {
+                    seen.link == link && seen.address.net == saved.lease.address.into()
+                });
+        }
+        port.start(seed, saved, &self.out);
+        let described = port.link.clone();
+        self.unsettled |= port.update(&described, &mut self.out);
+    }
+
+    fn failure(&mut self, failure: Failure) {
+        let Failure { doing, link, why } = failure;
+        let name = link.map(|link| self.name(link)).unwrap_or_default();
+        let (reason, again) = match doing {
+            Doing::Asking => ("netlink", true),
+            Doing::Preparing => ("link-up", true),
+            Doing::Setting => ("sysctl", false),
+            Doing::Making => ("link-new", true),
+            Doing::Opening(_) => ("socket", false),
+            Doing::Sending => ("send", false),
+            Doing::Receiving => ("receive", false),
+            Doing::Storing => ("lease-store", false),
+        };
+        if doing == Doing::Asking {
+            self.settling = None;
+        }
+        if doing == Doing::Making {
+            self.vlans.clear();
+        }
+        if let Some(port) = link.and_then(|link| self.ports.get_mut(&link)) {
+            match doing {
+                Doing::Preparing => port.prepared = false,
+                Doing::Opening(socket) => port.lost_socket(socket),
+                _ => {}
+            }
+        }
+        self.out.warning(&name, reason, vec![("detail", why)]);
+        if again {
+            self.try_again();
+        }
+    }
+
+    /// Plans another try.
+    fn try_again(&mut self) {
+        if self.retry.is_none() {
+            let wait = pace::retry(self.failures, &mut self.rng);
+            self.retry = Some(self.out.now + wait);
+            self.failures = self.failures.saturating_add(1);
+        }
+    }
+
+    fn name(&self, link: u32) -> String {
+        let port = self.ports.get(&link);
+        port.map_or_else(|| link.to_string(), |port| port.link.name.clone())
+    }
+}

@@ -1,0 +1,84 @@
+//! The sockets of all links, as the core wants them.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::task::{Context, Poll};
+
+use super::socket::{Raw, Udp};
+use crate::core::Socket;
+use crate::dhcp4::client::To;
+
+/// Packets taken from one socket before the others have their turn.
+const FAIR: usize = 16;
+
+/// What came in.
+pub enum Packet {
+    /// A message to the DHCPv4 client port.
+    Dhcp4(Vec<u8>),
+}
+
+/// An open socket.
+enum Opened {
+    Packet(Raw),
+    Udp(Udp),
+}
+
+/// The sockets, by link and kind.
+#[derive(Default)]
+pub struct Ports {
+    sockets: BTreeMap<(u32, Socket), Opened>,
+}
+
+impl Ports {
+    /// Opens a socket of the link with this name.
+    pub fn open(&mut self, link: u32, name: &str, socket: Socket) -> io::Result<()> {
+        let opened = match socket {
+            Socket::Packet => Opened::Packet(Raw::open(link)?),
+            Socket::Udp => Opened::Udp(Udp::open(name)?),
+        };
+        self.sockets.insert((link, socket), opened);
+        Ok(())
+    }
+
+    /// Closes it.
+    pub fn close(&mut self, link: u32, socket: Socket) {
+        self.sockets.remove(&(link, socket));
+    }
+
+    /// Sends a DHCPv4 message.
+    pub fn send(&self, link: u32, to: To, payload: &[u8]) -> io::Result<()> {
+        let socket = match to {
+            To::Broadcast => Socket::Packet,
+            To::Unicast(_) | To::BroadcastFromLease => Socket::Udp,
+        };
+        match self.sockets.get(&(link, socket)) {
+            Some(Opened::Packet(raw)) => raw.send(payload),
+            Some(Opened::Udp(udp)) => udp.send(to, payload),
+            None => Err(io::ErrorKind::NotConnected.into()),
+        }
+    }
+
+    /// Takes what has arrived.
+    pub fn poll(&self, cx: &mut Context<'_>, mut took: impl FnMut(u32, io::Result<Packet>)) {
+        for ((link, _), socket) in &self.sockets {
+            for _ in 0..FAIR {
+                let received = match socket {
+                    Opened::Packet(raw) => raw.poll_receive(cx),
+                    Opened::Udp(udp) => udp.poll_receive(cx),
+                };
+                match received {
+                    Poll::Ready(Ok(Some(payload))) => took(*link, Ok(Packet::Dhcp4(payload))),
+                    // A packet that holds no message.
+                    Poll::Ready(Ok(None)) => {}
+                    // A socket says this once when its link is switched off, and works on after.
+                    Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::NetworkDown => {}
+                    Poll::Ready(Err(error)) => {
+                        took(*link, Err(error));
+                        break;
+                    }
+                    Poll::Pending => break,
+                }
+            }
+        }
+    }
+}
