@@ -297,7 +297,7 @@ mod tests {
             ("mtu = 1000", "IPv6 needs 1280"),
             ("mtu = 70000", "65535"),
             ("dhcp = { hostname = \"a b\" }", "cannot be a host name"),
-            ("dhcp = { vendor-class = \"\" }", "`vendor-class`"),
+            ("dhcp = { vendor-class = \"\" }", "vendor-class"),
             (
                 "dhcp4 = false\nroute = [{ to = \"198.51.100.0/24\", via = \"192.0.2.1\" }]",
                 "needs an `address`",

@@ -1,0 +1,147 @@
+//! The whole core in a simulated machine: whatever fails there, and whoever meddles, in the end the
+//! kernel has what it should have, and what is told is true at the moment it is told.
+
+mod kernel;
+
+use std::time::Duration;
+
+use kernel::{Faults, Machine};
+use netcfg::Config;
+use proptest::prelude::*;
+
+const fn s(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+/// So many cases, unless `PROPTEST_CASES` says otherwise.
+fn config(cases: u32) -> ProptestConfig {
+    ProptestConfig {
+        cases,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    }
+}
+
+fn faults() -> impl Strategy<Value = Faults> {
+    (0u8..100, 0u8..100, 0u8..100, 0u8..100, 0u8..100).prop_map(
+        |(asking, applying, writing, opening, loss)| Faults {
+            asking,
+            applying,
+            writing,
+            opening,
+            loss,
+        },
+    )
+}
+
+/// What happens to the machine.
+#[derive(Debug, Clone, Copy)]
+enum Happening {
+    Plug(u32, bool),
+    Carrier(u32, bool),
+    Rob(u32),
+    Restart,
+    Serving(bool),
+    Nothing,
+}
+
+fn happenings() -> impl Strategy<Value = Vec<(Happening, u64)>> {
+    let one = prop_oneof![
+        2 => (2u32..4, any::<bool>()).prop_map(|(link, there)| Happening::Plug(link, there)),
+        4 => (2u32..4, any::<bool>()).prop_map(|(link, on)| Happening::Carrier(link, on)),
+        2 => (2u32..4).prop_map(Happening::Rob),
+        2 => Just(Happening::Restart),
+        2 => any::<bool>().prop_map(Happening::Serving),
+        1 => Just(Happening::Nothing),
+    ];
+    let gap = prop_oneof![0u64..10, 0u64..3000, 0u64..400_000];
+    proptest::collection::vec((one, gap), 0..25)
+}
+
+fn run(seed: u64, faults: Faults, happenings: &[(Happening, u64)]) -> Machine {
+    let mut machine = Machine::new(seed, Config::default(), faults);
+    machine.plug(2, true);
+    machine.intrude(2);
+    for (happening, gap) in happenings {
+        match *happening {
+            Happening::Plug(link, there) => machine.plug(link, there),
+            Happening::Carrier(link, on) => machine.carrier(link, on),
+            Happening::Rob(link) => machine.rob(link),
+            Happening::Restart => machine.restart(),
+            Happening::Serving(serving) => machine.serving = serving,
+            Happening::Nothing => {}
+        }
+        let end = machine.now + Duration::from_millis(*gap);
+        machine.run_until(end);
+    }
+    machine
+}
+
+proptest! {
+    #![proptest_config(config(300))]
+
+    /// Properties 4, 5, 11 and 14 for the whole: after all faults, with the server there, both
+    /// links are configured, and nothing foreign was touched on the way.
+    #[test]
+    fn in_the_end_everything_is_as_it_should_be(
+        seed: u64, faults in faults(), happenings in happenings(),
+    ) {
+        let mut machine = run(seed, faults, &happenings);
+        machine.faults = Faults::default();
+        machine.serving = true;
+        for link in [2, 3] {
+            machine.plug(link, true);
+            machine.carrier(link, true);
+        }
+        let end = machine.now + s(1800);
+        machine.run_until(end);
+        for link in [2, 3] {
+            prop_assert!(machine.is_configured(link), "link {link}: {:#?}\n{:?}", machine.core, machine.seen);
+        }
+        // While its card stays, what somebody else put there stays.
+        let unplugged = happenings.iter().any(|(h, _)| matches!(h, Happening::Plug(2, false)));
+        let foreign = machine.seen.addresses.iter().filter(|seen| !seen.ours).count()
+            + machine.seen.routes.iter().filter(|seen| !seen.ours).count();
+        prop_assert_eq!(foreign, if unplugged { 0 } else { 2 });
+    }
+
+    /// Property 15 for the whole: the same seed and inputs give the same commands.
+    #[test]
+    fn runs_can_be_repeated(seed: u64, faults in faults(), happenings in happenings()) {
+        let first = run(seed, faults, &happenings);
+        let second = run(seed, faults, &happenings);
+        prop_assert_eq!(first.log, second.log);
+    }
+}
+
+#[test]
+fn a_restart_changes_nothing_that_works() {
+    let mut machine = run(1, Faults::default(), &[(Happening::Nothing, 5000)]);
+    assert!(machine.is_configured(2));
+    let before = machine.seen.clone();
+    let told = machine.events.len();
+    machine.restart();
+    let end = machine.now + s(5);
+    machine.run_until(end);
+    assert_eq!(before.routes, machine.seen.routes);
+    assert!(machine.is_configured(2));
+    let names: Vec<&str> = machine.events[told..].iter().map(|e| e.name).collect();
+    assert_eq!(names, ["net.link", "net.address"]);
+}
+
+#[test]
+fn one_broken_link_does_not_hold_up_the_other() {
+    let mut machine = Machine::new(3, Config::default(), Faults::default());
+    machine.plug(2, true);
+    machine.run_until(s(4));
+    // From now on nothing can be set, and much fails.
+    machine.faults.applying = 255;
+    machine.rob(2);
+    machine.run_until(s(200));
+    machine.faults = Faults::default();
+    let before = machine.now;
+    machine.plug(3, true);
+    machine.carrier(3, true);
+    machine.run_until(before + s(1));
+    assert!(machine.is_configured(3), "{:?}", machine.core);
+}
