@@ -1,4 +1,4 @@
-//! The two sockets that the standard library cannot make. All `unsafe` of this crate is here.
+//! The three sockets that the standard library cannot make. All `unsafe` of this crate is here.
 //!
 //! The packet socket is created with protocol 0, gets its filter, and is bound to its link and
 //! protocol last. So nothing unfiltered is ever queued, and, measured: a socket created with a
@@ -15,6 +15,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use crate::dhcp4::frame::{CLIENT_PORT, Checksum};
+use crate::dhcp6;
 
 /// `ETH_P_IP` as the kernel wants it in addresses: in network byte order.
 const ETH_P_IP: u16 = 0x0800_u16.to_be();
@@ -196,12 +197,12 @@ pub fn udp_socket(link_name: &str) -> io::Result<UdpSocket> {
     // Every link has a socket on this port, told apart by the device they are bound to.
     set(&fd, libc::SOL_SOCKET, libc::SO_REUSEADDR, &1_i32)?;
     set(&fd, libc::SOL_SOCKET, libc::SO_BROADCAST, &1_i32)?;
-    let mut name = [0_u8; libc::IFNAMSIZ];
-    // The last byte stays NUL.
-    name.iter_mut()
-        .zip(link_name.bytes().take(libc::IFNAMSIZ - 1))
-        .for_each(|(to, from)| *to = from);
-    set(&fd, libc::SOL_SOCKET, libc::SO_BINDTODEVICE, &name)?;
+    set(
+        &fd,
+        libc::SOL_SOCKET,
+        libc::SO_BINDTODEVICE,
+        &name_of(link_name),
+    )?;
     let address = libc::sockaddr_in {
         sin_family: family(libc::AF_INET),
         sin_port: CLIENT_PORT.to_be(),
@@ -220,6 +221,54 @@ pub fn udp_socket(link_name: &str) -> io::Result<UdpSocket> {
     };
     done(bound)?;
     Ok(UdpSocket::from(fd))
+}
+
+/// A UDP socket on the DHCPv6 client port of one link. Needs `CAP_NET_BIND_SERVICE`.
+pub fn udp6_socket(link_name: &str) -> io::Result<UdpSocket> {
+    // SAFETY: `socket` takes numbers only.
+    let fd = unsafe {
+        libc::socket(
+            libc::AF_INET6,
+            libc::SOCK_DGRAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC,
+            0,
+        )
+    };
+    let fd = owned(fd)?;
+    set(&fd, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, &1_i32)?;
+    // Every link has a socket on this port, told apart by the device they are bound to.
+    set(&fd, libc::SOL_SOCKET, libc::SO_REUSEADDR, &1_i32)?;
+    set(
+        &fd,
+        libc::SOL_SOCKET,
+        libc::SO_BINDTODEVICE,
+        &name_of(link_name),
+    )?;
+    let address = libc::sockaddr_in6 {
+        sin6_family: family(libc::AF_INET6),
+        sin6_port: dhcp6::client::CLIENT_PORT.to_be(),
+        sin6_flowinfo: 0,
+        sin6_addr: libc::in6_addr { s6_addr: [0; 16] },
+        sin6_scope_id: 0,
+    };
+    // SAFETY: the pointer is to a live `sockaddr_in6` and the length is its size.
+    let bound = unsafe {
+        libc::bind(
+            fd.as_raw_fd(),
+            (&raw const address).cast::<libc::sockaddr>(),
+            len_of(&address),
+        )
+    };
+    done(bound)?;
+    Ok(UdpSocket::from(fd))
+}
+
+/// A name as `SO_BINDTODEVICE` wants it. The last byte stays NUL.
+fn name_of(link_name: &str) -> [u8; libc::IFNAMSIZ] {
+    let mut name = [0_u8; libc::IFNAMSIZ];
+    name.iter_mut()
+        .zip(link_name.bytes().take(libc::IFNAMSIZ - 1))
+        .for_each(|(to, from)| *to = from);
+    name
 }
 
 fn link_address(link: u32, to: [u8; 6]) -> io::Result<libc::sockaddr_ll> {
