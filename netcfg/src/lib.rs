@@ -34,6 +34,7 @@ pub mod dns;
 mod driver;
 pub mod link;
 pub mod mac;
+pub mod ntp;
 pub mod ra;
 pub mod reconcile;
 pub mod rng;
