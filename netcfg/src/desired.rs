@@ -6,6 +6,7 @@
 //! What the kernel does by itself from router advertisements (addresses, the default route of
 //! IPv6) is not in here: it carries the kernel's mark, and is left alone as all that is foreign.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
@@ -14,7 +15,9 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use crate::cidr::{Cidr, is_host_address};
 use crate::config::{ClasslessRoutes, LinkConfig, Role};
 use crate::dhcp4::lease::Lease;
+use crate::dhcp6::lease::Lease6;
 use crate::link::Link;
+use crate::ra::Facts;
 
 /// An address with the time it stays valid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,7 +58,7 @@ pub struct Desired {
     /// Routes: on-link first, since gateways may depend on them; the default route last.
     pub routes: Vec<Route>,
     /// DNS servers.
-    pub dns: Vec<IpAddr>,
+    pub dns: Vec<NameServer>,
     /// Search domains.
     pub search: Vec<String>,
     /// Time servers.
@@ -67,6 +70,29 @@ pub struct Desired {
 pub struct Learnt<'a> {
     /// The lease of DHCPv4 that is in force.
     pub lease: Option<&'a Lease>,
+    /// The lease of DHCPv6 that is in force.
+    pub lease6: Option<&'a Lease6>,
+    /// What routers said.
+    pub facts: Option<&'a Facts>,
+}
+
+/// A DNS server. One of a link-local address is of no use without its link (RFC 4007, section 11).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NameServer {
+    /// Its address.
+    pub address: IpAddr,
+    /// Its link, where that matters.
+    pub link: Option<String>,
+}
+
+impl fmt::Display for NameServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let NameServer { address, link } = self;
+        match link {
+            Some(link) => write!(f, "{address}%{link}"),
+            None => write!(f, "{address}"),
+        }
+    }
 }
 
 /// Everything, in IPv4.
@@ -119,7 +145,8 @@ impl Desired {
         let mut desired = Desired::default();
         let uplink = config.role == Role::Uplink;
         if uplink {
-            desired.dns.clone_from(&config.dns);
+            let fixed = config.dns.iter().map(|dns| name_server(*dns, link));
+            desired.dns.extend(fixed);
             desired.search.clone_from(&config.search);
         }
         for net in &config.address {
@@ -128,7 +155,16 @@ impl Desired {
         let lease = learnt.lease.filter(|_| config.dhcp4);
         desired.fixed_routes(config, lease, metric);
         if let Some(lease) = lease {
-            desired.lease(lease, config, metric, link.mtu);
+            desired.lease(lease, config, metric, link);
+        }
+        if let Some(lease) = learnt.lease6 {
+            for address in &lease.addresses {
+                let net = IpNet::from(IpAddr::V6(address.address));
+                desired.address(net, [address.preferred, address.valid], metric, None);
+            }
+        }
+        if uplink {
+            desired.learnt_v6(learnt, link);
         }
         if !uplink {
             desired.routes.retain(|route| route.to.prefix_len() > 0);
@@ -174,8 +210,26 @@ impl Desired {
         }
     }
 
-    fn lease(&mut self, lease: &Lease, config: &LinkConfig, metric: u32, link_mtu: u32) {
-        let mtu = lease.mtu.map(u32::from).filter(|mtu| *mtu < link_mtu);
+    /// The servers of DHCPv6 and of the routers.
+    fn learnt_v6(&mut self, learnt: Learnt<'_>, link: &Link) {
+        if let Some(lease) = learnt.lease6 {
+            for dns in &lease.dns {
+                self.server(IpAddr::V6(*dns), link);
+            }
+            self.search.extend(lease.search.iter().cloned());
+            self.ntp
+                .extend(lease.ntp.iter().map(|ntp| IpAddr::V6(*ntp)));
+        }
+        if let Some(facts) = learnt.facts {
+            for dns in facts.dns() {
+                self.server(IpAddr::V6(dns), link);
+            }
+            self.search.extend(facts.search());
+        }
+    }
+
+    fn lease(&mut self, lease: &Lease, config: &LinkConfig, metric: u32, link: &Link) {
+        let mtu = lease.mtu.map(u32::from).filter(|mtu| *mtu < link.mtu);
         let own = lease.address;
         let there = |a: &Address| a.net.addr() == IpAddr::V4(own.address());
         if !self.addresses.iter().any(there) {
@@ -205,15 +259,16 @@ impl Desired {
             return;
         }
         for dns in &lease.dns {
-            self.server(IpAddr::V4(*dns));
+            self.server(IpAddr::V4(*dns), link);
         }
         self.search.extend(lease.domain.clone());
     }
 
     /// A DNS server that was learnt.
-    fn server(&mut self, dns: IpAddr) {
+    fn server(&mut self, dns: IpAddr, link: &Link) {
         // A resolver on the machine itself is a setting for it, not for its network.
         let elsewhere = !(dns.is_loopback() || dns.is_unspecified() || dns.is_multicast());
+        let dns = name_server(dns, link);
         if elsewhere && !self.dns.contains(&dns) {
             self.dns.push(dns);
         }
@@ -273,6 +328,11 @@ impl Desired {
         }
     }
 
+    /// Its place among the links: less comes first.
+    pub fn rank(&self) -> Option<u32> {
+        self.routes.iter().map(|route| route.metric).min()
+    }
+
     /// The router of the default route, if there is one; that of IPv4 first.
     pub fn gateway(&self) -> Option<IpAddr> {
         let defaults = || {
@@ -287,6 +347,14 @@ impl Desired {
     /// Whether traffic to everywhere in IPv4 leaves by this link.
     pub fn has_default_route(&self) -> bool {
         self.routes.iter().any(|route| route.to == DEFAULT_V4)
+    }
+}
+
+fn name_server(address: IpAddr, link: &Link) -> NameServer {
+    let near = matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local());
+    NameServer {
+        address,
+        link: near.then(|| link.name.clone()),
     }
 }
 
@@ -340,7 +408,15 @@ pub(crate) mod tests {
     }
 
     fn with(config: &LinkConfig, lease: Option<&Lease>) -> Desired {
-        Desired::new(config, Learnt { lease }, &link())
+        let learnt = Learnt {
+            lease,
+            ..Learnt::default()
+        };
+        Desired::new(config, learnt, &link())
+    }
+
+    fn report(desired: &Desired) -> Vec<String> {
+        desired.dns.iter().map(ToString::to_string).collect()
     }
 
     fn net(text: &str) -> IpNet {
@@ -383,7 +459,7 @@ pub(crate) mod tests {
                 .iter()
                 .all(|route| route.metric == 1002 && route.mtu == Some(1400))
         );
-        assert_eq!(desired.dns, [IpAddr::from([10, 0, 2, 3])]);
+        assert_eq!(report(&desired), ["10.0.2.3"]);
         assert_eq!(desired.search, ["example.net"]);
         // An MTU above that of the link is none.
         let large = Lease {
@@ -494,10 +570,7 @@ pub(crate) mod tests {
                 .count(),
             1
         );
-        assert_eq!(
-            both.dns,
-            [IpAddr::from([9, 9, 9, 9]), IpAddr::from([10, 0, 0, 1])]
-        );
+        assert_eq!(report(&both), ["9.9.9.9", "10.0.0.1"]);
         let no_dhcp = LinkConfig {
             dhcp4: false,
             ..config

@@ -4,8 +4,8 @@
 //! in it is a stranger's choice beyond letters, digits, hyphens, underscores and dots.
 
 use std::fmt::Write as _;
-use std::net::IpAddr;
 
+use crate::desired::NameServer;
 use crate::dhcp4::walk::is_name;
 
 /// resolv.conf(5): MAXNS.
@@ -15,13 +15,14 @@ const MAX_SEARCH: usize = 256;
 
 /// The file for these servers and search domains, best first.
 pub fn resolv_conf<'a>(
-    servers: impl IntoIterator<Item = &'a IpAddr>,
+    servers: impl IntoIterator<Item = &'a NameServer>,
     domains: impl IntoIterator<Item = &'a String>,
 ) -> String {
     let mut text = String::from("# Written by netcfg; changes are lost.\n");
-    let mut listed: Vec<&IpAddr> = Vec::new();
+    let mut listed: Vec<&NameServer> = Vec::new();
     for server in servers {
-        if listed.len() < MAX_SERVERS && !listed.contains(&server) {
+        let known = listed.contains(&server);
+        if listed.len() < MAX_SERVERS && !known && server.link.as_deref().is_none_or(is_link) {
             listed.push(server);
         }
     }
@@ -48,13 +49,27 @@ pub fn resolv_conf<'a>(
     text
 }
 
+/// Whether the name of a link can stand behind an address.
+fn is_link(name: &str) -> bool {
+    name.bytes()
+        .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::IpAddr;
 
     fn body(servers: &[IpAddr], domains: &[&str]) -> String {
         let domains: Vec<String> = domains.iter().map(|domain| (*domain).to_owned()).collect();
-        let text = resolv_conf(servers, &domains);
+        let servers: Vec<NameServer> = servers
+            .iter()
+            .map(|address| NameServer {
+                address: *address,
+                link: None,
+            })
+            .collect();
+        let text = resolv_conf(&servers, &domains);
         let (_, body) = text.split_once('\n').expect("has a first line");
         body.to_owned()
     }
@@ -69,6 +84,16 @@ mod tests {
         );
         assert_eq!(body(&[v4(1), v4(2), v4(3), v4(4)], &[]).lines().count(), 3);
         assert_eq!(body(&[], &[]), "");
+    }
+
+    #[test]
+    fn a_server_of_a_link_names_it() {
+        let near = |link: &str| NameServer {
+            address: "fe80::1".parse().expect("address"),
+            link: Some(link.to_owned()),
+        };
+        let text = resolv_conf(&[near("e;th0"), near("eth0")], &[]);
+        assert!(text.ends_with("changes are lost.\nnameserver fe80::1%eth0\n"));
     }
 
     #[test]

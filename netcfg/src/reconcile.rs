@@ -76,9 +76,32 @@ pub struct Intent<'a> {
     pub link: u32,
     /// Its state.
     pub desired: &'a Desired,
-    /// This run has not had an answer for this link yet: what an earlier run left there stays
-    /// until it has, so that a restart breaks no connection.
-    pub undecided: bool,
+    /// What an earlier run left there and this one has no answer for yet.
+    pub undecided: Undecided,
+}
+
+/// For which families this run has not had an answer yet: what an earlier run left there stays
+/// until it has, so that a restart breaks no connection.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Undecided {
+    /// IPv4.
+    pub v4: bool,
+    /// IPv6.
+    pub v6: bool,
+}
+
+impl Undecided {
+    /// Whether there is any such family.
+    pub fn any(self) -> bool {
+        self.v4 || self.v6
+    }
+
+    fn covers(self, net: &IpNet) -> bool {
+        match net {
+            IpNet::V4(_) => self.v4,
+            IpNet::V6(_) => self.v6,
+        }
+    }
 }
 
 /// One change. Adding replaces what has the same key.
@@ -141,8 +164,10 @@ pub fn plan(intents: &[Intent<'_>], seen: &Seen) -> Plan {
         }
     }
 
-    for intent in intents.iter().filter(|intent| !intent.undecided) {
-        let ours = |seen: &&SeenRoute| seen.ours && seen.link == intent.link;
+    for intent in intents {
+        let ours = |seen: &&SeenRoute| {
+            seen.ours && seen.link == intent.link && !intent.undecided.covers(&seen.route.to)
+        };
         for seen in seen.routes.iter().filter(ours) {
             // One of a claimed key is either wanted or replaced.
             if !claimed.contains(&key(&seen.route)) {
@@ -150,8 +175,10 @@ pub fn plan(intents: &[Intent<'_>], seen: &Seen) -> Plan {
             }
         }
     }
-    for intent in intents.iter().filter(|intent| !intent.undecided) {
-        let ours = |seen: &&SeenAddress| seen.ours && seen.link == intent.link;
+    for intent in intents {
+        let ours = |seen: &&SeenAddress| {
+            seen.ours && seen.link == intent.link && !intent.undecided.covers(&seen.address.net)
+        };
         for seen in seen.addresses.iter().filter(ours) {
             let net = seen.address.net;
             if intent
@@ -336,8 +363,8 @@ mod tests {
         #[test]
         fn a_plan_leads_there_and_stays_there(a in desired(), b in desired(), start in seen()) {
             let intents = [
-                Intent { link: 1, desired: &a, undecided: false },
-                Intent { link: 2, desired: &b, undecided: false },
+                Intent { link: 1, desired: &a, undecided: Undecided::default() },
+                Intent { link: 2, desired: &b, undecided: Undecided::default() },
             ];
             let first = plan(&intents, &start);
             let mut now = start.clone();
@@ -368,7 +395,7 @@ mod tests {
         #[test]
         fn what_is_not_ours_survives(a in desired(), start in seen()) {
             let mut now = start.clone();
-            for op in plan(&[Intent { link: 1, desired: &a, undecided: false }], &start).ops {
+            for op in plan(&[Intent { link: 1, desired: &a, undecided: Undecided::default() }], &start).ops {
                 apply(&mut now, op);
             }
             for foreign in start.routes.iter().filter(|s| !s.ours || s.link == 3) {
@@ -392,7 +419,7 @@ mod tests {
                 let is_default = |to: &IpNet| to.prefix_len() == 0 && to.addr().is_ipv4() == v4;
                 seen.routes.iter().any(|s| s.link == 1 && is_default(&s.route.to))
             };
-            let plan = plan(&[Intent { link: 1, desired: &a, undecided: false }], &start);
+            let plan = plan(&[Intent { link: 1, desired: &a, undecided: Undecided::default() }], &start);
             let mut now = start.clone();
             let mut steps = vec![default(&now)];
             for op in plan.ops {
@@ -406,7 +433,8 @@ mod tests {
 
         #[test]
         fn an_undecided_link_loses_nothing(a in desired(), start in seen()) {
-            let ops = plan(&[Intent { link: 1, desired: &a, undecided: true }], &start).ops;
+            let undecided = Undecided { v4: true, v6: true };
+            let ops = plan(&[Intent { link: 1, desired: &a, undecided }], &start).ops;
             let removals = ops.iter().filter(|op| matches!(op, Op::RemoveAddress(..) | Op::RemoveRoute(..)));
             prop_assert_eq!(removals.count(), 0);
         }

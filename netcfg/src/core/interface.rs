@@ -1,5 +1,8 @@
 //! What the core is told, and what it wants done.
 
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
 use crate::dhcp4::client::To;
 use crate::dhcp4::lease::Lease;
 use crate::link::Link;
@@ -45,6 +48,26 @@ pub enum Input<'a> {
         /// The DHCP message.
         payload: &'a [u8],
     },
+    /// The payload of a datagram to the DHCPv6 client port of a link.
+    Dhcp6 {
+        /// The link.
+        link: u32,
+        /// The DHCPv6 message.
+        payload: &'a [u8],
+    },
+    /// Options of router advertisements, as rtnetlink passes them on.
+    RouterOptions(&'a [u8]),
+    /// An answer of a time server, perhaps.
+    Ntp {
+        /// Whose.
+        from: SocketAddr,
+        /// All of it.
+        bytes: &'a [u8],
+        /// When it came: the time since boot.
+        at: Duration,
+        /// What the wall clock showed then, since 1970.
+        wall: Duration,
+    },
     /// A command without an answer of its own could not be carried out.
     Failed(Failure),
 }
@@ -73,7 +96,7 @@ pub enum Doing {
     Making,
     /// [`Command::Open`].
     Opening(Socket),
-    /// [`Command::Send`].
+    /// [`Command::Send`], [`Command::Send6`] or [`Command::SendNtp`].
     Sending,
     /// Receiving, which nobody asked for.
     Receiving,
@@ -151,6 +174,22 @@ pub enum Command {
         /// The message.
         payload: Vec<u8>,
     },
+    /// Send a DHCPv6 message to all servers and relays of a link.
+    Send6 {
+        /// The link.
+        link: u32,
+        /// The message.
+        payload: Vec<u8>,
+    },
+    /// Ask a time server.
+    SendNtp {
+        /// Whom.
+        to: IpAddr,
+        /// What.
+        bytes: Vec<u8>,
+    },
+    /// Close the sockets that time servers were asked from.
+    CloseNtp,
     /// Keep a lease for the next start.
     SaveLease {
         /// The link.
@@ -196,6 +235,8 @@ pub enum Socket {
     Packet,
     /// UDP on the DHCPv4 client port.
     Udp,
+    /// UDP on the DHCPv6 client port.
+    Udp6,
 }
 
 /// A thing worth telling.

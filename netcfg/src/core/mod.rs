@@ -18,10 +18,12 @@
 //! a new dump. So a lost notification, a restart of this program and somebody else's `ip addr del`
 //! are one case. What fails is told and tried again, later and later.
 
+mod inet6;
 mod interface;
 mod port;
 mod report;
 mod settle;
+mod time;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -30,10 +32,13 @@ pub use self::interface::{Command, Doing, Event, Failure, Input, Setting, Socket
 use self::port::Port;
 use self::report::Out;
 use self::settle::Settling;
+use self::time::Time;
 use crate::config::Config;
 use crate::dhcp4::client;
 use crate::dhcp4::pace::{self, Budget};
+use crate::dhcp6;
 use crate::link::Link;
+use crate::ra;
 use crate::reconcile::Seen;
 use crate::rng::Rng;
 use crate::store::{self, Clocks};
@@ -43,6 +48,7 @@ use crate::store::{self, Clocks};
 pub struct Core {
     config: Config,
     rng: Rng,
+    time: Time,
     ports: BTreeMap<u32, Port>,
     /// What the kernel had when it was last asked.
     seen: Seen,
@@ -66,12 +72,33 @@ pub struct Core {
     vlans: BTreeSet<(String, u32)>,
 }
 
+/// What a core begins with.
+#[derive(Debug, Clone, Copy)]
+pub struct Start {
+    /// The time since boot.
+    pub now: Duration,
+    /// When the program was built, since 1970: no time before that is possible.
+    pub built: Duration,
+    /// For transaction ids and jitter, which everybody on the wire may know.
+    pub seed: u64,
+    /// For the numbers by which the answers of time servers are known. Nobody must be able to
+    /// guess it; it is no function of the other.
+    pub time_seed: u64,
+}
+
 impl Core {
     /// A core that has seen nothing, and what it wants first.
-    pub fn new(config: Config, seed: u64, now: Duration) -> (Core, Vec<Command>) {
+    pub fn new(config: Config, start: Start) -> (Core, Vec<Command>) {
+        let Start {
+            now,
+            built,
+            seed,
+            time_seed,
+        } = start;
         let core = Core {
             config,
             rng: Rng::new(seed),
+            time: Time::new(time_seed, now, built),
             ports: BTreeMap::new(),
             seen: Seen::default(),
             out: Out::default(),
@@ -101,7 +128,8 @@ impl Core {
     /// When [`Core::step`] must be called again, if nothing happens before.
     pub fn deadline(&self) -> Option<Duration> {
         let clients = self.ports.values().filter_map(Port::deadline);
-        clients.chain(self.retry).min()
+        let rest = [self.retry, self.time.deadline()];
+        clients.chain(rest.into_iter().flatten()).min()
     }
 
     fn take(&mut self, input: Input<'_>) {
@@ -121,6 +149,25 @@ impl Core {
             Input::Dhcp4 { link, payload } => {
                 self.client(link, client::Event::Payload(payload));
             }
+            Input::Dhcp6 { link, payload } => {
+                if let Some(port) = self.ports.get_mut(&link) {
+                    let event = dhcp6::client::Event::Payload(payload);
+                    self.unsettled |= port.step6(event, &mut self.out);
+                }
+            }
+            Input::RouterOptions(datagram) => {
+                for option in ra::parse(datagram).options {
+                    if let Some(port) = self.ports.get_mut(&option.link) {
+                        self.unsettled |= port.router_option(option, self.out.now);
+                    }
+                }
+            }
+            Input::Ntp {
+                from,
+                bytes,
+                at,
+                wall,
+            } => self.time.receive([at, wall], from, bytes, &mut self.out),
             Input::Failed(failure) => self.failure(failure),
         }
     }
@@ -141,9 +188,10 @@ impl Core {
         }
         for port in self.ports.values_mut() {
             if port.deadline().is_some_and(|deadline| now >= deadline) {
-                self.unsettled |= port.step(client::Event::Timer, &mut self.out);
+                self.unsettled |= port.tick(&mut self.out);
             }
         }
+        self.time.tick(&mut self.out);
         // In the middle of a settling nothing else is started: it ends before other news come.
         if self.settling.is_some() {
             return;
@@ -182,7 +230,8 @@ impl Core {
                 port.prepare(&mut self.out);
             } else if let Some((_, config)) = self.config.entry(&link) {
                 let (index, mac) = (link.index, link.mac);
-                let mut port = Port::new(link.clone(), config.clone());
+                let seed = self.rng.next_u64();
+                let mut port = Port::new(link.clone(), config.clone(), seed, self.out.now);
                 port.prepare(&mut self.out);
                 if !link.carrier {
                     self.out.event("net.link", port.link_fields());

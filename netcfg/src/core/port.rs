@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::inet6::Inet6;
 use super::interface::{Command, Setting, Socket};
 use super::report::{self, Out};
 use crate::config::{Ipv6, LinkConfig, Role};
@@ -9,7 +10,10 @@ use crate::desired::{self, Desired, Learnt};
 use crate::dhcp4::client::{Action, Client, Event, Saved};
 use crate::dhcp4::lease::Lease;
 use crate::dhcp4::request::Identity;
+use crate::dhcp6;
 use crate::link::Link;
+use crate::ra::UserOption;
+use crate::reconcile::{Seen, Undecided};
 use crate::rng::Rng;
 
 /// What is to be told once the kernel's state is as desired.
@@ -32,6 +36,8 @@ pub struct Port {
     pub prepared: bool,
     /// The DHCPv4 client, as soon as the saved lease is known.
     client: Option<Client>,
+    /// Nothing when IPv6 is off.
+    inet6: Option<Inet6>,
     open: Vec<Socket>,
     /// What its client knows of the carrier.
     carrier: bool,
@@ -45,8 +51,10 @@ pub struct Port {
 
 impl Port {
     /// A port whose client is not there yet, and knows of no carrier.
-    pub fn new(link: Link, config: LinkConfig) -> Port {
+    pub fn new(link: Link, config: LinkConfig, seed: u64, now: Duration) -> Port {
+        let inet6 = (config.ipv6 == Ipv6::Auto).then(|| Inet6::new(&link, seed, now));
         Port {
+            inet6,
             decided: !config.dhcp4,
             news: (!config.address.is_empty()).then_some(News::Address),
             carrier: false,
@@ -65,18 +73,35 @@ impl Port {
     pub fn desired(&self) -> Desired {
         let learnt = Learnt {
             lease: self.lease(),
+            lease6: self.inet6.as_ref().and_then(Inet6::lease),
+            facts: self.inet6.as_ref().map(Inet6::facts),
         };
         Desired::new(&self.config, learnt, &self.link)
     }
 
     /// Whether this run knows nothing yet of what the link should have.
-    pub fn undecided(&self) -> bool {
-        !self.decided
+    pub fn undecided(&self) -> Undecided {
+        Undecided {
+            v4: !self.decided,
+            v6: self.inet6.as_ref().is_some_and(Inet6::undecided),
+        }
     }
 
-    /// When [`Port::step`] is due.
+    /// When [`Port::tick`] is due.
     pub fn deadline(&self) -> Option<Duration> {
-        self.client.as_ref().and_then(Client::deadline)
+        let v4 = self.client.as_ref().and_then(Client::deadline);
+        let v6 = self.inet6.as_ref().and_then(Inet6::deadline);
+        v4.into_iter().chain(v6).min()
+    }
+
+    /// What is due. True when there is something to settle.
+    pub fn tick(&mut self, out: &mut Out) -> bool {
+        let due = self.client.as_ref().and_then(Client::deadline);
+        let mut unsettled = false;
+        if due.is_some_and(|due| out.now >= due) {
+            unsettled |= self.step(Event::Timer, out);
+        }
+        unsettled | self.inet6(out, Inet6::tick)
     }
 
     fn lease(&self) -> Option<&Lease> {
@@ -138,12 +163,14 @@ impl Port {
         if before.name != link.name {
             // Bound to the name.
             self.close(Socket::Udp, out);
+            self.close(Socket::Udp6, out);
         }
+        let unsettled = self.inet6(out, Inet6::update);
         if self.wants_lease() {
-            return false;
+            return unsettled;
         }
         if self.carrier == link.carrier {
-            return before != *link;
+            return unsettled || before != *link;
         }
         self.carrier = link.carrier;
         out.event("net.link", self.link_fields());
@@ -154,6 +181,38 @@ impl Port {
         };
         self.step(event, out);
         true
+    }
+
+    /// What the kernel has changed.
+    pub fn see(&mut self, seen: &Seen, out: &mut Out) {
+        // It is settled what comes of it: this is the middle of a settling.
+        self.inet6(out, |inet6, link, out| inet6.see(link, seen, out));
+    }
+
+    /// A router said something. True when there is something to settle.
+    pub fn router_option(&mut self, option: UserOption, now: Duration) -> bool {
+        let inet6 = self.inet6.as_mut();
+        inet6.is_some_and(|inet6| inet6.option(option, now))
+    }
+
+    /// Gives the DHCPv6 client an event. True when there is something to settle.
+    pub fn step6(&mut self, event: dhcp6::client::Event<'_>, out: &mut Out) -> bool {
+        self.inet6(out, |inet6, link, out| inet6.step(event, link, out))
+    }
+
+    fn inet6(
+        &mut self,
+        out: &mut Out,
+        step: impl FnOnce(&mut Inet6, &Link, &mut Out) -> bool,
+    ) -> bool {
+        let Some(mut inet6) = self.inet6.take() else {
+            return false;
+        };
+        let mark = out.mark();
+        let unsettled = step(&mut inet6, &self.link, out);
+        self.inet6 = Some(inet6);
+        self.open_sockets(mark, out);
+        unsettled
     }
 
     /// The link is gone, and all that was on it.
@@ -196,7 +255,8 @@ impl Port {
         let extending = matches!(client.phase_name(), "renewing" | "rebinding");
         let before = client.applied().cloned();
         let actions = client.step(out.now, event);
-        self.open_sockets(out);
+        let mark = out.mark();
+        self.open_sockets(mark, out);
         let mut unsettled = false;
         for action in actions {
             match action {
@@ -242,27 +302,31 @@ impl Port {
 
     /// The sockets that the link should have.
     fn wanted(&self) -> Vec<Socket> {
-        let Some(sockets) = self.client.as_ref().map(Client::sockets) else {
-            return Vec::new();
-        };
-        let wanted = [(sockets.raw, Socket::Packet), (sockets.udp, Socket::Udp)];
+        let v4 = self.client.as_ref().map(Client::sockets);
+        let v6 = self.inet6.as_ref();
+        let wanted = [
+            (v4.is_some_and(|v4| v4.raw), Socket::Packet),
+            (v4.is_some_and(|v4| v4.udp), Socket::Udp),
+            (v6.is_some_and(Inet6::wants_socket), Socket::Udp6),
+        ];
         wanted
             .into_iter()
             .filter_map(|(wanted, socket)| wanted.then_some(socket))
             .collect()
     }
 
-    /// Has the sockets open that are wanted. Those wanted no more stay until
-    /// [`Port::close_sockets`].
-    fn open_sockets(&mut self, out: &mut Out) {
+    /// Has the sockets open that are wanted, before what was pushed since `mark`. Those wanted no
+    /// more stay until [`Port::close_sockets`].
+    fn open_sockets(&mut self, mark: usize, out: &mut Out) {
         for socket in self.wanted() {
             if !self.open.contains(&socket) {
                 self.open.push(socket);
-                out.push(Command::Open {
+                let open = Command::Open {
                     link: self.link.index,
                     name: self.link.name.clone(),
                     socket,
-                });
+                };
+                out.insert(mark, open);
             }
         }
     }
@@ -292,7 +356,11 @@ impl Port {
     }
 
     /// Tells what there is to tell, now that the kernel's state is as desired.
-    pub fn announce(&mut self, desired: &Desired, out: &mut Out) {
+    pub fn announce(&mut self, desired: &Desired, seen: &Seen, out: &mut Out) {
+        if let Some(inet6) = &mut self.inet6 {
+            let dns = report::servers(desired);
+            inet6.announce(&self.link, &self.config.address, seen, &dns, out);
+        }
         let name = self.link.name.clone();
         let lease = self.lease().cloned();
         match self.news {

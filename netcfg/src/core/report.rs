@@ -28,6 +28,16 @@ impl Out {
         self.commands.push(command);
     }
 
+    /// The place of what is pushed next.
+    pub fn mark(&self) -> usize {
+        self.commands.len()
+    }
+
+    /// Wants `command` done before what was pushed since `mark`.
+    pub fn insert(&mut self, mark: usize, command: Command) {
+        self.commands.insert(mark.min(self.commands.len()), command);
+    }
+
     /// What is to be done.
     pub fn take(&mut self) -> Vec<Command> {
         std::mem::take(&mut self.commands)
@@ -101,8 +111,7 @@ pub fn address_fields(
             .map(|gateway| ("gateway", gateway.to_string())),
     );
     if !desired.dns.is_empty() {
-        let servers: Vec<String> = desired.dns.iter().map(ToString::to_string).collect();
-        fields.push(("dns", servers.join(",")));
+        fields.push(("dns", servers(desired)));
     }
     if let Some(lease) = lease {
         fields.push(("lease_s", lease_seconds(lease)));
@@ -112,6 +121,12 @@ pub fn address_fields(
         fields.extend(lease.hostname.clone().map(|name| ("hostname", name)));
     }
     fields
+}
+
+/// The DNS servers for a field.
+pub fn servers(desired: &Desired) -> String {
+    let servers: Vec<String> = desired.dns.iter().map(ToString::to_string).collect();
+    servers.join(",")
 }
 
 /// The lease time for a field.

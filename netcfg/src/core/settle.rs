@@ -4,10 +4,9 @@ use std::collections::BTreeSet;
 
 use super::Core;
 use super::interface::Command;
-use super::port::Port;
 use crate::desired::Desired;
 use crate::dns;
-use crate::reconcile::{self, Intent, Op, Seen};
+use crate::reconcile::{self, Intent, Op, Seen, Undecided};
 
 /// Rounds of compare and apply at a time. One does it; a second may follow when the kernel took
 /// more away than was asked for.
@@ -27,7 +26,7 @@ pub(super) struct Settling {
 struct Wanted {
     link: u32,
     desired: Desired,
-    undecided: bool,
+    undecided: Undecided,
 }
 
 impl Core {
@@ -49,6 +48,9 @@ impl Core {
     /// What there is, as asked for by a settling or to know it.
     pub(super) fn seen(&mut self, seen: Seen) {
         self.seen = seen;
+        for port in self.ports.values_mut() {
+            port.see(&self.seen, &mut self.out);
+        }
         let Some(mut settling) = self.settling.take() else {
             return;
         };
@@ -86,6 +88,19 @@ impl Core {
         self.out.push(Command::Apply(plan.ops));
     }
 
+    /// Tells the NTP client who its servers are, those of the best link first.
+    fn tell_time(&mut self) {
+        let mut wanted = self.wanted();
+        wanted.sort_by_key(|wanted| wanted.desired.rank());
+        let learnt = wanted.iter().flat_map(|wanted| &wanted.desired.ntp);
+        let servers = self.config.ntp.iter().chain(learnt).copied().collect();
+        let online = self.seen.routes.iter().any(|seen| {
+            let up = self.ports.get(&seen.link).is_some_and(|p| p.link.carrier);
+            up && seen.route.via.is_some()
+        });
+        self.time.update(servers, online, &mut self.out);
+    }
+
     pub(super) fn applied(&mut self, failures: Vec<(Op, String)>) {
         let mut links = Vec::new();
         for (op, why) in failures {
@@ -107,13 +122,13 @@ impl Core {
     /// Writes the servers of all links, those of the best metric first.
     fn write_resolv_conf(&mut self, settling: Settling, wanted: &[Wanted]) {
         let mut ranked: Vec<&Desired> = wanted.iter().map(|wanted| &wanted.desired).collect();
-        ranked.sort_by_key(|desired| desired.routes.iter().map(|route| route.metric).min());
+        ranked.sort_by_key(|desired| desired.rank());
         let servers = ranked.iter().flat_map(|desired| &desired.dns);
         let search = ranked.iter().flat_map(|desired| &desired.search);
         let text = dns::resolv_conf(servers, search);
         // What an earlier run wrote stands until this one knows better.
         let knows_nothing = wanted.iter().all(|wanted| wanted.desired.dns.is_empty())
-            && self.ports.values().any(Port::undecided);
+            && self.ports.values().any(|port| port.undecided().any());
         let present = self.resolv_conf.as_ref();
         self.settling = Some(settling);
         if present.is_some_and(|present| *present == text || knows_nothing) {
@@ -142,10 +157,11 @@ impl Core {
                     continue;
                 }
                 if let Some(port) = self.ports.get_mut(&wanted.link) {
-                    port.announce(&wanted.desired, &mut self.out);
+                    port.announce(&wanted.desired, &self.seen, &mut self.out);
                 }
             }
         }
+        self.tell_time();
         // Nobody waits for these any more.
         for port in self.ports.values_mut() {
             port.close_sockets(&mut self.out);

@@ -18,6 +18,10 @@ use tokio::io::unix::AsyncFd;
 use crate::store::Clocks;
 use crate::sys;
 
+/// No time before this one is possible when the file of the program does not say when it was
+/// built: 2025-01-01.
+const OLDEST: Duration = Duration::from_secs(1_735_689_600);
+
 /// The time since boot.
 pub fn now() -> Duration {
     let time = clock_gettime(ClockId::Boottime);
@@ -27,14 +31,26 @@ pub fn now() -> Duration {
     )
 }
 
+/// The wall clock, since 1970.
+pub fn wall() -> Duration {
+    let wall = SystemTime::now().duration_since(UNIX_EPOCH);
+    wall.unwrap_or_default()
+}
+
+/// When this program was built, since 1970: the image gives all its files that time.
+pub fn built() -> Duration {
+    let modified = fs::metadata("/proc/self/exe").and_then(|file| file.modified());
+    let since = modified.map(|time| time.duration_since(UNIX_EPOCH).unwrap_or_default());
+    since.unwrap_or_default().max(OLDEST)
+}
+
 /// All clocks, for the lease file.
 pub fn clocks() -> Clocks {
     let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    let wall = SystemTime::now().duration_since(UNIX_EPOCH);
     Clocks {
         boot_id: boot_id.trim().to_owned(),
         since_boot: now(),
-        wall: wall.map_or(0, |wall| wall.as_secs()),
+        wall: wall().as_secs(),
     }
 }
 

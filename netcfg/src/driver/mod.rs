@@ -5,9 +5,12 @@
 
 mod clock;
 mod files;
+mod ndisc;
 mod netlink;
+mod ntp;
 mod ports;
 mod socket;
+mod udp6;
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -16,9 +19,11 @@ use std::io;
 use std::task::{Context, Poll};
 
 use self::clock::Timer;
+use self::ndisc::Ndisc;
 use self::netlink::Netlink;
+use self::ntp::{Datagram, Ntp};
 use self::ports::{Packet, Ports};
-use crate::core::{Command, Core, Doing, Failure, Input};
+use crate::core::{Command, Core, Doing, Failure, Input, Start};
 use crate::rtnl::Change;
 use crate::{Error, Options, Outlet, store};
 
@@ -31,7 +36,9 @@ pub fn run(options: Options, outlet: &mut dyn Outlet) -> Result<Infallible, Erro
     runtime.block_on(async {
         let mut driver = Driver {
             netlink: Netlink::open().map_err(Error::Netlink)?,
+            ndisc: Ndisc::open().map_err(Error::Netlink)?,
             timer: Timer::new().map_err(Error::Timer)?,
+            ntp: Ntp::default(),
             ports: Ports::default(),
             options,
             outlet,
@@ -51,6 +58,8 @@ fn rand_seed() -> u64 {
 struct Driver<'a> {
     options: Options,
     netlink: Netlink,
+    ndisc: Ndisc,
+    ntp: Ntp,
     timer: Timer,
     ports: Ports,
     outlet: &'a mut dyn Outlet,
@@ -61,12 +70,21 @@ enum Woken {
     Timer,
     Change(Option<Change>),
     Packet(u32, io::Result<Packet>),
+    Options(Vec<u8>),
+    Time(Datagram),
+    Broken(io::Error),
 }
 
 impl Driver<'_> {
     async fn run(&mut self) -> Result<Infallible, Error> {
         let config = std::mem::take(&mut self.options.config);
-        let (mut core, first) = Core::new(config, rand_seed(), clock::now());
+        let start = Start {
+            now: clock::now(),
+            built: clock::built(),
+            seed: rand_seed(),
+            time_seed: rand_seed(),
+        };
+        let (mut core, first) = Core::new(config, start);
         self.carry_out(&mut core, first).await;
         loop {
             self.timer.set(core.deadline()).map_err(Error::Timer)?;
@@ -84,7 +102,19 @@ impl Driver<'_> {
                         link: *link,
                         payload,
                     },
+                    Woken::Packet(link, Ok(Packet::Dhcp6(payload))) => Input::Dhcp6 {
+                        link: *link,
+                        payload,
+                    },
                     Woken::Packet(link, Err(error)) => failed(Doing::Receiving, Some(*link), error),
+                    Woken::Options(datagram) => Input::RouterOptions(datagram),
+                    Woken::Time(datagram) => Input::Ntp {
+                        from: datagram.from,
+                        bytes: &datagram.bytes,
+                        at: datagram.now,
+                        wall: datagram.wall,
+                    },
+                    Woken::Broken(error) => failed(Doing::Receiving, None, error),
                 };
                 let commands = core.step(clock::now(), input);
                 self.carry_out(&mut core, commands).await;
@@ -104,6 +134,25 @@ impl Driver<'_> {
         self.ports.poll(cx, |link, packet| {
             woken.push(Woken::Packet(link, packet));
         });
+        // The other sockets say that something was lost, which their senders repeat.
+        while let Poll::Ready(datagram) = self.ndisc.poll_receive(cx) {
+            match datagram {
+                Ok(datagram) => woken.push(Woken::Options(datagram)),
+                Err(error) => {
+                    woken.push(Woken::Broken(error));
+                    break;
+                }
+            }
+        }
+        while let Poll::Ready(datagram) = self.ntp.poll_receive(cx) {
+            match datagram {
+                Ok(datagram) => woken.push(Woken::Time(datagram)),
+                Err(error) => {
+                    woken.push(Woken::Broken(error));
+                    break;
+                }
+            }
+        }
         if let Poll::Ready(fired) = self.timer.poll(cx) {
             fired?;
             woken.push(Woken::Timer);
@@ -221,6 +270,17 @@ impl Driver<'_> {
             }
             Command::Send { link, to, payload } => {
                 or_failed(self.ports.send(link, to, &payload), Doing::Sending, link)
+            }
+            Command::Send6 { link, payload } => {
+                or_failed(self.ports.send6(link, &payload), Doing::Sending, link)
+            }
+            Command::SendNtp { to, bytes } => {
+                let error = self.ntp.send(to, &bytes).err()?;
+                Some(failed(Doing::Sending, None, &format!("{to}: {error}")))
+            }
+            Command::CloseNtp => {
+                self.ntp.close();
+                None
             }
             Command::Event(event) => {
                 self.outlet.event(event.name, &event.fields);

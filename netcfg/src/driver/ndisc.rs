@@ -9,7 +9,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::task::{Context, Poll, ready};
 
-use rustix::net::netlink::{ROUTE, SocketAddrNetlink};
+use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, bind, recvfrom, socket_with};
 use tokio::io::unix::AsyncFd;
 
@@ -33,7 +33,8 @@ impl Ndisc {
             AddressFamily::NETLINK,
             SocketType::RAW,
             SocketFlags::NONBLOCK | SocketFlags::CLOEXEC,
-            Some(ROUTE),
+            // NETLINK_ROUTE.
+            None,
         )?;
         bind(&fd, &SocketAddrNetlink::new(0, GROUP))?;
         Ok(Ndisc {

@@ -5,6 +5,7 @@ use std::io;
 use std::task::{Context, Poll};
 
 use super::socket::{Raw, Udp};
+use super::udp6::Udp6;
 use crate::core::Socket;
 use crate::dhcp4::client::To;
 
@@ -15,12 +16,15 @@ const FAIR: usize = 16;
 pub enum Packet {
     /// A message to the DHCPv4 client port.
     Dhcp4(Vec<u8>),
+    /// A message to the DHCPv6 client port.
+    Dhcp6(Vec<u8>),
 }
 
 /// An open socket.
 enum Opened {
     Packet(Raw),
     Udp(Udp),
+    Udp6(Udp6),
 }
 
 /// The sockets, by link and kind.
@@ -35,6 +39,7 @@ impl Ports {
         let opened = match socket {
             Socket::Packet => Opened::Packet(Raw::open(link)?),
             Socket::Udp => Opened::Udp(Udp::open(name)?),
+            Socket::Udp6 => Opened::Udp6(Udp6::open(name, link)?),
         };
         self.sockets.insert((link, socket), opened);
         Ok(())
@@ -54,7 +59,15 @@ impl Ports {
         match self.sockets.get(&(link, socket)) {
             Some(Opened::Packet(raw)) => raw.send(payload),
             Some(Opened::Udp(udp)) => udp.send(to, payload),
-            None => Err(io::ErrorKind::NotConnected.into()),
+            _ => Err(io::ErrorKind::NotConnected.into()),
+        }
+    }
+
+    /// Sends a DHCPv6 message.
+    pub fn send6(&self, link: u32, payload: &[u8]) -> io::Result<()> {
+        match self.sockets.get(&(link, Socket::Udp6)) {
+            Some(Opened::Udp6(udp)) => udp.send(payload),
+            _ => Err(io::ErrorKind::NotConnected.into()),
         }
     }
 
@@ -62,12 +75,13 @@ impl Ports {
     pub fn poll(&self, cx: &mut Context<'_>, mut took: impl FnMut(u32, io::Result<Packet>)) {
         for ((link, _), socket) in &self.sockets {
             for _ in 0..FAIR {
-                let received = match socket {
-                    Opened::Packet(raw) => raw.poll_receive(cx),
-                    Opened::Udp(udp) => udp.poll_receive(cx),
+                let (received, kind): (_, fn(Vec<u8>) -> Packet) = match socket {
+                    Opened::Packet(raw) => (raw.poll_receive(cx), Packet::Dhcp4),
+                    Opened::Udp(udp) => (udp.poll_receive(cx), Packet::Dhcp4),
+                    Opened::Udp6(udp) => (udp.poll_receive(cx), Packet::Dhcp6),
                 };
                 match received {
-                    Poll::Ready(Ok(Some(payload))) => took(*link, Ok(Packet::Dhcp4(payload))),
+                    Poll::Ready(Ok(Some(payload))) => took(*link, Ok(kind(payload))),
                     // A packet that holds no message.
                     Poll::Ready(Ok(None)) => {}
                     // A socket says this once when its link is switched off, and works on after.

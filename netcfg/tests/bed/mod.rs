@@ -281,6 +281,12 @@ impl Bed {
         ip(&[&["-n", &self.client[..]], arguments].concat())
     }
 
+    /// Sets a kernel setting on the server's side.
+    pub fn server_sysctl(&self, setting: &str) {
+        let enter = ["netns", "exec", &self.server, "sysctl", "-q", "-w", setting];
+        run(Command::new("ip").args(enter));
+    }
+
     /// Puts the server into another network.
     pub fn renumber(&self, address: &str) {
         self.server_ip(&["addr", "flush", "dev", "srv"]);

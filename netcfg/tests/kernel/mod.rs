@@ -9,7 +9,7 @@ use dhcproto::v4::{DhcpOption, HType, Message, MessageType, Opcode, OptionCode};
 use dhcproto::{Decodable, Decoder, Encodable};
 use ipnet::IpNet;
 use netcfg::Config;
-use netcfg::core::{Command, Core, Doing, Event, Failure, Input, Socket};
+use netcfg::core::{Command, Core, Doing, Event, Failure, Input, Socket, Start};
 use netcfg::desired::{Address, Route};
 use netcfg::link::Link;
 use netcfg::mac::Mac;
@@ -84,12 +84,21 @@ pub fn address(link: u32) -> IpNet {
     IpNet::new(Ipv4Addr::new(a, b, c, 50).into(), 24).expect("short enough")
 }
 
+fn start(seed: u64, now: Duration) -> Start {
+    Start {
+        now,
+        built: Duration::from_secs(1_700_000_000),
+        seed,
+        time_seed: !seed,
+    }
+}
+
 impl Machine {
     pub fn new(seed: u64, config: Config, faults: Faults) -> Machine {
         let now = Duration::from_secs(2);
         let mut rng = Rng::new(seed);
         let seed = rng.next_u64();
-        let (core, first) = Core::new(config.clone(), seed, now);
+        let (core, first) = Core::new(config.clone(), start(seed, now));
         let mut machine = Machine {
             now,
             core,
@@ -118,7 +127,7 @@ impl Machine {
     pub fn restart(&mut self) {
         self.seed = self.seed.wrapping_add(1);
         self.open.clear();
-        let (core, first) = Core::new(self.config.clone(), self.seed, self.now);
+        let (core, first) = Core::new(self.config.clone(), start(self.seed, self.now));
         self.core = core;
         self.carry_out(first);
     }
@@ -309,7 +318,12 @@ impl Machine {
                 self.events.push(event);
                 None
             }
-            Command::SyncLease { .. } | Command::LoopbackUp | Command::AddVlan { .. } => None,
+            Command::SyncLease { .. }
+            | Command::LoopbackUp
+            | Command::AddVlan { .. }
+            | Command::Send6 { .. }
+            | Command::SendNtp { .. }
+            | Command::CloseNtp => None,
         }
     }
 
