@@ -1,8 +1,9 @@
-//! The only unsafe code of the crate: four `ioctl`s and a socket option that no library offers, or not
-//! in a way that can be used here.
+//! The only unsafe code of the crate: four `ioctl`s, a socket option and the correction of the clock, which
+//! no library offers, or not in a way that can be used here.
 
 use rustix::fd::{AsFd, AsRawFd, OwnedFd};
 use std::io;
+use std::time::Duration;
 
 /// One device-mapper command (kernel: `include/uapi/linux/dm-ioctl.h`). `buffer` starts with a
 /// `struct dm_ioctl` whose `data_size` is the buffer's length.
@@ -120,6 +121,71 @@ pub fn loopback_up() -> io::Result<()> {
 pub fn disable_instant_reset() -> io::Result<()> {
     // SAFETY: a plain system call on a value.
     let result = unsafe { libc::reboot(libc::RB_DISABLE_CAD) };
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
+/// A correction of the wall clock (adjtimex(2)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Correction {
+    /// It is set forward by this, at once.
+    Forward(Duration),
+    /// It runs at most 500 ppm faster or slower until so many microseconds are made up, in place of what
+    /// is left of the last such correction.
+    Glide(i64),
+    /// The kernel's phase-locked loop is told how many nanoseconds it is behind and learns from it,
+    /// and that it is synchronised as well as an answer with this delay allows.
+    Discipline(i64, Duration),
+    /// It is synchronised so well: the kernel keeps the battery clock in step.
+    Synchronised(Duration),
+}
+
+/// Time constant of the loop: 2^6 s, the shortest wait between two measurements. The loop takes in
+/// 2^-(2 + 6) of an offset each second (kernel: `kernel/time/ntp.c`, `SHIFT_PLL`), so 128 ms at
+/// 500 ppm at first.
+const TIME_CONSTANT: libc::c_long = 6;
+
+/// Corrects the wall clock.
+///
+/// # Errors
+/// Without the privilege.
+pub fn correct_clock(correction: Correction) -> io::Result<()> {
+    // SAFETY: `timex` is plain data for which zeros are valid.
+    let mut request: libc::timex = unsafe { std::mem::zeroed() };
+    let synchronised = libc::ADJ_STATUS | libc::ADJ_MAXERROR | libc::ADJ_ESTERROR;
+    let error = |delay: Duration| libc::c_long::try_from(delay.as_micros() / 2);
+    let too_large = |_| io::Error::from(io::ErrorKind::InvalidInput);
+    match correction {
+        Correction::Forward(by) => {
+            // With ADJ_NANO, `tv_usec` has nanoseconds.
+            request.modes = libc::ADJ_SETOFFSET | libc::ADJ_NANO;
+            request.time.tv_sec = by.as_secs().try_into().map_err(too_large)?;
+            request.time.tv_usec = by.subsec_nanos().into();
+        }
+        Correction::Glide(micros) => {
+            request.modes = libc::ADJ_OFFSET_SINGLESHOT;
+            request.offset = micros;
+        }
+        Correction::Discipline(nanos, delay) => {
+            request.modes = libc::ADJ_OFFSET | libc::ADJ_TIMECONST | libc::ADJ_NANO | synchronised;
+            request.offset = nanos;
+            request.constant = TIME_CONSTANT;
+            request.status = libc::STA_PLL;
+            request.maxerror = error(delay).map_err(too_large)?;
+            request.esterror = request.maxerror;
+        }
+        Correction::Synchronised(delay) => {
+            request.modes = synchronised;
+            request.status = libc::STA_PLL;
+            request.maxerror = error(delay).map_err(too_large)?;
+            request.esterror = request.maxerror;
+        }
+    }
+    // SAFETY: the kernel reads and writes one `timex` at the pointer, which is valid for it.
+    let result = unsafe { libc::adjtimex(&raw mut request) };
     if result < 0 {
         Err(io::Error::last_os_error())
     } else {

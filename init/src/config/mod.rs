@@ -41,7 +41,7 @@ struct File {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct SystemConfig {
-    /// The hostname; default `astromesh`.
+    /// The hostname; by default what a DHCP server says, and `astromesh` until then.
     pub hostname: Option<String>,
     /// Kernel modules that no device asks for.
     pub modules: Option<Vec<String>>,

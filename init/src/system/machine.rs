@@ -14,6 +14,8 @@
 
 use super::budget::{self, Budget, Verdict};
 use super::built_in;
+use super::clock::Clock;
+use super::hostname::Hostname;
 use super::power::{Buttons, Pressed};
 use super::{relay, shutdown};
 use crate::config::Config;
@@ -55,6 +57,8 @@ pub struct Machine {
     netcfg: OwnedFd,
     buttons: Buttons,
     budget: Budget,
+    clock: Clock,
+    hostname: Hostname,
     healthy: bool,
     /// When the machine will have been healthy for long enough.
     sustained: Option<Time>,
@@ -73,6 +77,7 @@ impl Machine {
         users: Users,
         signals: SignalFd,
         budget: Budget,
+        clock: Clock,
         emitter: &mut Emitter,
     ) -> Result<Self, Failure> {
         let fail = |what: &'static str| move |e: io::Error| Failure::new("services", what, e);
@@ -100,6 +105,8 @@ impl Machine {
             netcfg,
             buttons: Buttons::default(),
             budget,
+            clock,
+            hostname: Hostname::new(config.system.hostname.is_some()),
             healthy: false,
             sustained: None,
             net_due: None,
@@ -143,11 +150,8 @@ impl Machine {
         match token.kind {
             NETCFG => {
                 while let Some(event) = relay::receive(&self.netcfg) {
-                    let reached = event.name() == "net.address" && self.net_due.take().is_some();
-                    emitter.emit(event);
-                    if reached {
-                        self.manager.feed(Input::Milestone("net"), emitter);
-                    }
+                    emitter.emit(event.clone());
+                    self.heed(&event, emitter);
                 }
             }
             UEVENT => {
@@ -169,6 +173,21 @@ impl Machine {
                     }
                 }
             },
+            _ => {}
+        }
+    }
+
+    /// Does what follows from an event of netcfg.
+    fn heed(&mut self, event: &Event, emitter: &mut Emitter) {
+        match event.name() {
+            "net.address" => {
+                // Before services go on that may want to know it.
+                self.hostname.take(event, emitter);
+                if self.net_due.take().is_some() {
+                    self.manager.feed(Input::Milestone("net"), emitter);
+                }
+            }
+            "net.time" => self.clock.take(event, now(), emitter),
             _ => {}
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! PID 1 on the verified root. It prepares what services need, starts them, and from then on is
 //! one loop (see [`machine`]) that never blocks, until it is asked to stop or a service's law says
-//! so. In order: the kernel's file systems; the configuration, whole and checked; `/var`; names and
+//! so. In order: the kernel's file systems; the clock; the configuration, whole and checked; `/var`; names and
 //! directories; the services.
 //!
 //! A failure before the loop ends the boot by policy, as in the initramfs. In the loop there is
@@ -10,6 +10,8 @@
 
 mod budget;
 mod built_in;
+mod clock;
+mod hostname;
 mod machine;
 mod power;
 mod prepare;
@@ -50,6 +52,8 @@ fn start(emitter: &mut Emitter, cmdline: &mut Cmdline) -> Result<machine::Machin
     mounts::early()
         .and_then(|()| mounts::late())
         .map_err(|e| Failure::new("mounts", "the kernel's file systems", e))?;
+    // Before `/var` is mounted and anything is written there.
+    let clock = clock::Clock::start(emitter);
     // The initramfs stage has judged it; here it only says what follows a failure.
     *cmdline = Cmdline::parse(&std::fs::read_to_string("/proc/cmdline").unwrap_or_default());
     let config = config::load(Path::new(config::PATH))
@@ -60,7 +64,8 @@ fn start(emitter: &mut Emitter, cmdline: &mut Cmdline) -> Result<machine::Machin
     let durable = var.name() == "boot.var";
     emitter.emit(var);
     prepare::prepare(&config, &users, emitter);
-    machine::Machine::new(&config, users, signals, Budget::new(durable), emitter)
+    let budget = Budget::new(durable);
+    machine::Machine::new(&config, users, signals, budget, clock, emitter)
 }
 
 /// A panic is told before it ends us; the kernel's `panic=` turns that end into a reboot.

@@ -11,7 +11,8 @@ use std::path::Path;
 use supervisor::driver::Users;
 use supervisor::event::{Event, EventSink};
 
-/// The hostname of a machine that was given none.
+/// The hostname of a machine that was given none, until a DHCP server names it (see
+/// [`super::hostname`]).
 const HOSTNAME: &str = "astromesh";
 
 /// The machine's own id is kept here, and shown to programs in `/run/machine-id` (machine-id(5);
