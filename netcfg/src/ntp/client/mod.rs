@@ -104,8 +104,6 @@ enum Phase {
     Idle,
     Waiting,
     Asking {
-        /// Whether anybody was asked.
-        any: bool,
         /// When the others have had their time.
         closes: Option<Duration>,
     },
@@ -179,7 +177,7 @@ impl Client {
         match self.phase {
             Phase::Idle => None,
             Phase::Waiting => Some(self.due),
-            Phase::Asking { closes, .. } => Some(closes.map_or(self.due, |at| at.min(self.due))),
+            Phase::Asking { closes } => Some(closes.map_or(self.due, |at| at.min(self.due))),
         }
     }
 
@@ -199,10 +197,10 @@ impl Client {
             self.forget_questions();
             return;
         }
-        if let Phase::Asking { any, closes } = self.phase {
+        if let Phase::Asking { closes } = self.phase {
             let late = self.due <= now || closes.is_some_and(|closes| closes <= now);
             if late || !self.listens() {
-                self.judge(any);
+                self.judge();
             }
         } else {
             self.phase = Phase::Waiting;
@@ -212,7 +210,7 @@ impl Client {
         }
     }
 
-    /// Starts a round.
+    /// Starts a round, unless all rest, or the budget is spent.
     fn ask(&mut self, now: Duration) {
         let mut any = false;
         for server in &mut self.servers {
@@ -234,7 +232,9 @@ impl Client {
         let wait = self.wait();
         self.burst = self.burst.saturating_add(1);
         self.due = now.saturating_add(wait);
-        self.phase = Phase::Asking { any, closes: None };
+        if any {
+            self.phase = Phase::Asking { closes: None };
+        }
     }
 
     /// How long to wait for the next round after one that starts now.
@@ -249,7 +249,7 @@ impl Client {
     }
 
     /// Ends a round.
-    fn judge(&mut self, any: bool) {
+    fn judge(&mut self) {
         self.phase = Phase::Waiting;
         let samples = self.servers.iter_mut().filter_map(|s| s.sample.take());
         let (words, offsets): (Vec<Word>, Vec<Offset>) = samples.unzip();
@@ -275,7 +275,7 @@ impl Client {
                 if !words.is_empty() {
                     let answers = words.len();
                     self.out.push(Action::Note(Note::Disagreement { answers }));
-                } else if any {
+                } else {
                     self.silent = self.silent.saturating_add(1);
                     let rounds = self.silent;
                     if rounds >= SILENT_ROUNDS && rounds.is_power_of_two() {
@@ -339,7 +339,7 @@ impl Client {
     }
 
     fn receive(&mut self, now: Duration, wall: Duration, from: SocketAddr, bytes: &[u8]) {
-        let Phase::Asking { closes, .. } = &mut self.phase else {
+        let Phase::Asking { closes } = &mut self.phase else {
             return;
         };
         let sender = self.servers.iter_mut().find(|s| s.address == from.ip());

@@ -365,7 +365,12 @@ fn play(seed: u64, steps: &[Step]) -> Result<Vec<(Duration, Action)>, TestCaseEr
     for step in steps {
         let mut bytes = vec![];
         let mut good = None;
-        let question = |n: &u8| questions.get(&address(*n)).cloned().unwrap_or(vec![0; 48]);
+        let question = |n: &u8| {
+            questions
+                .get(&address(*n))
+                .cloned()
+                .unwrap_or_else(|| vec![0; 48])
+        };
         let event = match step {
             Step::Wait => {
                 now = client.deadline().unwrap_or(now);
