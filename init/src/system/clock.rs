@@ -7,8 +7,8 @@
 //! * **At the start**, before anything runs, a clock from before the program was built is set to when
 //!   it was built: a machine without a battery, or with a hypervisor that keeps no time. The image
 //!   gives all its files that time, so it is read off the program's own file.
-//! * **Until the first good offset of this boot** the clock may be set *forward*, once, by any amount
-//!   up to [`LIFE`] after the build. Programs survive time that passed without them.
+//! * **Until the first offset of this boot that is followed** the clock may be set *forward*, once, by
+//!   any amount up to [`LIFE`] after the build. Programs survive time that passed without them.
 //! * **After it**, and backward at all times, the clock is only *slewed*: it runs faster or slower by at
 //!   most 500 parts in a million, which no program notices. A step back makes certificates, caches and
 //!   logs of the last minutes lie in the future.
@@ -98,7 +98,7 @@ pub enum Decision {
 pub struct Clock {
     /// When the program was built, since 1970. It was never earlier.
     built: Time,
-    /// Whether there was a good offset in this boot.
+    /// Whether an offset was followed in this boot.
     settled: bool,
     corrected: Option<Time>,
     warned: Option<Time>,
@@ -151,18 +151,19 @@ impl Clock {
         if !target.is_some_and(|target| possible.contains(&target)) {
             return Decision::Refuse("before the build of this image, or more than 30 years after");
         }
-        let first = !std::mem::replace(&mut self.settled, true);
-        if first && measured.offset > 0 && distance > STEP_MIN {
-            self.corrected = Some(now);
-            return Decision::Step(distance);
-        }
-        if distance > SLEW_MAX {
+        let step = !self.settled && measured.offset > 0 && distance > STEP_MIN;
+        if !step && distance > SLEW_MAX {
             return Decision::Refuse(
                 "more than an hour off, which is not slewed; reboot if behind",
             );
         }
+        self.settled = true;
         self.corrected = Some(now);
-        Decision::Slew(measured.offset)
+        if step {
+            Decision::Step(distance)
+        } else {
+            Decision::Slew(measured.offset)
+        }
     }
 
     /// Does what follows from a `net.time`.

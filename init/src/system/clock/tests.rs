@@ -71,6 +71,11 @@ fn backward_the_clock_is_only_slewed() {
         decide(&mut clock, 70, wall, -hour - 1),
         Decision::Refuse(_)
     ));
+    // What is not followed does not count as the first one.
+    let mut clock = Clock::new(BUILT);
+    let refused = decide(&mut clock, 5, wall, -hour - 1);
+    assert!(matches!(refused, Decision::Refuse(_)));
+    assert_eq!(decide(&mut clock, 6, wall, hour), Decision::Step(s(3600)));
 }
 
 #[test]
