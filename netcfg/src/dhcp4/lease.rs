@@ -4,7 +4,8 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use super::reply::Reply;
-use crate::cidr::Cidr;
+use crate::cidr::{Cidr, is_host_address};
+use crate::mac::Mac;
 
 /// Leases shorter than this are refused: the traffic to keep one would be a flood, and the
 /// address would be gone at the first lost frame.
@@ -67,6 +68,21 @@ impl Times {
         }
     }
 
+    /// The same times `by` earlier, for a lease from before this boot: what would lie before the
+    /// boot is at the boot.
+    #[must_use]
+    pub fn earlier(self, by: Duration) -> Times {
+        let earlier = |instant: Duration| instant.saturating_sub(by);
+        Times {
+            granted: earlier(self.granted),
+            end: self.end.map(|end| End {
+                renew: earlier(end.renew),
+                rebind: earlier(end.rebind),
+                expire: earlier(end.expire),
+            }),
+        }
+    }
+
     /// When the address stops being ours, if ever.
     pub fn expire(&self) -> Option<Duration> {
         self.end.map(|end| end.expire)
@@ -85,18 +101,32 @@ pub struct Lease {
     pub address: Cidr,
     /// Who granted it.
     pub server: Ipv4Addr,
-    /// Routers of option 3, best first.
+    /// Routers of option 3, best first. None when there are `routes`, which replace them.
     pub routers: Vec<Ipv4Addr>,
-    /// Routes of option 121; when there are any, they replace the routers (RFC 3442).
+    /// Routes of option 121, or else 249 (RFC 3442): destination and router.
     pub routes: Vec<(Cidr, Ipv4Addr)>,
+    /// Routes of option 33, their destinations as the classes of old have them. None when there
+    /// are `routes`.
+    pub static_routes: Vec<(Cidr, Ipv4Addr)>,
     /// DNS servers, best first.
     pub dns: Vec<Ipv4Addr>,
     /// The domain of this network.
     pub domain: Option<String>,
-    /// The name the server has for us.
+    /// Domains to search names in, best first (option 119).
+    pub search: Vec<String>,
+    /// The name the server has for us; `None` when it only repeats ours.
     pub hostname: Option<String>,
+    /// Time servers, best first.
+    pub ntp: Vec<Ipv4Addr>,
+    /// Where people must go before this network lets them through (RFC 8910).
+    pub captive_portal: Option<String>,
+    /// The broadcast address, when the server names one that can be.
+    pub broadcast: Option<Ipv4Addr>,
     /// The MTU of this network.
     pub mtu: Option<u16>,
+    /// Who answered for the [gateway](Lease::gateway) when this lease was last confirmed; by it
+    /// the network is known again. Not of the ACK, but found out on the link.
+    pub gateway_mac: Option<Mac>,
     /// Its times.
     pub times: Times,
     /// The ACK itself, to be kept over a restart.
@@ -136,11 +166,18 @@ impl Lease {
             client_id: _,
             mask,
             routers,
+            static_routes,
             routes,
             dns,
             domain,
+            search,
             hostname,
             mtu,
+            broadcast,
+            ntp,
+            rapid_commit: _,
+            ipv6_only_wait: _,
+            captive_portal,
             lease_time,
             t1,
             t2,
@@ -158,18 +195,42 @@ impl Lease {
         if Duration::from_secs(lease_time.into()) < SHORTEST_LEASE {
             return Err(Refused::TooShort(lease_time));
         }
+        // RFC 3442: with classless routes neither routers nor the routes of old count.
+        let (routers, static_routes) = if routes.is_empty() {
+            (routers.clone(), classful_routes(static_routes))
+        } else {
+            (Vec::new(), Vec::new())
+        };
+        let is_broadcast =
+            |b: &Ipv4Addr| b.is_broadcast() || (address.contains(*b) && *b != address.address());
         Ok(Lease {
             address,
             server: server.ok_or(Refused::NoServer)?,
-            routers: routers.clone(),
+            routers,
             routes: routes.clone(),
+            static_routes,
             dns: dns.clone(),
             domain: domain.clone(),
+            search: search.clone(),
             hostname: hostname.clone(),
+            ntp: ntp.clone(),
+            captive_portal: captive_portal.clone(),
+            broadcast: broadcast.filter(is_broadcast),
+            gateway_mac: None,
             mtu: mtu.filter(|mtu| *mtu >= SMALLEST_MTU),
             times: Times::new(granted, lease_time, *t1, *t2),
             ack: ack.to_vec(),
         })
+    }
+
+    /// The router to everywhere: the one of the classless default route, or the first router.
+    pub fn gateway(&self) -> Option<Ipv4Addr> {
+        let default = self.routes.iter().filter(|(to, _)| to.prefix() == 0);
+        let routers = self.routers.iter().copied();
+        default
+            .map(|(_, via)| *via)
+            .chain(routers)
+            .find(|via| is_host_address(*via) && *via != self.address.address())
     }
 
     /// The lease time as granted, in seconds; `None` for ever.
@@ -177,6 +238,21 @@ impl Lease {
         let end = self.times.end?;
         Some((end.expire - self.times.granted).as_secs())
     }
+}
+
+/// RFC 2132, section 5.8: pairs of destination and router. Their destinations have no mask: an
+/// address with a host part is a host, one without is the network of its class. 0.0.0.0 is not
+/// allowed.
+fn classful_routes(pairs: &[(Ipv4Addr, Ipv4Addr)]) -> Vec<(Cidr, Ipv4Addr)> {
+    let network = |to: Ipv4Addr| match classful(to) {
+        net if net.network() == net => net,
+        _ => Cidr::host(to),
+    };
+    pairs
+        .iter()
+        .filter(|(to, _)| !to.is_unspecified())
+        .map(|(to, via)| (network(*to), *via))
+        .collect()
 }
 
 /// The prefix of an address whose mask is missing or broken: the class of RFC 791, which is what
@@ -235,6 +311,18 @@ mod tests {
         }
         assert_eq!(end(3600, None, Some(60)), (1800.0, 3150.0, 3600.0));
         assert_eq!(end(3600, Some(3500), None), (1800.0, 3150.0, 3600.0));
+    }
+
+    #[test]
+    fn routes_without_a_mask_go_by_class() {
+        let via = Ipv4Addr::new(10, 0, 0, 1);
+        let routes = |to: [u8; 4]| classful_routes(&[(to.into(), via)]);
+        let one = |text: &str| vec![(text.parse().expect(text), via)];
+        assert_eq!(routes([10, 0, 0, 0]), one("10.0.0.0/8"));
+        assert_eq!(routes([172, 16, 0, 0]), one("172.16.0.0/16"));
+        assert_eq!(routes([192, 0, 2, 0]), one("192.0.2.0/24"));
+        assert_eq!(routes([192, 0, 2, 9]), one("192.0.2.9/32"));
+        assert_eq!(routes([0, 0, 0, 0]), []);
     }
 
     #[test]

@@ -4,13 +4,17 @@
 //! form that the walk writes.
 
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use dhcproto::v4::{DhcpOption, Message, MessageType, OptionCode};
 use dhcproto::{Decodable, Decoder};
 
-use super::walk::{Unreadable, walk};
+use super::walk::{Unreadable, is_name, walk};
 use crate::cidr::Cidr;
 use crate::mac::Mac;
+
+/// RFC 8925, section 3.4: shorter waits than this are taken as this.
+const MIN_V6ONLY_WAIT: Duration = Duration::from_secs(300);
 
 /// Which of the three answers a client can get.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,16 +46,30 @@ pub struct Reply {
     pub mask: Option<Ipv4Addr>,
     /// Option 3.
     pub routers: Vec<Ipv4Addr>,
-    /// Option 121: destination and router.
+    /// Option 33: destination and router.
+    pub static_routes: Vec<(Ipv4Addr, Ipv4Addr)>,
+    /// Option 121, or 249 for want of it: destination and router.
     pub routes: Vec<(Cidr, Ipv4Addr)>,
     /// Option 6.
     pub dns: Vec<Ipv4Addr>,
     /// Option 15.
     pub domain: Option<String>,
+    /// Option 119.
+    pub search: Vec<String>,
     /// Option 12.
     pub hostname: Option<String>,
     /// Option 26.
     pub mtu: Option<u16>,
+    /// Option 28.
+    pub broadcast: Option<Ipv4Addr>,
+    /// Option 42.
+    pub ntp: Vec<Ipv4Addr>,
+    /// Option 80: bound without OFFER and REQUEST (RFC 4039).
+    pub rapid_commit: bool,
+    /// Option 108: for how long a client that can do without IPv4 should (RFC 8925).
+    pub ipv6_only_wait: Option<Duration>,
+    /// Option 114.
+    pub captive_portal: Option<String>,
     /// Option 51, in seconds.
     pub lease_time: Option<u32>,
     /// Option 58, in seconds.
@@ -73,6 +91,10 @@ pub enum NotAReply {
     /// The codec refused what the walk let through.
     #[error("the DHCP codec refused it")]
     Codec,
+    /// FORCERENEW (RFC 3203). Without the authentication that the RFC demands and nobody uses,
+    /// it lets strangers make a whole network talk (CVE-2020-13529).
+    #[error("FORCERENEW, which nobody here obeys")]
+    ForceRenew,
     /// Option 53 is missing or is not OFFER, ACK or NAK.
     #[error("no OFFER, ACK or NAK")]
     Kind,
@@ -88,6 +110,7 @@ impl Reply {
             Some(MessageType::Offer) => Kind::Offer,
             Some(MessageType::Ack) => Kind::Ack,
             Some(MessageType::Nak) => Kind::Nak,
+            Some(MessageType::ForceRenew) => return Err(NotAReply::ForceRenew),
             _ => return Err(NotAReply::Kind),
         };
         // The walk let only hlen 6 through; `chaddr()` slices by hlen.
@@ -101,11 +124,18 @@ impl Reply {
             client_id: None,
             mask: None,
             routers: Vec::new(),
+            static_routes: Vec::new(),
             routes: Vec::new(),
             dns: Vec::new(),
             domain: None,
+            search: Vec::new(),
             hostname: None,
             mtu: None,
+            broadcast: None,
+            ntp: Vec::new(),
+            rapid_commit: false,
+            ipv6_only_wait: None,
+            captive_portal: None,
             lease_time: None,
             t1: None,
             t2: None,
@@ -131,6 +161,23 @@ impl Reply {
             DhcpOption::Rebinding(seconds) => self.t2 = Some(*seconds),
             DhcpOption::ServerIdentifier(server) => self.server = Some(*server),
             DhcpOption::Message(text) => self.message = Some(text.clone()),
+            DhcpOption::BroadcastAddr(address) => self.broadcast = Some(*address),
+            DhcpOption::NtpServers(servers) => self.ntp.clone_from(servers),
+            DhcpOption::StaticRoutingTable(routes) => self.static_routes.clone_from(routes),
+            DhcpOption::RapidCommit => self.rapid_commit = true,
+            DhcpOption::Ipv6OnlyPreferred(seconds) => {
+                let wait = Duration::from_secs((*seconds).into());
+                self.ipv6_only_wait = Some(wait.max(MIN_V6ONLY_WAIT));
+            }
+            DhcpOption::CaptivePortal(uri) => self.captive_portal = Some(uri.clone()),
+            DhcpOption::DomainSearch(names) => {
+                // The plain form: `Display` would turn `xn--` labels into other scripts.
+                self.search = names
+                    .iter()
+                    .map(|name| name.to_ascii().trim_end_matches('.').to_owned())
+                    .filter(|name| is_name(name.as_bytes()))
+                    .collect();
+            }
             DhcpOption::ClientIdentifier(id) => self.client_id = Some(id.clone()),
             DhcpOption::ClasslessStaticRoute(routes) => {
                 self.routes = routes
@@ -144,18 +191,3 @@ impl Reply {
         }
     }
 }
-
-/// What the requests of this client ask for (option 55). RFC 3442 wants 121 before 3.
-pub(super) const WANTED: [OptionCode; 11] = [
-    OptionCode::ClasslessStaticRoute,
-    OptionCode::SubnetMask,
-    OptionCode::Router,
-    OptionCode::DomainNameServer,
-    OptionCode::Hostname,
-    OptionCode::DomainName,
-    OptionCode::InterfaceMtu,
-    OptionCode::AddressLeaseTime,
-    OptionCode::ServerIdentifier,
-    OptionCode::Renewal,
-    OptionCode::Rebinding,
-];

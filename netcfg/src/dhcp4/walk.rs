@@ -13,6 +13,8 @@
 
 use std::collections::BTreeMap;
 
+use super::search;
+
 /// Bytes before the options: the BOOTP header and the magic cookie (RFC 2131, section 2).
 pub const OPTIONS_AT: usize = 240;
 const MAGIC_AT: usize = 236;
@@ -25,6 +27,14 @@ const PAD: u8 = 0;
 const END: u8 = 255;
 const OVERLOAD: u8 = 52;
 
+/// RFC 3442 classless static routes, and the number that Microsoft used before the RFC.
+const ROUTES: u8 = 121;
+const OLD_ROUTES: u8 = 249;
+
+/// No message is longer: nobody sends more than we say we take (option 57), and what arrives
+/// bounds what is done and kept.
+pub const LONGEST_MESSAGE: usize = 4096;
+
 /// Names longer than this do not exist (RFC 1035, section 2.3.4).
 const MAX_NAME: usize = 253;
 
@@ -35,6 +45,8 @@ enum Shape {
     Exact(usize),
     /// One or more addresses. Instances are joined (RFC 3396).
     Addresses,
+    /// One or more pairs of addresses.
+    Pairs,
     /// A host or domain name of letters, digits, hyphens and dots.
     Name,
     /// Text for people. Anything but printable ASCII becomes a question mark.
@@ -43,20 +55,32 @@ enum Shape {
     AtLeast(usize),
     /// Classless static routes (RFC 3442).
     Routes,
+    /// A list of domain names, compressed as in DNS (RFC 3397).
+    Search,
+    /// A link for people to follow (RFC 8910).
+    Uri,
+    /// At least this many bytes, and of no further use.
+    Unused(usize),
 }
 
 /// The options we read, by RFC 2132 unless said otherwise.
 const fn shape(code: u8) -> Option<Shape> {
     Some(match code {
-        1 => Shape::Exact(4),                 // subnet mask
-        3 | 6 => Shape::Addresses,            // routers, DNS servers
+        1 | 28 => Shape::Exact(4),            // subnet mask, broadcast address
+        3 | 6 | 42 => Shape::Addresses,       // routers, DNS servers, NTP servers
         12 | 15 => Shape::Name,               // host name, domain name
         26 => Shape::Exact(2),                // interface MTU
+        33 => Shape::Pairs,                   // static routes
         51 | 54 | 58 | 59 => Shape::Exact(4), // lease time, server id, T1, T2
         53 => Shape::Exact(1),                // message type
         56 => Shape::Text,                    // why the server said no
         61 => Shape::AtLeast(2),              // client id, sent back (RFC 6842)
-        121 => Shape::Routes,                 // RFC 3442
+        80 => Shape::Exact(0),                // rapid commit (RFC 4039)
+        81 => Shape::Unused(3),               // what became of our name in DNS (RFC 4702)
+        108 => Shape::Exact(4),               // IPv6-only preferred (RFC 8925)
+        114 => Shape::Uri,                    // captive portal (RFC 8910)
+        119 => Shape::Search,                 // RFC 3397
+        ROUTES | OLD_ROUTES => Shape::Routes, // RFC 3442
         _ => return None,
     })
 }
@@ -67,6 +91,9 @@ pub enum Unreadable {
     /// Shorter than a BOOTP header with its cookie.
     #[error("shorter than a DHCP header")]
     Short,
+    /// See [`LONGEST_MESSAGE`].
+    #[error("longer than any DHCP message")]
+    Long,
     /// Not a reply.
     #[error("not a BOOTREPLY")]
     NotReply,
@@ -90,6 +117,9 @@ pub struct Walked {
 /// Walks `message` and gives back its canonical form.
 pub fn walk(message: &[u8]) -> Result<Walked, Unreadable> {
     let header = message.get(..OPTIONS_AT).ok_or(Unreadable::Short)?;
+    if message.len() > LONGEST_MESSAGE {
+        return Err(Unreadable::Long);
+    }
     // op 2 is BOOTREPLY; htype 1 with hlen 6 is Ethernet (RFC 951, section 3).
     if header.first() != Some(&2) {
         return Err(Unreadable::NotReply);
@@ -159,11 +189,24 @@ impl<'a> Found<'a> {
                 field.fill(0);
             }
         }
+        let mut values = BTreeMap::new();
         for (code, instances) in std::mem::take(&mut self.values) {
-            let Some(value) = shape(code).and_then(|shape| well_formed(shape, &instances)) else {
-                self.malformed += 1;
-                continue;
-            };
+            match shape(code).map(|shape| (shape, well_formed(shape, &instances))) {
+                Some((Shape::Unused(_), Some(_))) => {}
+                Some((_, Some(value))) => {
+                    values.insert(code, value);
+                }
+                _ => self.malformed += 1,
+            }
+        }
+        // The old number is the same option, and counts when the new one is absent or unusable.
+        if let Some(routes) = values.remove(&OLD_ROUTES) {
+            values.entry(ROUTES).or_insert(routes);
+        }
+        for (code, value) in values {
+            if value.is_empty() {
+                bytes.extend([code, 0]);
+            }
             // RFC 3396, section 5: a long value is split, and joined again by the codec.
             for part in value.chunks(255) {
                 bytes.push(code);
@@ -191,7 +234,10 @@ fn well_formed(shape: Shape, instances: &[&[u8]]) -> Option<Vec<u8>> {
     match shape {
         Shape::Exact(_) => None,
         Shape::Addresses => (!value.is_empty() && value.len() % 4 == 0).then_some(value),
-        Shape::AtLeast(least) => (value.len() >= least).then_some(value),
+        Shape::Pairs => (!value.is_empty() && value.len() % 8 == 0).then_some(value),
+        Shape::Search => search::expand(&value),
+        Shape::Uri => is_uri(&value).then_some(value),
+        Shape::AtLeast(least) | Shape::Unused(least) => (value.len() >= least).then_some(value),
         Shape::Routes => is_route_list(&value).then_some(value),
         Shape::Name => {
             // RFC 2132, section 2: a trailing NUL is tolerated, not part of the value.
@@ -199,19 +245,13 @@ fn well_formed(shape: Shape, instances: &[&[u8]]) -> Option<Vec<u8>> {
             let name = value.get(..end)?;
             is_name(name).then(|| name.to_vec())
         }
-        Shape::Text => Some(
-            value
-                .iter()
-                .take(128)
-                .map(|byte| {
-                    if matches!(byte, b' '..=b'~') {
-                        *byte
-                    } else {
-                        b'?'
-                    }
-                })
-                .collect(),
-        ),
+        Shape::Text => {
+            let printable = |byte: &u8| match byte {
+                b' '..=b'~' => *byte,
+                _ => b'?',
+            };
+            (!value.is_empty()).then(|| value.iter().take(128).map(printable).collect())
+        }
     }
 }
 
@@ -228,6 +268,15 @@ pub fn is_name(name: &[u8]) -> bool {
                 && label
                     .iter()
                     .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+        })
+}
+
+/// Printable ASCII without anything that quotes, ends or nests a text (RFC 8910, section 2: a
+/// URI, at most what one option holds).
+fn is_uri(value: &[u8]) -> bool {
+    (1..=255).contains(&value.len())
+        && value.iter().all(|byte| {
+            byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\'' | b'`' | b'<' | b'>' | b'\\')
         })
 }
 
@@ -268,6 +317,11 @@ pub(crate) mod tests {
     fn what_is_no_dhcp_reply_is_refused() {
         assert_eq!(walk(&[]), Err(Unreadable::Short));
         assert_eq!(walk(&header()[..239]), Err(Unreadable::Short));
+        let mut long = header();
+        long.resize(LONGEST_MESSAGE, 0);
+        assert!(walk(&long).is_ok());
+        long.push(0);
+        assert_eq!(walk(&long), Err(Unreadable::Long));
         for (at, value, why) in [
             (0, 1, Unreadable::NotReply),
             (1, 6, Unreadable::Hardware),
@@ -381,6 +435,31 @@ pub(crate) mod tests {
         ] {
             assert!(!is_route_list(bad), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn the_old_number_of_the_routes_counts_when_the_new_one_cannot() {
+        let new = [121, 5, 0, 10, 0, 0, 1];
+        let old = [249, 5, 0, 10, 0, 0, 2];
+        let renamed = vec![121, 5, 0, 10, 0, 0, 2, 255];
+        assert_eq!(options(&old), (renamed.clone(), 0));
+        assert_eq!(options(&[&old[..], &new].concat()).0[..7], new);
+        let broken = [121, 5, 33, 10, 0, 0, 1];
+        assert_eq!(options(&[&broken[..], &old].concat()), (renamed, 1));
+    }
+
+    #[test]
+    fn flags_links_and_what_is_not_used() {
+        assert_eq!(options(&[80, 0]), (vec![80, 0, 255], 0));
+        assert_eq!(options(&[80, 1, 0]), (vec![255], 1));
+        assert_eq!(options(&[81, 4, 1, 0, 0, 200]), (vec![255], 0));
+        assert_eq!(options(&[81, 2, 1, 0]), (vec![255], 1));
+        let uri = |text: &[u8]| is_uri(text);
+        assert!(uri(b"https://portal.example/a?b=c"));
+        for bad in [&b""[..], b"https://a b", b"a\"b", b"a\n", "ä".as_bytes()] {
+            assert!(!uri(bad), "{bad:?}");
+        }
+        assert!(!uri(&[b'a'; 256]));
     }
 
     #[test]

@@ -3,10 +3,10 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use super::{Action, Client, Held, Note, Phase, Why};
+use super::{Action, Asked, Client, Note, Phase, Why};
 use crate::dhcp4::lease::{Lease, Refused};
 use crate::dhcp4::pace;
-use crate::dhcp4::reply::{Kind, Reply};
+use crate::dhcp4::reply::{Kind, NotAReply, Reply};
 
 /// How long a server that broke its own offer is passed over.
 const SHUN: Duration = Duration::from_secs(60);
@@ -15,9 +15,16 @@ const MAX_SHUNNED: usize = 8;
 
 impl Client {
     pub(super) fn receive(&mut self, now: Duration, payload: &[u8]) {
-        let Ok(reply) = Reply::decode(payload) else {
-            self.counters.unreadable += 1;
-            return;
+        let reply = match Reply::decode(payload) {
+            Ok(reply) => reply,
+            Err(NotAReply::ForceRenew) => {
+                self.counters.force_renews += 1;
+                return;
+            }
+            Err(_) => {
+                self.counters.unreadable += 1;
+                return;
+            }
         };
         // RFC 6842: an id that is not ours is for somebody else behind the same address.
         let other_id = |id: &Vec<u8>| *id != self.identity.client_id();
@@ -31,18 +38,31 @@ impl Client {
             Kind::Ack => self.ack(now, &reply, payload),
             Kind::Nak => self.nak(now, reply),
         };
-        if !expected {
+        if expected {
+            // There is a server: it decides, not the lease of before.
+            self.fallback = None;
+        } else {
             self.counters.unexpected += 1;
         }
     }
 
     fn offer(&mut self, now: Duration, reply: &Reply, payload: &[u8]) -> bool {
-        let (attempt, taken) = match &self.phase {
-            Phase::Selecting {
-                attempt, parked, ..
-            } if attempt.xid == reply.xid => (*attempt, parked.is_some()),
-            _ => return false,
+        let Phase::Selecting {
+            attempt,
+            asked,
+            parked,
+            ..
+        } = &self.phase
+        else {
+            return false;
         };
+        let (started, taken) = (attempt.started, parked.is_some());
+        let Some(asked) = asked.iter().find(|asked| asked.xid == reply.xid).copied() else {
+            return false;
+        };
+        if self.prefers_ipv6(now, reply) {
+            return true;
+        }
         let Some(offer) = self.lease(now, reply, payload) else {
             return true;
         };
@@ -52,37 +72,45 @@ impl Client {
             .iter()
             .any(|(server, _)| *server == offer.server)
         {
-            self.request(now, attempt, offer);
+            self.request(now, started, asked, offer);
         } else if let (false, Phase::Selecting { parked, .. }) = (taken, &mut self.phase) {
-            *parked = Some(offer);
+            *parked = Some((asked, offer));
         }
         true
     }
 
     /// An ACK counts when it answers a REQUEST that is still open, for the address that was
-    /// asked for, and from the server that was chosen, where one was.
+    /// asked for, and from the server that was chosen, where one was; or a DISCOVER that allowed
+    /// to be answered so (RFC 4039).
     fn ack(&mut self, now: Duration, reply: &Reply, payload: &[u8]) -> bool {
         let held = self.held.as_ref().map(|held| held.lease.address.address());
+        let again = |asked: &&Asked| asked.xid == reply.xid && held == Some(reply.yiaddr);
         let granted = match &self.phase {
-            Phase::Requesting { attempt, offer } => (attempt.xid == reply.xid
+            Phase::Requesting { asked, offer, .. } => (asked.xid == reply.xid
                 && reply.server == Some(offer.server)
                 && reply.yiaddr == offer.address.address())
             .then_some(offer.times.granted),
-            Phase::Rebooting { asked, .. }
-            | Phase::Selecting {
-                reboot: Some(asked),
-                ..
-            } => (asked.xid == reply.xid && held == Some(reply.yiaddr)).then_some(asked.at),
-            Phase::Extending { asked, .. } => asked
-                .iter()
-                .find(|asked| asked.xid == reply.xid && held == Some(reply.yiaddr))
-                .map(|asked| asked.at),
+            Phase::Rebooting { asked, .. } => Some(asked).filter(again).map(|asked| asked.at),
+            Phase::Selecting { asked, reboot, .. } => {
+                let rapid = self.identity.rapid_commit && reply.rapid_commit;
+                let rapid = |asked: &&Asked| rapid && asked.xid == reply.xid;
+                let reboot = reboot.as_ref().filter(again);
+                reboot
+                    .or_else(|| asked.iter().find(rapid))
+                    .map(|asked| asked.at)
+            }
+            Phase::Extending { asked, .. } => asked.iter().find(again).map(|asked| asked.at),
             Phase::Off
+            | Phase::Released
             | Phase::HoldBack { .. }
-            | Phase::Selecting { reboot: None, .. }
+            | Phase::Ipv6Only { .. }
+            | Phase::Probing
             | Phase::Bound { .. } => None,
         };
         let Some(granted) = granted else { return false };
+        if self.prefers_ipv6(now, reply) {
+            return true;
+        }
         if let Some(lease) = self.lease(granted, reply, payload) {
             if lease.times.is_valid_at(now) {
                 self.bind(now, *lease);
@@ -95,7 +123,10 @@ impl Client {
 
     fn lease(&mut self, granted: Duration, reply: &Reply, payload: &[u8]) -> Option<Box<Lease>> {
         match Lease::from_reply(reply, granted, payload) {
-            Ok(lease) => Some(Box::new(lease)),
+            Ok(mut lease) => {
+                self.identity.drop_own_name(&mut lease);
+                Some(Box::new(lease))
+            }
             Err(why) => {
                 self.refuse(reply, why);
                 None
@@ -115,17 +146,7 @@ impl Client {
         self.naks = 0;
         self.shunned.clear();
         self.wish = Some(lease.address.address());
-        let renew = lease.times.end.map(|end| {
-            // RFC 2131, 4.4.5: some fuzz, so that machines that booted together drift apart.
-            let early = self.rng.up_to((end.renew - lease.times.granted) / 32);
-            (end.renew - early).max(now + Duration::from_secs(1))
-        });
-        self.phase = Phase::Bound { renew };
-        self.out.push(Action::Apply(Box::new(lease.clone())));
-        self.held = Some(Held {
-            lease,
-            applied: true,
-        });
+        self.take(now, lease);
     }
 
     /// A NAK counts when it answers an open REQUEST. Where a server was chosen, it alone can say
@@ -134,8 +155,8 @@ impl Client {
     fn nak(&mut self, now: Duration, reply: Reply) -> bool {
         let leased_by = self.held.as_ref().map(|held| held.lease.server);
         let (obey, at_once) = match &self.phase {
-            Phase::Requesting { attempt, offer } => (
-                attempt.xid == reply.xid && reply.server == Some(offer.server),
+            Phase::Requesting { asked, offer, .. } => (
+                asked.xid == reply.xid && reply.server == Some(offer.server),
                 false,
             ),
             Phase::Rebooting { asked, .. }
@@ -150,8 +171,11 @@ impl Client {
                 (ours && (*any_server || reply.server == leased_by), true)
             }
             Phase::Off
+            | Phase::Released
             | Phase::HoldBack { .. }
+            | Phase::Ipv6Only { .. }
             | Phase::Selecting { reboot: None, .. }
+            | Phase::Probing
             | Phase::Bound { .. } => (false, false),
         };
         if !obey {

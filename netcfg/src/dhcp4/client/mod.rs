@@ -17,38 +17,50 @@
 //!                           HoldBack ──────────────┘         expiry: Selecting
 //! ```
 //!
+//! Three more phases stand beside: *Probing* between an ACK and Bound where the address is probed
+//! before it is used; *Ipv6Only*, in which the client keeps quiet because the network asked for
+//! it (RFC 8925); *Released*, in which it waits to be told to start again. Rapid commit
+//! (RFC 4039) leads from Selecting straight to Bound.
+//!
 //! Beside the phase there is the lease that is *held*. It may be applied to the link in phases
 //! other than Bound: after a short loss of carrier the address stays while the client asks
 //! whether it is still good. Two rules hold in every phase and are checked before anything else
 //! happens in a step: a lease that is over is withdrawn, and one whose carrier is away for
 //! longer than [`GRACE`] is withdrawn but remembered.
 //!
+//! What goes on by ARP is in `neighbours`: somebody else with our address, the gateway by which a
+//! network is known again, and the remembered lease that is used while no server answers at all.
+//!
 //! What differs from the letter of the RFC, and why:
 //! - no random delay before the first DISCOVER (4.4.1): it protects a building full of desktops
 //!   after a power cut, and costs each of our boots seconds. Retries are jittered.
 //! - the lease from before is asked for and, 400 ms later, a DISCOVER goes out beside it: a
 //!   server that does not know the old address may stay silent, and waiting for it costs seconds.
+//! - each DISCOVER has its own transaction id, the last few of which are answered: a rapid commit
+//!   then tells from when on its lease runs.
 //! - a server that refused or never confirmed its own offer is passed over for a minute when
 //!   there is another.
 
 mod answers;
 mod interface;
+mod neighbours;
+mod orders;
 mod questions;
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
 pub use self::interface::{Action, Counters, Event, Note, Saved, Sockets, To, Why};
+use self::neighbours::{Fallback, Question};
+use super::conflict::{Conflict, Guard};
 use super::lease::Lease;
 use super::pace::Budget;
-use super::request::{Ask, Identity};
+use super::request::{Form, Identity};
 use crate::rng::Rng;
 
 /// How long the carrier may be away before the address goes: a flapping port, a restarted
 /// switch or a migrated machine should not break connections.
 pub const GRACE: Duration = Duration::from_secs(5);
-/// How long a remembered lease is asked for alone, before DISCOVER goes out beside it.
-const OVERLAP: Duration = Duration::from_millis(400);
 /// REQUESTs for one offer before it is given up (1 + 2 + 4 + 8 s).
 const REQUESTS: u32 = 4;
 
@@ -57,22 +69,25 @@ const REQUESTS: u32 = 4;
 struct Asked {
     xid: u32,
     at: Duration,
+    form: Form,
 }
 
-/// A message sent again and again under one transaction id.
+/// A question that is asked again and again.
 #[derive(Debug, Clone, Copy)]
 struct Attempt {
-    xid: u32,
     started: Duration,
     sent: u32,
     again: Duration,
-    with_mtu: bool,
 }
 
 #[derive(Debug)]
 enum Phase {
     Off,
+    Released,
     HoldBack {
+        until: Duration,
+    },
+    Ipv6Only {
         until: Duration,
     },
     Rebooting {
@@ -81,15 +96,19 @@ enum Phase {
     },
     Selecting {
         attempt: Attempt,
+        asked: Vec<Asked>,
         /// An offer of a shunned server, taken when nobody else offers.
-        parked: Option<Box<Lease>>,
+        parked: Option<(Asked, Box<Lease>)>,
         /// The question of Rebooting; its ACK is still welcome.
         reboot: Option<Asked>,
     },
     Requesting {
         attempt: Attempt,
+        asked: Asked,
         offer: Box<Lease>,
     },
+    /// The lease is held, and applied when its guard says so.
+    Probing,
     Bound {
         renew: Option<Duration>,
     },
@@ -107,6 +126,8 @@ enum Phase {
 struct Held {
     lease: Lease,
     applied: bool,
+    /// Whether its times can be believed without a server.
+    age_known: bool,
 }
 
 /// The client of one link.
@@ -115,12 +136,22 @@ pub struct Client {
     identity: Identity,
     rng: Rng,
     budget: Budget,
+    /// ARP has its own, so that neither can silence the other.
+    arp_budget: Budget,
     phase: Phase,
     held: Option<Held>,
+    /// Watches the address that is applied or probed.
+    guard: Option<Guard>,
+    /// The gateway's address is being asked for.
+    question: Option<Question>,
+    /// Nobody answered since the carrier came, and there is a lease to fall back to.
+    fallback: Option<Fallback>,
     /// The address to wish for in a DISCOVER.
     wish: Option<Ipv4Addr>,
     carrier_lost: Option<Duration>,
     naks: u32,
+    /// Addresses lost to somebody else in a row.
+    conflicts: u32,
     shunned: Vec<(Ipv4Addr, Duration)>,
     counters: Counters,
     out: Vec<Action>,
@@ -132,16 +163,28 @@ impl Client {
         let wish = saved.as_ref().map(|saved| saved.lease.address.address());
         let held = saved
             .filter(|saved| saved.applied || saved.lease.times.is_valid_at(now))
-            .map(|Saved { lease, applied }| Held { lease, applied });
+            .map(|mut saved| {
+                identity.drop_own_name(&mut saved.lease);
+                Held {
+                    lease: saved.lease,
+                    applied: saved.applied,
+                    age_known: saved.age_known,
+                }
+            });
         Client {
             identity,
             rng,
             budget: Budget::new(now),
+            arp_budget: Budget::new(now),
             phase: Phase::Off,
             carrier_lost: held.as_ref().map(|_| now),
             held,
+            guard: None,
+            question: None,
+            fallback: None,
             wish,
             naks: 0,
+            conflicts: 0,
             shunned: Vec::new(),
             counters: Counters::default(),
             out: Vec::new(),
@@ -158,15 +201,21 @@ impl Client {
             Event::CarrierUp => self.carrier_up(now),
             Event::CarrierDown => self.carrier_down(now),
             Event::Payload(payload) => self.receive(now, payload),
+            Event::Arp(payload) => self.hear(now, payload),
+            Event::Renew => self.renew(now),
+            Event::Release => self.release(now),
         }
+        self.talk(now);
         std::mem::take(&mut self.out)
     }
 
     /// When [`Client::step`] must be called again, if nothing happens before.
     pub fn deadline(&self) -> Option<Duration> {
         let phase = match &self.phase {
-            Phase::Off => None,
-            Phase::HoldBack { until } | Phase::Rebooting { until, .. } => Some(*until),
+            Phase::Off | Phase::Released | Phase::Probing => None,
+            Phase::HoldBack { until }
+            | Phase::Ipv6Only { until }
+            | Phase::Rebooting { until, .. } => Some(*until),
             Phase::Selecting { attempt, .. } | Phase::Requesting { attempt, .. } => {
                 Some(attempt.again)
             }
@@ -178,7 +227,10 @@ impl Client {
         let grace = applied
             .and(self.carrier_lost)
             .map(|lost| lost.saturating_add(GRACE));
-        [phase, expiry, grace].into_iter().flatten().min()
+        [phase, expiry, grace, self.talk_deadline()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// The lease that is on the link.
@@ -192,14 +244,20 @@ impl Client {
         self.held.is_some()
     }
 
-    /// The sockets to listen on.
+    /// The sockets to listen on. In `HoldBack` the packet socket stays: DECLINE goes out by it.
     pub fn sockets(&self) -> Sockets {
+        let applied = self.applied().is_some();
+        let guards = applied || matches!(self.phase, Phase::Probing) || self.fallback.is_some();
         Sockets {
             raw: matches!(
                 self.phase,
-                Phase::Rebooting { .. } | Phase::Selecting { .. } | Phase::Requesting { .. }
+                Phase::Rebooting { .. }
+                    | Phase::Selecting { .. }
+                    | Phase::Requesting { .. }
+                    | Phase::HoldBack { .. }
             ),
-            udp: self.applied().is_some(),
+            udp: applied,
+            arp: guards && self.identity.conflict != Conflict::Off,
         }
     }
 
@@ -207,10 +265,13 @@ impl Client {
     pub fn phase_name(&self) -> &'static str {
         match self.phase {
             Phase::Off => "off",
+            Phase::Released => "released",
             Phase::HoldBack { .. } => "init",
+            Phase::Ipv6Only { .. } => "ipv6-only",
             Phase::Rebooting { .. } => "rebooting",
             Phase::Selecting { .. } => "selecting",
             Phase::Requesting { .. } => "requesting",
+            Phase::Probing => "probing",
             Phase::Bound { .. } => "bound",
             Phase::Extending {
                 any_server: false, ..
@@ -231,7 +292,10 @@ impl Client {
         let Some(held) = &mut self.held else { return };
         if !held.lease.times.is_valid_at(now) {
             self.drop_lease(Why::Expired);
-            if matches!(self.phase, Phase::Bound { .. } | Phase::Extending { .. }) {
+            if matches!(
+                self.phase,
+                Phase::Probing | Phase::Bound { .. } | Phase::Extending { .. }
+            ) {
                 self.discover(now, None);
             }
             return;
@@ -247,6 +311,7 @@ impl Client {
 
     /// Forgets the lease, and takes it off the link if it is there.
     fn drop_lease(&mut self, why: Why) {
+        self.be_quiet();
         let Some(held) = self.held.take() else { return };
         if held.applied {
             self.out.push(Action::Withdraw(why));
@@ -258,31 +323,9 @@ impl Client {
 
     fn carrier_up(&mut self, now: Duration) {
         self.carrier_lost = None;
-        if !matches!(self.phase, Phase::Off) {
-            return;
+        if matches!(self.phase, Phase::Off | Phase::Released) {
+            self.start(now);
         }
-        let Some(held) = &self.held else {
-            return self.discover(now, None);
-        };
-        // Perhaps the cable is in another socket now: ask before trusting, but keep the address
-        // that is there until somebody says no.
-        let address = held.lease.address.address();
-        let asked = Asked {
-            xid: self.rng.next_u32(),
-            at: now,
-        };
-        self.phase = Phase::Rebooting {
-            asked,
-            until: now + OVERLAP,
-        };
-        self.send(
-            now,
-            To::Broadcast,
-            Ask::Reboot { address },
-            asked.xid,
-            now,
-            true,
-        );
     }
 
     fn carrier_down(&mut self, now: Duration) {
@@ -290,12 +333,26 @@ impl Client {
             self.carrier_lost = Some(now);
         }
         self.phase = Phase::Off;
+        self.be_quiet();
+    }
+
+    /// From the beginning: with the lease that is held, or without one.
+    fn start(&mut self, now: Duration) {
+        if self.held.is_none() {
+            return self.discover(now, None);
+        }
+        // Perhaps the cable is in another socket now: ask before trusting, but keep the address
+        // that is there until somebody says no.
+        self.reboot(now);
+        self.watch_again(now);
     }
 
     /// What the phase wants done by now.
     fn tick(&mut self, now: Duration) {
         match &mut self.phase {
-            Phase::HoldBack { until } if now >= *until => self.discover(now, None),
+            Phase::HoldBack { until } | Phase::Ipv6Only { until } if now >= *until => {
+                self.discover(now, None);
+            }
             Phase::Rebooting { asked, until } if now >= *until => {
                 let asked = *asked;
                 self.discover(now, Some(asked));
@@ -303,13 +360,13 @@ impl Client {
             Phase::Selecting {
                 attempt, parked, ..
             } if now >= attempt.again => match parked.take() {
-                Some(offer) => {
-                    let attempt = *attempt;
-                    self.request(now, attempt, offer);
+                Some((asked, offer)) => {
+                    let started = attempt.started;
+                    self.request(now, started, asked, offer);
                 }
                 None => self.discover_again(now),
             },
-            Phase::Requesting { attempt, offer } if now >= attempt.again => {
+            Phase::Requesting { attempt, offer, .. } if now >= attempt.again => {
                 if attempt.sent >= REQUESTS {
                     let server = offer.server;
                     self.shun(now, server);

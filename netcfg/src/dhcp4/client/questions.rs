@@ -5,25 +5,40 @@ use std::time::Duration;
 use super::{Action, Asked, Attempt, Client, Note, Phase, To};
 use crate::dhcp4::lease::{Lease, Times};
 use crate::dhcp4::pace;
-use crate::dhcp4::request::{self, Ask};
+use crate::dhcp4::request::{self, Ask, Form};
 
+/// How long a remembered lease is asked for alone, before DISCOVER goes out beside it.
+const OVERLAP: Duration = Duration::from_millis(400);
 /// Unanswered DISCOVERs (about seven seconds) before a person should hear of it.
 const SILENCE: u32 = 3;
-/// Requests for more time whose answers are still accepted. Each has its own transaction id, so
-/// that an answer tells which of them it confirms, and the lease runs from that one.
-const REMEMBERED_REQUESTS: usize = 8;
+/// Messages of one kind whose answers are still accepted. Each has its own transaction id, so
+/// that an answer tells which of them it confirms, and the lease runs from that one. Eight
+/// DISCOVERs take two minutes: a cloud was seen to need one for its offer.
+const REMEMBERED: usize = 8;
 
 impl Client {
+    /// Asks for the lease that is held, as after a reboot.
+    pub(super) fn reboot(&mut self, now: Duration) {
+        let Some(held) = &self.held else { return };
+        let address = held.lease.address.address();
+        let asked = self.new_question(now, Form::first(&self.identity));
+        self.phase = Phase::Rebooting {
+            asked,
+            until: now + OVERLAP,
+        };
+        let ask = Ask::Reboot { address };
+        self.send(now, To::Broadcast, ask, asked.xid, now, asked.form);
+    }
+
     /// Starts looking for a server.
     pub(super) fn discover(&mut self, now: Duration, reboot: Option<Asked>) {
         self.phase = Phase::Selecting {
             attempt: Attempt {
-                xid: self.rng.next_u32(),
                 started: reboot.map_or(now, |asked| asked.at),
                 sent: 0,
                 again: now,
-                with_mtu: true,
             },
+            asked: Vec::new(),
             parked: None,
             reboot,
         };
@@ -31,37 +46,38 @@ impl Client {
     }
 
     pub(super) fn discover_again(&mut self, now: Duration) {
-        let Phase::Selecting { attempt, .. } = &mut self.phase else {
+        let mut question = self.new_question(now, Form::first(&self.identity));
+        let Phase::Selecting { attempt, asked, .. } = &mut self.phase else {
             return;
         };
         attempt.again = now + pace::retry(attempt.sent, &mut self.rng);
         attempt.sent = attempt.sent.saturating_add(1);
-        // Azure's server is silent when asked for the MTU: leave that out now and then, but not
-        // for the first frame or two, which a slow switch port may have swallowed.
-        attempt.with_mtu = attempt.sent < 3 || attempt.sent.is_multiple_of(2);
+        question.form = Form::of(&self.identity, attempt.sent);
+        remember(asked, question);
         let attempt = *attempt;
         if attempt.sent == SILENCE + 1 {
             self.out.push(Action::Note(Note::Silence { sent: SILENCE }));
         }
         let ask = Ask::Discover { wish: self.wish };
-        self.send(
-            now,
-            To::Broadcast,
-            ask,
-            attempt.xid,
-            attempt.started,
-            attempt.with_mtu,
-        );
+        let Asked { xid, form, .. } = question;
+        self.send(now, To::Broadcast, ask, xid, attempt.started, form);
     }
 
-    /// Takes an offer, under the transaction id it came with.
-    pub(super) fn request(&mut self, now: Duration, attempt: Attempt, offer: Box<Lease>) {
+    /// Takes an offer, under the transaction id and in the form that it answered.
+    pub(super) fn request(
+        &mut self,
+        now: Duration,
+        started: Duration,
+        asked: Asked,
+        offer: Box<Lease>,
+    ) {
         self.phase = Phase::Requesting {
             attempt: Attempt {
+                started,
                 sent: 0,
                 again: now,
-                ..attempt
             },
+            asked,
             // The lease runs from the first REQUEST: its repetitions share the id, and an ACK
             // does not tell which of them it answers.
             offer: Box::new(Lease {
@@ -76,24 +92,23 @@ impl Client {
     }
 
     pub(super) fn request_again(&mut self, now: Duration) {
-        let Phase::Requesting { attempt, offer } = &mut self.phase else {
+        let Phase::Requesting {
+            attempt,
+            asked,
+            offer,
+        } = &mut self.phase
+        else {
             return;
         };
         attempt.again = now + pace::retry(attempt.sent, &mut self.rng);
         attempt.sent += 1;
-        let attempt = *attempt;
+        let (attempt, asked) = (*attempt, *asked);
         let ask = Ask::Select {
             address: offer.address.address(),
             server: offer.server,
         };
-        self.send(
-            now,
-            To::Broadcast,
-            ask,
-            attempt.xid,
-            attempt.started,
-            attempt.with_mtu,
-        );
+        let Asked { xid, form, .. } = asked;
+        self.send(now, To::Broadcast, ask, xid, attempt.started, form);
     }
 
     /// Asks for more time: the server until T2, everybody after.
@@ -121,12 +136,9 @@ impl Client {
             }
             _ => (now, Vec::new()),
         };
-        if asked.len() >= REMEMBERED_REQUESTS {
-            asked.remove(0);
-        }
-        let xid = self.rng.next_u32();
-        asked.push(Asked { xid, at: now });
-        let attempt_started = asked.first().map_or(now, |first| first.at);
+        let question = self.new_question(now, Form::first(&self.identity));
+        remember(&mut asked, question);
+        let first = asked.first().map_or(now, |first| first.at);
         self.phase = Phase::Extending {
             any_server,
             started,
@@ -139,7 +151,13 @@ impl Client {
         } else {
             To::Unicast(server)
         };
-        self.send(now, to, Ask::Extend { address }, xid, attempt_started, true);
+        let ask = Ask::Extend { address };
+        self.send(now, to, ask, question.xid, first, question.form);
+    }
+
+    fn new_question(&mut self, now: Duration, form: Form) -> Asked {
+        let xid = self.rng.next_u32();
+        Asked { xid, at: now, form }
     }
 
     pub(super) fn send(
@@ -149,7 +167,7 @@ impl Client {
         ask: Ask,
         xid: u32,
         started: Duration,
-        with_mtu: bool,
+        form: Form,
     ) {
         if !self.budget.take(now) {
             self.counters.suppressed += 1;
@@ -158,7 +176,14 @@ impl Client {
         self.counters.sent += 1;
         let secs = now.saturating_sub(started).as_secs();
         let secs = u16::try_from(secs).unwrap_or(u16::MAX);
-        let payload = request::encode(&self.identity, ask, xid, secs, with_mtu);
+        let payload = request::encode(&self.identity, ask, xid, secs, form);
         self.out.push(Action::Send { to, payload });
     }
+}
+
+fn remember(asked: &mut Vec<Asked>, question: Asked) {
+    if asked.len() >= REMEMBERED {
+        asked.remove(0);
+    }
+    asked.push(question);
 }
