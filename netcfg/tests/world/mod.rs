@@ -1,270 +1,238 @@
-//! A simulated wire: one client, some servers, loss, delay, outages, and a checker that looks at
-//! every single step. Time is simulated; a day takes milliseconds. One seed is one run.
+//! A simulated wire: one client, some servers and neighbours, loss, delay, outages, restarts, and
+//! a [checker](check) that looks at every single step. Time is simulated; a day takes
+//! milliseconds. One seed is one run.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::net::Ipv4Addr;
+#![allow(dead_code, reason = "each test binary uses a part of the world")]
+
+pub mod check;
+pub mod server;
+
 use std::time::Duration;
 
-use dhcproto::v4::{DhcpOption, HType, Message, MessageType, Opcode, OptionCode};
-use dhcproto::{Decodable, Decoder, Encodable};
-use netcfg::dhcp4::client::{Action, Client, Event, To};
-use netcfg::dhcp4::pace::Budget;
+use dhcproto::v4::Message;
+use dhcproto::{Decodable, Decoder};
+use netcfg::dhcp4::arp::Arp;
+use netcfg::dhcp4::client::{Action, Client, Event, Note, To};
 use netcfg::dhcp4::request::Identity;
 use netcfg::mac::Mac;
 use netcfg::rng::Rng;
+use netcfg::store::{self, Clocks};
+
+use check::Checker;
+pub use server::{Manner, Neighbour, Server, reply};
 
 pub const MAC: Mac = Mac([2, 0, 0, 0, 0, 9]);
-pub const IDENTITY: Identity = Identity {
-    mac: MAC,
-    max_message: 1472,
-};
-
-/// How a server behaves.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Manner {
-    /// As RFC 2131 has it, knowing every lease it ever gave.
-    Honest,
-    /// Offers, and then says nothing to the request.
-    Forgetful,
-    /// Offers, and then says no; says no to whatever it hears.
-    Refusing,
-    /// Grants leases that are too short to live on.
-    Stingy,
-    /// Answers with wrong transaction ids, other people's addresses, cut messages.
-    Lying,
-}
+pub const IDENTITY: Identity = Identity::new(MAC);
+/// What the wall clock says when the world begins.
+const NOON: u64 = 1_800_000_000;
 
 #[derive(Debug, Clone)]
-pub struct Server {
-    pub id: Ipv4Addr,
-    pub address: Ipv4Addr,
-    pub manner: Manner,
-    pub lease: u32,
-    /// Hears nothing in these spans.
-    pub dead: Vec<(Duration, Duration)>,
+enum Frame {
+    Dhcp(Vec<u8>),
+    Arp(Vec<u8>),
 }
 
-impl Server {
-    pub fn new(number: u8, manner: Manner, lease: u32) -> Server {
-        Server {
-            id: Ipv4Addr::new(10, 0, number, 1),
-            address: Ipv4Addr::new(10, 0, number, 50),
-            manner,
-            lease,
-            dead: vec![],
-        }
-    }
-
-    fn is_dead(&self, now: Duration) -> bool {
-        self.dead
-            .iter()
-            .any(|(from, to)| (*from..*to).contains(&now))
-    }
-
-    /// What this server says to `asked`, if anything.
-    fn answer(&self, asked: &Message, rng: &mut Rng) -> Option<Vec<u8>> {
-        let option = |code| asked.opts().get(code);
-        let requested = match option(OptionCode::RequestedIpAddress) {
-            Some(DhcpOption::RequestedIpAddress(address)) => Some(*address),
-            _ => None,
-        };
-        let chosen = match option(OptionCode::ServerIdentifier) {
-            Some(DhcpOption::ServerIdentifier(server)) => Some(*server),
-            _ => None,
-        };
-        let discover = asked.opts().has_msg_type(MessageType::Discover);
-        let wanted = requested.unwrap_or_else(|| asked.ciaddr());
-        let kind = match self.manner {
-            _ if discover => MessageType::Offer,
-            Manner::Refusing => MessageType::Nak,
-            Manner::Forgetful => return None,
-            _ if chosen.is_some_and(|chosen| chosen != self.id) => return None,
-            _ if wanted != self.address && chosen.is_none() => {
-                // Not authoritative for other people's networks: silence.
-                return None;
-            }
-            _ => MessageType::Ack,
-        };
-        let lease = if self.manner == Manner::Stingy {
-            3
-        } else {
-            self.lease
-        };
-        let mut bytes = reply(asked.xid(), kind, self.id, self.address, lease);
-        if self.manner == Manner::Lying {
-            match rng.next_u32() % 5 {
-                0 => bytes[4..8].copy_from_slice(&rng.next_u32().to_be_bytes()),
-                1 => bytes[28..34].copy_from_slice(&[2, 0, 0, 0, 0, 8]),
-                2 => bytes.truncate(rng.next_u32() as usize % bytes.len()),
-                3 => bytes[2] = 200,
-                _ => {
-                    let at = 240 + rng.next_u32() as usize % (bytes.len() - 240);
-                    bytes[at] = rng.next_u32().to_be_bytes()[0];
-                }
-            }
-        }
-        Some(bytes)
-    }
-}
-
-/// A reply with the usual options.
-pub fn reply(xid: u32, kind: MessageType, id: Ipv4Addr, address: Ipv4Addr, lease: u32) -> Vec<u8> {
-    let none = Ipv4Addr::UNSPECIFIED;
-    let yiaddr = if kind == MessageType::Nak {
-        none
-    } else {
-        address
-    };
-    let mut message = Message::new_with_id(xid, none, yiaddr, none, none, &MAC.0);
-    message.set_opcode(Opcode::BootReply).set_htype(HType::Eth);
-    let options = message.opts_mut();
-    options.insert(DhcpOption::MessageType(kind));
-    options.insert(DhcpOption::ServerIdentifier(id));
-    if kind != MessageType::Nak {
-        options.insert(DhcpOption::AddressLeaseTime(lease));
-        options.insert(DhcpOption::SubnetMask(Ipv4Addr::new(255, 255, 255, 0)));
-        options.insert(DhcpOption::Router(vec![id]));
-    }
-    message.to_vec().expect("encodes")
-}
-
-/// What the client asked, as the checker remembers it.
-#[derive(Debug, Clone, Copy)]
-struct Request {
-    first_sent: Duration,
-    address: Ipv4Addr,
+/// How the client is started anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Restart {
+    /// The process alone; what is on the link stays there.
+    Process,
+    /// The machine, after being off for so many seconds.
+    Machine { off: u64 },
+    /// The machine, and its wall clock has forgotten the time.
+    MachineWithoutClock { off: u64 },
+    /// The machine, and the lease file is torn.
+    MachineWithoutFile,
 }
 
 pub struct World {
+    /// Time of the world; the client counts from its boot.
     pub now: Duration,
     pub client: Client,
+    pub identity: Identity,
     pub servers: Vec<Server>,
+    pub neighbours: Vec<Neighbour>,
     /// Frames lost, of 256, each way.
     pub loss: u8,
-    pub applied: u32,
+    /// T1 and T2 that servers name beside the lease time.
+    pub times: Option<(u32, u32)>,
+    pub checker: Checker,
+    booted: Duration,
+    boots: u32,
+    /// The lease file.
+    pub file: Option<String>,
     rng: Rng,
-    wire: Vec<(Duration, Vec<u8>)>,
-    requests: BTreeMap<u32, Request>,
-    sends: VecDeque<Duration>,
-    valid_until: Option<Option<Duration>>,
+    wire: Vec<(Duration, Frame)>,
     /// Everything the client did, for comparing runs.
     pub log: Vec<(Duration, Action)>,
 }
 
 impl World {
     pub fn new(seed: u64, servers: Vec<Server>, loss: u8) -> World {
+        World::with(IDENTITY, seed, servers, loss)
+    }
+
+    pub fn with(identity: Identity, seed: u64, servers: Vec<Server>, loss: u8) -> World {
         let now = Duration::from_millis(1500);
         let mut rng = Rng::new(seed);
+        let client = Client::new(identity.clone(), Rng::new(rng.next_u64()), now, None);
         World {
             now,
-            client: Client::new(IDENTITY, Rng::new(rng.next_u64()), now, None),
+            client,
+            identity,
+            neighbours: servers
+                .iter()
+                .map(|server| Neighbour::gateway(server.id.octets()[2]))
+                .collect(),
             servers,
             loss,
-            applied: 0,
+            times: None,
+            checker: Checker::default(),
+            booted: Duration::ZERO,
+            boots: 1,
+            file: None,
             rng,
             wire: vec![],
-            requests: BTreeMap::new(),
-            sends: VecDeque::new(),
-            valid_until: None,
             log: vec![],
         }
+    }
+
+    /// Time since boot.
+    pub fn clock(&self) -> Duration {
+        self.now - self.booted
+    }
+
+    fn clocks(&self) -> Clocks {
+        Clocks {
+            boot_id: format!("boot-{}", self.boots),
+            since_boot: self.clock(),
+            wall: NOON + self.now.as_secs(),
+        }
+    }
+
+    /// Starts the client anew from its file. The carrier is down until the next event.
+    pub fn restart(&mut self, how: Restart) {
+        let on_link = match how {
+            Restart::Process => self.checker.applied.take(),
+            _ => {
+                self.checker.applied = None;
+                None
+            }
+        };
+        if how != Restart::Process {
+            self.boots += 1;
+            if let Restart::Machine { off } | Restart::MachineWithoutClock { off } = how {
+                self.now += Duration::from_secs(off);
+            }
+            self.booted = self.now;
+            self.now += Duration::from_millis(1500);
+            self.wire.clear();
+        }
+        if how == Restart::MachineWithoutFile {
+            let torn = self.rng.next_u32() as usize;
+            self.file = self
+                .file
+                .take()
+                .map(|file| file[..torn % file.len()].to_owned());
+        }
+        let mut clocks = self.clocks();
+        if let Restart::MachineWithoutClock { .. } = how {
+            clocks.wall = self.clock().as_secs();
+        }
+        let text = self.file.as_deref();
+        let mut saved = text.and_then(|text| store::read(text, MAC, &clocks));
+        if let Some(saved) = &mut saved {
+            assert_ne!(how, Restart::MachineWithoutFile, "a torn file was read");
+            let address = saved.lease.address.address();
+            saved.applied &= on_link.as_ref().is_some_and(|on| on.address == address);
+            if saved.applied {
+                self.checker.applied = on_link;
+            }
+        }
+        self.checker.age_known =
+            saved.is_some() && !matches!(how, Restart::MachineWithoutClock { .. });
+        self.checker.restart();
+        let rng = Rng::new(self.rng.next_u64());
+        self.client = Client::new(self.identity.clone(), rng, self.clock(), saved);
+        // A lease that ended meanwhile goes with the first step; until then the kernel sees to it.
+        self.step(Event::Timer);
     }
 
     /// Gives the client an event, checks what it does, and puts it on the wire.
     pub fn step(&mut self, event: Event<'_>) {
         let now = self.now;
-        let payload = match event {
-            Event::Payload(payload) => Some(payload.to_vec()),
-            _ => None,
-        };
-        let actions = self.client.step(now, event);
-        for action in actions {
-            self.check(&action, payload.as_deref());
-            self.log.push((now, action.clone()));
-            if let Action::Send { payload, .. } = action {
-                self.transmit(&payload);
-            }
+        match event {
+            Event::Payload(payload) => self.checker.payload(payload),
+            Event::Arp(payload) => self.note_gateway(payload),
+            _ => {}
         }
-        // A lease that is over is off the link within the step that follows, whatever happens.
+        let actions = self.client.step(self.clock(), event);
+        for action in actions {
+            self.act(&action);
+            self.log.push((now, action));
+        }
+        self.checker.after_step(now, self.client.applied());
         if let Some(lease) = self.client.applied() {
-            assert!(lease.times.is_valid_at(now), "an address after its lease");
-            let until = self.valid_until.expect("applied without an Apply");
-            assert!(
-                until.is_none_or(|until| now < until),
-                "longer than the server knows"
-            );
-        } else {
-            assert_eq!(self.valid_until, None, "taken away without a Withdraw");
+            assert!(lease.times.is_valid_at(self.clock()), "after its lease");
         }
         if let Some(deadline) = self.client.deadline() {
             assert!(
-                deadline > now,
-                "a busy loop: {deadline:?} at {now:?}, {:?}",
+                deadline > self.clock(),
+                "a busy loop: {deadline:?} at {:?}, {:?}",
+                self.clock(),
                 self.client
             );
         }
+        let sockets = self.client.sockets();
+        assert_eq!(sockets.udp, self.checker.applied.is_some());
     }
 
-    fn check(&mut self, action: &Action, event: Option<&[u8]>) {
+    fn note_gateway(&mut self, payload: &[u8]) {
+        let gateways = &self.neighbours;
+        if let Some(arp) = Arp::decode(payload) {
+            let known = |n: &Neighbour| n.mac == arp.sender_mac && n.address == arp.sender;
+            self.checker.gateway_answered |= gateways.iter().any(known);
+        }
+    }
+
+    fn act(&mut self, action: &Action) {
+        let now = self.now;
         match action {
-            Action::Send { to, payload } => self.check_send(*to, payload),
-            Action::Apply(lease) => {
-                // The ACK is the event of this very step, and answers a request of ours.
-                assert_eq!(event, Some(&lease.ack[..]), "an address out of nowhere");
-                assert_eq!(lease.ack[28..34], MAC.0, "somebody else's address");
-                let xid = u32::from_be_bytes(lease.ack[4..8].try_into().expect("four bytes"));
-                let request = self.requests.get(&xid).expect("nobody asked");
-                assert_eq!(lease.address.address(), request.address);
-                let seconds = lease.seconds();
-                assert!(seconds.is_none_or(|seconds| seconds >= 10), "a tiny lease");
-                let until = seconds.map(|s| request.first_sent + Duration::from_secs(s));
-                self.valid_until = Some(until);
-                self.applied += 1;
+            Action::Send { to, payload } => {
+                self.checker.send(now, *to, payload);
+                self.transmit(payload);
+            }
+            Action::Arp(payload) => {
+                let arp = Arp::decode(payload).expect("legal");
+                assert_eq!(payload.len(), 28);
+                self.checker.arp(now, &arp);
+                self.transmit_arp(&arp, payload);
+            }
+            Action::Apply { lease, verified } => {
+                if *verified {
+                    self.checker.apply(now, lease);
+                    self.file = Some(store::write(lease, &self.clocks()));
+                } else {
+                    self.checker.apply_unverified(lease);
+                }
+            }
+            Action::Remember(lease) => {
+                assert!(self.checker.applied.is_some(), "nothing to remember");
+                self.file = Some(store::write(lease, &self.clocks()));
             }
             Action::Withdraw(_) => {
-                assert!(self.valid_until.take().is_some(), "withdrawn twice");
+                assert!(self.checker.applied.take().is_some(), "withdrawn twice");
             }
-            Action::Forget | Action::Note(_) => {}
+            Action::Forget => {
+                self.file = None;
+                self.checker.saved = None;
+            }
+            Action::Note(_) => {}
         }
     }
 
-    fn check_send(&mut self, to: To, payload: &[u8]) {
-        let minute_ago = self.now.saturating_sub(Duration::from_secs(60));
-        self.sends.push_back(self.now);
-        while self.sends.front().is_some_and(|sent| *sent <= minute_ago) {
-            self.sends.pop_front();
-        }
-        let refilled = Duration::from_secs(60).as_millis() / Budget::REFILL.as_millis();
-        let most = u128::from(Budget::BURST) + refilled;
-        assert!(
-            self.sends.len() as u128 <= most,
-            "a flood: {} in a minute",
-            self.sends.len()
-        );
-
-        let message = Message::decode(&mut Decoder::new(payload)).expect("legal");
-        assert_eq!(message.chaddr(), MAC.0);
-        let bound = !message.ciaddr().is_unspecified();
-        assert_eq!(
-            bound,
-            to != To::Broadcast,
-            "RFC 2131, table 5: ciaddr when bound only"
-        );
-        let requested = match message.opts().get(OptionCode::RequestedIpAddress) {
-            Some(DhcpOption::RequestedIpAddress(address)) => Some(*address),
-            _ => None,
-        };
-        assert!(
-            !(bound && requested.is_some()),
-            "RFC 2131, table 5: no option 50 when bound"
-        );
-        if message.opts().has_msg_type(MessageType::Request) {
-            let address = requested.unwrap_or_else(|| message.ciaddr());
-            self.requests.entry(message.xid()).or_insert(Request {
-                first_sent: self.now,
-                address,
-            });
-        }
+    fn lost(&mut self) -> bool {
+        self.rng.next_u64() % 256 < u64::from(self.loss)
     }
 
     fn transmit(&mut self, payload: &[u8]) {
@@ -273,20 +241,38 @@ impl World {
         };
         for at in 0..self.servers.len() {
             let delay = Duration::from_micros(200) + self.rng.up_to(Duration::from_millis(30));
-            let lost = |rng: &mut Rng, loss| rng.next_u64() % 256 < u64::from(loss);
-            if lost(&mut self.rng, self.loss) || self.servers[at].is_dead(self.now) {
+            if self.lost() || self.servers[at].is_dead(self.now) {
                 continue;
             }
-            let Some(answer) = self.servers[at].answer(&asked, &mut self.rng) else {
+            let times = self.times;
+            let Some(answer) = self.servers[at].answer(&asked, times, &mut self.rng) else {
                 continue;
             };
-            if !lost(&mut self.rng, self.loss) {
-                self.wire.push((self.now + delay, answer.clone()));
+            if !self.lost() {
+                let frame = Frame::Dhcp(answer.clone());
+                self.wire.push((self.now + delay, frame));
             }
             // Now and then a frame comes twice, and late.
             if self.rng.next_u64().is_multiple_of(16) {
                 let late = self.rng.up_to(Duration::from_secs(20));
-                self.wire.push((self.now + delay + late, answer));
+                self.wire
+                    .push((self.now + delay + late, Frame::Dhcp(answer)));
+            }
+        }
+    }
+
+    fn transmit_arp(&mut self, arp: &Arp, payload: &[u8]) {
+        // Some bridges send back what they were sent.
+        if self.rng.next_u64().is_multiple_of(4) {
+            let echo = Frame::Arp(payload.to_vec());
+            self.wire.push((self.now + Duration::from_micros(50), echo));
+        }
+        for at in 0..self.neighbours.len() {
+            let delay = Duration::from_micros(50) + self.rng.up_to(Duration::from_millis(2));
+            if let Some(answer) = self.neighbours[at].answer(arp)
+                && !self.lost()
+            {
+                self.wire.push((self.now + delay, Frame::Arp(answer)));
             }
         }
     }
@@ -298,30 +284,67 @@ impl World {
                 return true;
             }
             let arrival = self.wire.iter().map(|(at, _)| *at).min();
-            let next = [arrival, self.client.deadline()]
-                .into_iter()
-                .flatten()
-                .min();
+            let deadline = self.client.deadline().map(|at| at + self.booted);
+            let next = [arrival, deadline].into_iter().flatten().min();
             match next.filter(|next| *next <= end) {
                 None => {
-                    self.now = end;
+                    self.now = end.max(self.now);
                     self.step(Event::Timer);
                     return stop(self);
                 }
                 Some(next) => self.now = next.max(self.now),
             }
             match self.wire.iter().position(|(at, _)| *at <= self.now) {
-                Some(at) => {
-                    let (_, payload) = self.wire.swap_remove(at);
-                    self.step(Event::Payload(&payload));
-                }
+                Some(at) => match self.wire.swap_remove(at).1 {
+                    Frame::Dhcp(payload) => self.step(Event::Payload(&payload)),
+                    Frame::Arp(payload) => self.step(Event::Arp(&payload)),
+                },
                 None => self.step(Event::Timer),
             }
         }
     }
 
+    /// Lets the world turn for `time`.
+    pub fn run_for(&mut self, time: Duration) {
+        let end = self.now + time;
+        self.run_until(end, |_| false);
+    }
+
     /// Whether the client has an address.
     pub fn is_bound(&self) -> bool {
         self.client.applied().is_some()
+    }
+
+    /// Whether the client has an address that a server of now has granted.
+    pub fn is_verified(&self) -> bool {
+        self.is_bound() && matches!(self.client.phase_name(), "bound" | "renewing" | "rebinding")
+    }
+
+    pub fn did(&self, what: impl Fn(&Action) -> bool) -> bool {
+        self.log.iter().any(|(_, action)| what(action))
+    }
+
+    pub fn noted(&self, what: impl Fn(&Note) -> bool) -> bool {
+        self.did(|action| matches!(action, Action::Note(note) if what(note)))
+    }
+
+    pub fn sent_since(&self, at: Duration) -> Vec<To> {
+        let since = self.log.iter().filter(|(when, _)| *when >= at);
+        since
+            .filter_map(|(_, action)| match action {
+                Action::Send { to, .. } => Some(*to),
+                _ => None,
+            })
+            .collect()
+    }
+
+    pub fn arps_since(&self, at: Duration) -> Vec<Arp> {
+        let since = self.log.iter().filter(|(when, _)| *when >= at);
+        since
+            .filter_map(|(_, action)| match action {
+                Action::Arp(payload) => Arp::decode(payload),
+                _ => None,
+            })
+            .collect()
     }
 }
