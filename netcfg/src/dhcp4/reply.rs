@@ -13,6 +13,8 @@ use super::walk::{Unreadable, is_name, walk};
 use crate::cidr::Cidr;
 use crate::mac::Mac;
 
+/// RFC 8925. The codec (0.15) has the name, but at number 106.
+const IPV6_ONLY_PREFERRED: u8 = 108;
 /// RFC 8925, section 3.4: shorter waits than this are taken as this.
 const MIN_V6ONLY_WAIT: Duration = Duration::from_secs(300);
 
@@ -165,9 +167,10 @@ impl Reply {
             DhcpOption::NtpServers(servers) => self.ntp.clone_from(servers),
             DhcpOption::StaticRoutingTable(routes) => self.static_routes.clone_from(routes),
             DhcpOption::RapidCommit => self.rapid_commit = true,
-            DhcpOption::Ipv6OnlyPreferred(seconds) => {
-                let wait = Duration::from_secs((*seconds).into());
-                self.ipv6_only_wait = Some(wait.max(MIN_V6ONLY_WAIT));
+            DhcpOption::Unknown(option) if u8::from(option.code()) == IPV6_ONLY_PREFERRED => {
+                let seconds = option.data().first_chunk().copied().map(u32::from_be_bytes);
+                let wait = seconds.map(|seconds| Duration::from_secs(seconds.into()));
+                self.ipv6_only_wait = wait.map(|wait| wait.max(MIN_V6ONLY_WAIT));
             }
             DhcpOption::CaptivePortal(uri) => self.captive_portal = Some(uri.clone()),
             DhcpOption::DomainSearch(names) => {

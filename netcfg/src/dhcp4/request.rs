@@ -18,6 +18,8 @@ use crate::mac::Mac;
 /// RFC 1542, section 2.1 expects BOOTP messages of at least 300 bytes; relays drop shorter ones.
 const SHORTEST_MESSAGE: usize = 300;
 
+/// RFC 8925. The codec (0.15) has the name, but at number 106.
+const IPV6_ONLY_PREFERRED: OptionCode = OptionCode::Unknown(108);
 /// Classless routes as Microsoft numbered them before RFC 3442; the codec has no name for it.
 const OLD_ROUTES: OptionCode = OptionCode::Unknown(249);
 
@@ -126,7 +128,7 @@ impl Identity {
         let options = message.opts_mut();
         options.insert(DhcpOption::MaxMessageSize(self.max_message));
         let mtu = |code: &OptionCode| form.with_mtu || *code != OptionCode::InterfaceMtu;
-        let ipv6 = self.ipv6_only.then_some(OptionCode::Ipv6OnlyPreferred);
+        let ipv6 = self.ipv6_only.then_some(IPV6_ONLY_PREFERRED);
         let wanted = WANTED.into_iter().filter(mtu).chain(ipv6);
         options.insert(DhcpOption::ParameterRequestList(wanted.collect()));
         if let Some(class) = &self.vendor_class {
@@ -248,9 +250,10 @@ pub fn encode(identity: &Identity, ask: Ask, xid: u32, secs: u16, form: Form) ->
     };
     // Who has an address gets its answers there; who says farewell gets none.
     let answered = !matches!(ask, Ask::Decline { .. } | Ask::Release { .. });
-    let flags = match form.broadcast && answered && ciaddr.is_unspecified() {
-        true => Flags::default().set_broadcast(),
-        false => Flags::default(),
+    let flags = if form.broadcast && answered && ciaddr.is_unspecified() {
+        Flags::default().set_broadcast()
+    } else {
+        Flags::default()
     };
     let mut message = Message::new_with_id(xid, ciaddr, none, none, none, &identity.mac.0);
     message
@@ -356,7 +359,7 @@ mod tests {
         assert!(at(OptionCode::ClasslessStaticRoute) < at(OptionCode::Router));
         assert!(at(OptionCode::ClasslessStaticRoute) < at(OptionCode::StaticRoutingTable));
         assert!(at(OptionCode::InterfaceMtu).is_some());
-        assert!(at(OptionCode::Ipv6OnlyPreferred).is_none());
+        assert!(at(IPV6_ONLY_PREFERRED).is_none());
         let v6 = Identity {
             ipv6_only: true,
             ..ME
@@ -367,7 +370,7 @@ mod tests {
         };
         let list = wanted(&sent_by(&v6, Ask::Discover { wish: None }, without));
         assert!(!list.contains(&OptionCode::InterfaceMtu));
-        assert!(list.contains(&OptionCode::Ipv6OnlyPreferred));
+        assert!(list.contains(&IPV6_ONLY_PREFERRED));
     }
 
     #[test]

@@ -8,7 +8,8 @@
 //!
 //! Measured defects of that crate (0.15) that this keeps away from it: it ends parsing, with
 //! `Ok`, at the first malformed option; it does not follow option overload; text that is not
-//! UTF-8 ends parsing too; and reading `chaddr` of a message with `hlen > 16` panics, which in
+//! UTF-8 ends parsing too, as does an odd name in option 81; options 80 and 81 of a wrong length
+//! are a failed assertion where those are compiled in; and reading `chaddr` of a message with `hlen > 16` panics, which in
 //! a program built with `panic = "abort"` is the end.
 
 use std::collections::BTreeMap;

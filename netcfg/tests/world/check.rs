@@ -10,6 +10,7 @@ use netcfg::dhcp4::arp::Arp;
 use netcfg::dhcp4::client::To;
 use netcfg::dhcp4::lease::Lease;
 use netcfg::dhcp4::pace::Budget;
+use netcfg::dhcp4::walk::walk;
 
 use super::MAC;
 
@@ -69,8 +70,9 @@ impl Checker {
     /// Property 3: no address without an ACK that answers a question of ours.
     pub fn apply(&mut self, now: Duration, lease: &Lease) {
         assert!(self.heard.contains(&lease.ack), "an address out of nowhere");
-        let ack = Message::decode(&mut Decoder::new(&lease.ack)).expect("legal");
         assert_eq!(lease.ack[0], 2, "BOOTREPLY");
+        let canonical = walk(&lease.ack).expect("readable").bytes;
+        let ack = Message::decode(&mut Decoder::new(&canonical)).expect("legal");
         assert_eq!(ack.chaddr(), MAC.0, "somebody else's address");
         assert!(ack.opts().has_msg_type(MessageType::Ack));
         let address = lease.address.address();
@@ -97,6 +99,7 @@ impl Checker {
         };
         self.applied = Some(granted.clone());
         self.saved = Some(granted);
+        self.age_known = true;
     }
 
     /// The lease of before, without a word from a server.

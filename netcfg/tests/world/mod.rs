@@ -2,7 +2,11 @@
 //! a [checker](check) that looks at every single step. Time is simulated; a day takes
 //! milliseconds. One seed is one run.
 
-#![allow(dead_code, reason = "each test binary uses a part of the world")]
+#![allow(
+    dead_code,
+    unused_imports,
+    reason = "each test binary uses a part of the world"
+)]
 
 pub mod check;
 pub mod server;
@@ -164,6 +168,7 @@ impl World {
         match event {
             Event::Payload(payload) => self.checker.payload(payload),
             Event::Arp(payload) => self.note_gateway(payload),
+            Event::CarrierUp => self.checker.gateway_answered = false,
             _ => {}
         }
         let actions = self.client.step(self.clock(), event);

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use dhcproto::Encodable;
-use dhcproto::v4::{DhcpOption, HType, Message, MessageType, Opcode, OptionCode};
+use dhcproto::v4::{DhcpOption, HType, Message, MessageType, Opcode, OptionCode, UnknownOption};
 use netcfg::dhcp4::arp::{Arp, Op};
 use netcfg::mac::Mac;
 use netcfg::rng::Rng;
@@ -119,7 +119,10 @@ impl Server {
             message.opts_mut().insert(DhcpOption::Rebinding(t2));
         }
         if let Some(seconds) = self.ipv6_only {
-            let option = DhcpOption::Ipv6OnlyPreferred(seconds);
+            // The codec would write its own variant under another number.
+            let code = OptionCode::Unknown(108);
+            let value = seconds.to_be_bytes().to_vec();
+            let option = DhcpOption::Unknown(UnknownOption::new(code, value));
             message.opts_mut().insert(option);
         }
         let mut bytes = message.to_vec().expect("encodes");

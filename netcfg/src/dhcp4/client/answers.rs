@@ -144,6 +144,7 @@ impl Client {
 
     fn bind(&mut self, now: Duration, lease: Lease) {
         self.naks = 0;
+        self.tries = 0;
         self.shunned.clear();
         self.wish = Some(lease.address.address());
         self.take(now, lease);
@@ -194,22 +195,22 @@ impl Client {
         if at_once && self.naks == 1 {
             self.discover(now, None);
         } else {
+            let until = now + pace::after_nak(self.naks, &mut self.rng);
             if let Some(server) = reply.server {
-                self.shun(now, server);
+                self.shun(now, server, until);
             }
-            self.phase = Phase::HoldBack {
-                until: now + pace::after_nak(self.naks, &mut self.rng),
-            };
+            self.phase = Phase::HoldBack { until };
         }
         true
     }
 
-    pub(super) fn shun(&mut self, now: Duration, server: Ipv4Addr) {
+    /// Passes `server` over for a while from `since`, when asking begins again.
+    pub(super) fn shun(&mut self, now: Duration, server: Ipv4Addr, since: Duration) {
         self.shunned
             .retain(|(known, until)| *known != server && now < *until);
         if self.shunned.len() >= MAX_SHUNNED {
             self.shunned.remove(0);
         }
-        self.shunned.push((server, now + SHUN));
+        self.shunned.push((server, since + SHUN));
     }
 }

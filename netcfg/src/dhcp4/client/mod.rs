@@ -126,8 +126,8 @@ enum Phase {
 struct Held {
     lease: Lease,
     applied: bool,
-    /// Whether its times can be believed without a server.
-    age_known: bool,
+    /// Whether it can be used without a server: it was used before, and its age is known.
+    trusted: bool,
 }
 
 /// The client of one link.
@@ -149,6 +149,9 @@ pub struct Client {
     /// The address to wish for in a DISCOVER.
     wish: Option<Ipv4Addr>,
     carrier_lost: Option<Duration>,
+    /// DISCOVERs since the last lease. They decide the form of the next, so that a bad server that
+    /// answers every first one cannot hide a good one that needs another form.
+    tries: u32,
     naks: u32,
     /// Addresses lost to somebody else in a row.
     conflicts: u32,
@@ -168,7 +171,7 @@ impl Client {
                 Held {
                     lease: saved.lease,
                     applied: saved.applied,
-                    age_known: saved.age_known,
+                    trusted: saved.age_known,
                 }
             });
         Client {
@@ -183,6 +186,7 @@ impl Client {
             question: None,
             fallback: None,
             wish,
+            tries: 0,
             naks: 0,
             conflicts: 0,
             shunned: Vec::new(),
@@ -369,7 +373,7 @@ impl Client {
             Phase::Requesting { attempt, offer, .. } if now >= attempt.again => {
                 if attempt.sent >= REQUESTS {
                     let server = offer.server;
-                    self.shun(now, server);
+                    self.shun(now, server, now);
                     self.discover(now, None);
                 } else {
                     self.request_again(now);

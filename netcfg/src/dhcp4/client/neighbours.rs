@@ -78,7 +78,7 @@ impl Client {
         }
         if held.applied {
             self.guard = Some(Guard::beside_use(held.lease.address.address(), now));
-        } else if held.age_known && fallback_gateway(held).is_some() {
+        } else if held.trusted && fallback_gateway(held).is_some() {
             self.fallback = Some(Fallback {
                 sent: 0,
                 again: now + SILENCE,
@@ -114,7 +114,7 @@ impl Client {
             self.held = Some(Held {
                 lease,
                 applied: false,
-                age_known: true,
+                trusted: false,
             });
             return;
         }
@@ -152,7 +152,7 @@ impl Client {
         self.held = Some(Held {
             lease,
             applied: true,
-            age_known: true,
+            trusted: true,
         });
     }
 

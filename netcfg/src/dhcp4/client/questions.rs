@@ -52,7 +52,8 @@ impl Client {
         };
         attempt.again = now + pace::retry(attempt.sent, &mut self.rng);
         attempt.sent = attempt.sent.saturating_add(1);
-        question.form = Form::of(&self.identity, attempt.sent);
+        self.tries = self.tries.saturating_add(1);
+        question.form = Form::of(&self.identity, self.tries);
         remember(asked, question);
         let attempt = *attempt;
         if attempt.sent == SILENCE + 1 {
