@@ -137,7 +137,7 @@ impl World {
             self.file = self
                 .file
                 .take()
-                .map(|file| file[..torn % file.len()].to_owned());
+                .map(|file| file[..torn % file.len().max(1)].to_owned());
         }
         let mut clocks = self.clocks();
         if let Restart::MachineWithoutClock { .. } = how {
