@@ -28,6 +28,8 @@ pub struct Address {
     pub preferred: Option<Duration>,
     /// When the kernel removes it by itself, should we not be there; `None` for never.
     pub until: Option<Duration>,
+    /// The broadcast address, if it is not the last one of the prefix.
+    pub broadcast: Option<Ipv4Addr>,
 }
 
 /// A route of one link.
@@ -235,6 +237,9 @@ impl Desired {
         if !self.addresses.iter().any(there) {
             let until = lease.times.expire();
             self.address(own.into(), [until, until], metric, mtu);
+            if let Some(address) = self.addresses.last_mut() {
+                address.broadcast = lease.broadcast;
+            }
         }
         if lease.routes.is_empty() {
             // RFC 2132, section 3.5: in order of preference; we use the first that makes sense.
@@ -242,6 +247,11 @@ impl Desired {
                 |router: &&Ipv4Addr| is_host_address(**router) && **router != own.address();
             if let Some(router) = lease.routers.iter().find(usable) {
                 self.route(Cidr::DEFAULT, *router, own, metric, mtu);
+            }
+            let mut routes = lease.static_routes.clone();
+            routes.sort();
+            for (to, via) in &routes {
+                self.route(*to, *via, own, metric, mtu);
             }
         } else {
             // RFC 3442: with this option the routers of option 3 do not count, default or not.
@@ -261,7 +271,13 @@ impl Desired {
         for dns in &lease.dns {
             self.server(IpAddr::V4(*dns), link);
         }
-        self.search.extend(lease.domain.clone());
+        // RFC 3397, section 4: the list is what is searched; the domain is where we are.
+        self.search.extend(lease.search.iter().cloned());
+        if lease.search.is_empty() {
+            self.search.extend(lease.domain.clone());
+        }
+        self.ntp
+            .extend(lease.ntp.iter().map(|ntp| IpAddr::V4(*ntp)));
     }
 
     /// A DNS server that was learnt.
@@ -285,6 +301,7 @@ impl Desired {
             net,
             preferred,
             until,
+            broadcast: None,
         });
         // The route to the subnet is ours and not the kernel's, so that it has metric and MTU.
         if net.prefix_len() < net.max_prefix_len() {
@@ -382,9 +399,15 @@ pub(crate) mod tests {
             server: Ipv4Addr::new(10, 0, 0, 1),
             routers: vec![],
             routes: vec![],
+            static_routes: vec![],
             dns: vec![],
             domain: None,
+            search: vec![],
             hostname: None,
+            ntp: vec![],
+            captive_portal: None,
+            broadcast: None,
+            gateway_mac: None,
             mtu: None,
             times: Times {
                 granted: Duration::from_secs(10),

@@ -295,6 +295,7 @@ mod tests {
                 net: IpNet::new(net.addr(), net.prefix_len().max(least)).expect("short enough"),
                 preferred: times.map(|(a, b)| seconds(a.min(b))),
                 until: times.map(|(a, b)| seconds(a.max(b))),
+                broadcast: None,
             }
         })
     }

@@ -157,6 +157,7 @@ pub fn address(message: &AddressMessage, now: Duration) -> Option<SeenAddress> {
             net,
             preferred,
             until,
+            broadcast: None,
         },
         ours,
         detection,
@@ -252,7 +253,7 @@ pub fn route_message(link: u32, route: &Route) -> Option<RouteMessage> {
 }
 
 /// The attributes of an address of ours beside the address itself.
-pub fn address_attributes(address: &Address, now: Duration) -> [AddressAttribute; 3] {
+pub fn address_attributes(address: &Address, now: Duration) -> Vec<AddressAttribute> {
     // Not zero: the kernel refuses that. It removes the address itself when we are not there.
     let seconds = |until: Option<Duration>| {
         until.map_or(u32::MAX, |until| {
@@ -265,9 +266,11 @@ pub fn address_attributes(address: &Address, now: Duration) -> [AddressAttribute
     let mut info = CacheInfo::default();
     info.ifa_valid = seconds(address.until).max(1);
     info.ifa_preferred = seconds(address.preferred).min(info.ifa_valid);
-    [
+    let mut attributes = vec![
         AddressAttribute::CacheInfo(info),
         AddressAttribute::Flags(AddressFlags::Noprefixroute),
         AddressAttribute::Protocol(AddressProtocol::Other(OUR_PROTOCOL)),
-    ]
+    ];
+    attributes.extend(address.broadcast.map(AddressAttribute::Broadcast));
+    attributes
 }

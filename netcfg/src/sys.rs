@@ -17,8 +17,24 @@ use tokio::io::unix::AsyncFd;
 use crate::dhcp4::frame::{CLIENT_PORT, Checksum};
 use crate::dhcp6;
 
-/// `ETH_P_IP` as the kernel wants it in addresses: in network byte order.
-const ETH_P_IP: u16 = 0x0800_u16.to_be();
+/// The protocols of packet sockets (`linux/if_ether.h`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// `ETH_P_IP`: DHCP answers, as far as [`FILTER`] lets anything through.
+    Ip,
+    /// `ETH_P_ARP`.
+    Arp,
+}
+
+impl Protocol {
+    /// As the kernel wants it in addresses: in network byte order.
+    const fn number(self) -> u16 {
+        match self {
+            Protocol::Ip => 0x0800_u16.to_be(),
+            Protocol::Arp => 0x0806_u16.to_be(),
+        }
+    }
+}
 
 /// Classic BPF: what is not UDP to the client port, whole and saying BOOTREPLY, is not queued.
 /// The packet starts at its IPv4 header, as `SOCK_DGRAM` sockets see it.
@@ -48,8 +64,8 @@ const FILTER: [libc::sock_filter; 11] = {
     ]
 };
 
-/// A packet socket for DHCP answers on one link. Needs `CAP_NET_RAW`.
-pub fn packet_socket(link: u32) -> io::Result<OwnedFd> {
+/// A packet socket on one link. Needs `CAP_NET_RAW`.
+pub fn packet_socket(link: u32, protocol: Protocol) -> io::Result<OwnedFd> {
     // SAFETY: `socket` takes numbers only.
     let fd = unsafe {
         libc::socket(
@@ -59,14 +75,16 @@ pub fn packet_socket(link: u32) -> io::Result<OwnedFd> {
         )
     };
     let fd = owned(fd)?;
-    let mut filter = FILTER;
-    let program = libc::sock_fprog {
-        len: u16::try_from(filter.len()).unwrap_or(0),
-        filter: filter.as_mut_ptr(),
-    };
-    set(&fd, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &program)?;
+    if protocol == Protocol::Ip {
+        let mut filter = FILTER;
+        let program = libc::sock_fprog {
+            len: u16::try_from(filter.len()).unwrap_or(0),
+            filter: filter.as_mut_ptr(),
+        };
+        set(&fd, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &program)?;
+    }
     set(&fd, libc::SOL_PACKET, libc::PACKET_AUXDATA, &1_i32)?;
-    let address = link_address(link, [0; 6])?;
+    let address = link_address(link, protocol, [0; 6])?;
     // SAFETY: the pointer is to a live `sockaddr_ll` and the length is its size.
     let bound = unsafe {
         libc::bind(
@@ -79,9 +97,14 @@ pub fn packet_socket(link: u32) -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
-/// Sends an IPv4 packet to everybody on the link.
-pub fn send_to_all(socket: BorrowedFd<'_>, link: u32, packet: &[u8]) -> io::Result<()> {
-    let address = link_address(link, [0xff; 6])?;
+/// Sends a packet to everybody on the link.
+pub fn send_to_all(
+    socket: BorrowedFd<'_>,
+    link: u32,
+    protocol: Protocol,
+    packet: &[u8],
+) -> io::Result<()> {
+    let address = link_address(link, protocol, [0xff; 6])?;
     // SAFETY: pointer and length of `packet` are a slice's; those of the address are of a live
     // `sockaddr_ll`. The kernel only reads.
     let sent = unsafe {
@@ -271,11 +294,11 @@ fn name_of(link_name: &str) -> [u8; libc::IFNAMSIZ] {
     name
 }
 
-fn link_address(link: u32, to: [u8; 6]) -> io::Result<libc::sockaddr_ll> {
+fn link_address(link: u32, protocol: Protocol, to: [u8; 6]) -> io::Result<libc::sockaddr_ll> {
     let [a, b, c, d, e, f] = to;
     Ok(libc::sockaddr_ll {
         sll_family: family(libc::AF_PACKET),
-        sll_protocol: ETH_P_IP,
+        sll_protocol: protocol.number(),
         sll_ifindex: i32::try_from(link)
             .map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?,
         sll_hatype: 0,

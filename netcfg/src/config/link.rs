@@ -9,6 +9,8 @@ use serde::{Deserialize, Deserializer};
 use super::glob;
 use super::is_server;
 use crate::desired::{is_destination, is_host};
+use crate::dhcp4::conflict::Conflict;
+use crate::dhcp4::request::ClientId;
 use crate::dhcp4::walk::is_name;
 use crate::link::Link;
 use crate::mac::Mac;
@@ -122,7 +124,7 @@ impl Match {
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct Dhcp {
     /// Option 61: who we are to the server.
-    pub client_id: ClientIdKind,
+    pub client_id: ClientId,
     /// Option 12: the name we would like to have in DNS.
     pub hostname: Option<String>,
     /// Option 60: what kind of machine we are.
@@ -144,7 +146,7 @@ pub struct Dhcp {
 impl Default for Dhcp {
     fn default() -> Dhcp {
         Dhcp {
-            client_id: ClientIdKind::Mac,
+            client_id: ClientId::Mac,
             hostname: None,
             vendor_class: None,
             broadcast: false,
@@ -154,28 +156,6 @@ impl Default for Dhcp {
             classless_routes: ClasslessRoutes::All,
         }
     }
-}
-
-/// What option 61 is made of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum ClientIdKind {
-    /// The link's address (RFC 2132, section 9.14).
-    Mac,
-    /// A DUID made of the link's address (RFC 4361), as DHCPv6 has it.
-    Duid,
-}
-
-/// How to find out whether somebody else has our address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Conflict {
-    /// Not at all: for clouds whose network answers every question itself.
-    Off,
-    /// While it is being used already.
-    Background,
-    /// Before it is used, which takes four to seven seconds (RFC 5227, section 2.1.1).
-    Strict,
 }
 
 /// Which routes of option 121 are taken. A server on the same wire can divert traffic with them

@@ -25,9 +25,7 @@ use std::net::IpAddr;
 
 use serde::Deserialize;
 
-pub use self::link::{
-    ClasslessRoutes, ClientIdKind, Conflict, Dhcp, Ipv6, LinkConfig, Match, Role, RouteConfig,
-};
+pub use self::link::{ClasslessRoutes, Dhcp, Ipv6, LinkConfig, Match, Role, RouteConfig};
 use crate::link::Link;
 
 /// The value of `network`.
@@ -143,6 +141,7 @@ fn is_server(address: &IpAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dhcp4::request::ClientId;
     use crate::link::Device;
     use crate::mac::Mac;
 
@@ -221,7 +220,7 @@ mod tests {
         let mac = "52:54:00:12:34:56".parse().expect("mac");
         let (index, entry) = config.entry(&link("eth7", mac, true)).expect("matches");
         assert_eq!((index, entry.address.len(), entry.gateway.len()), (0, 2, 2));
-        assert_eq!(entry.dhcp.client_id, ClientIdKind::Duid);
+        assert_eq!(entry.dhcp.client_id, ClientId::Duid);
         assert!(config.entry(&link("eth7", MAC, true)).is_none());
         assert!(config.entry(&link("wlan0", mac, true)).is_none());
     }

@@ -48,6 +48,13 @@ pub enum Input<'a> {
         /// The DHCP message.
         payload: &'a [u8],
     },
+    /// The payload of an ARP frame on a link.
+    Arp {
+        /// The link.
+        link: u32,
+        /// The payload.
+        payload: &'a [u8],
+    },
     /// The payload of a datagram to the DHCPv6 client port of a link.
     Dhcp6 {
         /// The link.
@@ -96,7 +103,7 @@ pub enum Doing {
     Making,
     /// [`Command::Open`].
     Opening(Socket),
-    /// [`Command::Send`], [`Command::Send6`] or [`Command::SendNtp`].
+    /// [`Command::Send`], [`Command::SendArp`], [`Command::Send6`] or [`Command::SendNtp`].
     Sending,
     /// Receiving, which nobody asked for.
     Receiving,
@@ -174,6 +181,13 @@ pub enum Command {
         /// The message.
         payload: Vec<u8>,
     },
+    /// Broadcast the payload of an ARP frame.
+    SendArp {
+        /// The link.
+        link: u32,
+        /// The payload.
+        payload: Vec<u8>,
+    },
     /// Send a DHCPv6 message to all servers and relays of a link.
     Send6 {
         /// The link.
@@ -235,6 +249,8 @@ pub enum Socket {
     Packet,
     /// UDP on the DHCPv4 client port.
     Udp,
+    /// ARP frames.
+    Arp,
     /// UDP on the DHCPv6 client port.
     Udp6,
 }

@@ -34,10 +34,12 @@ use self::report::Out;
 use self::settle::Settling;
 use self::time::Time;
 use crate::config::Config;
+use crate::dhcp4::arp::Arp;
 use crate::dhcp4::client;
 use crate::dhcp4::pace::{self, Budget};
 use crate::dhcp6;
 use crate::link::Link;
+use crate::mac::Mac;
 use crate::ra;
 use crate::reconcile::Seen;
 use crate::rng::Rng;
@@ -50,6 +52,8 @@ pub struct Core {
     rng: Rng,
     time: Time,
     ports: BTreeMap<u32, Port>,
+    /// The cards of this machine.
+    macs: BTreeSet<Mac>,
     /// What the kernel had when it was last asked.
     seen: Seen,
     out: Out,
@@ -100,6 +104,7 @@ impl Core {
             rng: Rng::new(seed),
             time: Time::new(time_seed, now, built),
             ports: BTreeMap::new(),
+            macs: BTreeSet::new(),
             seen: Seen::default(),
             out: Out::default(),
             look: false,
@@ -149,6 +154,7 @@ impl Core {
             Input::Dhcp4 { link, payload } => {
                 self.client(link, client::Event::Payload(payload));
             }
+            Input::Arp { link, payload } => self.arp(link, payload),
             Input::Dhcp6 { link, payload } => {
                 if let Some(port) = self.ports.get_mut(&link) {
                     let event = dhcp6::client::Event::Payload(payload);
@@ -175,6 +181,14 @@ impl Core {
     fn client(&mut self, link: u32, event: client::Event<'_>) {
         if let Some(port) = self.ports.get_mut(&link) {
             self.unsettled |= port.step(event, &mut self.out);
+        }
+    }
+
+    /// Two of our own links may be on one wire: what one says is no neighbour of the other.
+    fn arp(&mut self, link: u32, payload: &[u8]) {
+        let sender = Arp::decode(payload).map(|arp| arp.sender_mac);
+        if sender.is_some_and(|sender| !self.macs.contains(&sender)) {
+            self.client(link, client::Event::Arp(payload));
         }
     }
 
@@ -206,6 +220,7 @@ impl Core {
 
     /// Compares the links with the ports: new ones, gone ones, carriers.
     fn links(&mut self, links: Vec<Link>) {
+        self.macs = links.iter().map(|link| link.mac).collect();
         let same = |index: u32, port: &Port| {
             // A number with another address is another card.
             let mut links = links.iter();

@@ -42,6 +42,8 @@ pub struct Port {
     /// What its client knows of the carrier.
     carrier: bool,
     decided: bool,
+    /// Whether a server confirmed the lease in this run.
+    verified: bool,
     news: Option<News>,
     unsaved: Option<Box<Lease>>,
     unsynced: bool,
@@ -58,6 +60,7 @@ impl Port {
             decided: !config.dhcp4,
             news: (!config.address.is_empty()).then_some(News::Address),
             carrier: false,
+            verified: false,
             link,
             config,
             prepared: false,
@@ -116,8 +119,16 @@ impl Port {
     /// Makes the client, now that the saved lease is known.
     pub fn start(&mut self, seed: u64, saved: Option<Saved>, out: &Out) {
         if self.wants_lease() {
+            let dhcp = &self.config.dhcp;
             let identity = Identity {
                 mac: self.link.mac,
+                client_id: dhcp.client_id,
+                hostname: dhcp.hostname.clone(),
+                vendor_class: dhcp.vendor_class.clone(),
+                broadcast: dhcp.broadcast,
+                rapid_commit: dhcp.rapid_commit,
+                ipv6_only: dhcp.ipv6_only_preferred && self.config.ipv6 == Ipv6::Auto,
+                conflict: dhcp.conflict_detection,
                 // Less the IPv4 and UDP headers; one buffer size for jumbo frames, too.
                 max_message: u16::try_from(self.link.mtu.clamp(576, 1500) - 28).unwrap_or(548),
             };
@@ -265,7 +276,11 @@ impl Port {
                     to,
                     payload,
                 }),
-                Action::Apply(lease) => {
+                Action::Arp(payload) => out.push(Command::SendArp {
+                    link: self.link.index,
+                    payload,
+                }),
+                Action::Apply { lease, verified } => {
                     let same = before
                         .as_ref()
                         .is_some_and(|before| same_terms(before, &lease));
@@ -274,8 +289,14 @@ impl Port {
                         _ if extending && same => News::Renewed,
                         _ => News::Address,
                     });
-                    self.unsaved = Some(lease);
+                    // What nobody confirmed is kept already.
+                    self.unsaved = Some(lease).filter(|_| verified);
+                    self.verified = verified;
                     self.decided = true;
+                    unsettled = true;
+                }
+                Action::Remember(lease) => {
+                    self.unsaved = Some(lease);
                     unsettled = true;
                 }
                 Action::Withdraw(why) => {
@@ -307,6 +328,7 @@ impl Port {
         let wanted = [
             (v4.is_some_and(|v4| v4.raw), Socket::Packet),
             (v4.is_some_and(|v4| v4.udp), Socket::Udp),
+            (v4.is_some_and(|v4| v4.arp), Socket::Arp),
             (v6.is_some_and(Inet6::wants_socket), Socket::Udp6),
         ];
         wanted
@@ -366,7 +388,11 @@ impl Port {
         match self.news {
             // A fixed address says nothing before its link works.
             Some(News::Address) if lease.is_some() || self.link.carrier => {
-                let fields = report::address_fields(&name, desired, lease.as_ref());
+                let mut fields = report::address_fields(&name, desired, lease.as_ref());
+                if lease.is_some() && !self.verified {
+                    // Nobody answers; it is the lease from before, in a network known again.
+                    fields.push(("verified", "false".to_owned()));
+                }
                 out.event("net.address", fields);
                 let local = self.config.role == Role::Local;
                 if let Some(lease) = lease.filter(|_| !local && !desired.has_default_route()) {
@@ -429,6 +455,7 @@ fn same_terms(a: &Lease, b: &Lease) -> bool {
     let plain = |lease: &Lease| Lease {
         times: b.times,
         ack: Vec::new(),
+        gateway_mac: None,
         ..lease.clone()
     };
     plain(a) == plain(b)

@@ -8,6 +8,7 @@ use super::interface::{Command, Event};
 use crate::desired::Desired;
 use crate::dhcp4::client::{Note, Why};
 use crate::dhcp4::lease::Lease;
+use crate::mac::Mac;
 
 /// The same warning about the same link is told once in this time: some are caused by whoever
 /// sends us frames.
@@ -90,9 +91,16 @@ impl Out {
                 vec![server(from), ("detail", why.to_string())],
             ),
             Note::Silence { sent } => ("dhcp-silence", vec![("sent", sent.to_string())]),
+            Note::Conflict { address, mac } => ("address-conflict", neighbour(address, mac)),
+            Note::Defended { address, mac } => ("address-defended", neighbour(address, mac)),
+            Note::Ipv6Only { seconds } => ("ipv6-only", vec![("seconds", seconds.to_string())]),
         };
         self.warning(link, reason, details);
     }
+}
+
+fn neighbour(address: Ipv4Addr, mac: Mac) -> Vec<(&'static str, String)> {
+    vec![("address", address.to_string()), ("mac", mac.to_string())]
 }
 
 /// The fields of `net.address` for a link in this state.
@@ -119,6 +127,8 @@ pub fn address_fields(
         fields.extend(lease.mtu.map(|mtu| ("mtu", mtu.to_string())));
         fields.extend(lease.domain.clone().map(|domain| ("domain", domain)));
         fields.extend(lease.hostname.clone().map(|name| ("hostname", name)));
+        let portal = lease.captive_portal.clone();
+        fields.extend(portal.map(|portal| ("captive_portal", portal)));
     }
     fields
 }
@@ -142,5 +152,9 @@ pub const fn why(why: Why) -> &'static str {
         Why::Expired => "expired",
         Why::Nak => "nak",
         Why::Carrier => "carrier",
+        Why::Conflict => "conflict",
+        Why::Replaced => "replaced",
+        Why::Released => "released",
+        Why::Ipv6Only => "ipv6-only",
     }
 }

@@ -16,6 +16,8 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use super::arp::{Arp, Op};
+use serde::Deserialize;
+
 use crate::mac::Mac;
 use crate::rng::Rng;
 
@@ -37,7 +39,8 @@ const DEFEND_INTERVAL: Duration = Duration::from_secs(10);
 pub const WINDOW: Duration = Duration::from_millis(200);
 
 /// How much care is taken that nobody else has the address.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Conflict {
     /// None: for clouds whose network knows no broadcast and hands out no address twice.
     Off,

@@ -9,6 +9,7 @@ use dhcproto::Encodable;
 use dhcproto::v4::{
     DhcpOption, Flags, HType, Message, MessageType, Opcode, OptionCode, UnknownOption,
 };
+use serde::Deserialize;
 
 use super::conflict::Conflict;
 use super::lease::Lease;
@@ -46,7 +47,8 @@ const WANTED: [OptionCode; 17] = [
 
 /// By what servers tell us from others (option 61). Never an id from the image or a copied
 /// disk, which clones would share, and with it the address.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum ClientId {
     /// Hardware type and address (RFC 2132, section 9.14).
     #[default]

@@ -102,6 +102,10 @@ impl Driver<'_> {
                         link: *link,
                         payload,
                     },
+                    Woken::Packet(link, Ok(Packet::Arp(payload))) => Input::Arp {
+                        link: *link,
+                        payload,
+                    },
                     Woken::Packet(link, Ok(Packet::Dhcp6(payload))) => Input::Dhcp6 {
                         link: *link,
                         payload,
@@ -270,6 +274,9 @@ impl Driver<'_> {
             }
             Command::Send { link, to, payload } => {
                 or_failed(self.ports.send(link, to, &payload), Doing::Sending, link)
+            }
+            Command::SendArp { link, payload } => {
+                or_failed(self.ports.send_arp(link, &payload), Doing::Sending, link)
             }
             Command::Send6 { link, payload } => {
                 or_failed(self.ports.send6(link, &payload), Doing::Sending, link)

@@ -134,8 +134,12 @@ impl Netlink {
                 let net = address.net;
                 let addresses = self.handle.address();
                 let mut request = addresses.add(*link, net.addr(), net.prefix_len()).replace();
-                let attributes = rtnl::address_attributes(address, now);
-                request.message_mut().attributes.extend(attributes);
+                let attributes = &mut request.message_mut().attributes;
+                if address.broadcast.is_some() {
+                    // The crate has put the last address of the prefix there.
+                    attributes.retain(|a| !matches!(a, AddressAttribute::Broadcast(_)));
+                }
+                attributes.extend(rtnl::address_attributes(address, now));
                 request.execute().await
             }
             Op::RemoveAddress(link, net) => {

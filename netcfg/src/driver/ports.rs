@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::task::{Context, Poll};
 
-use super::socket::{Raw, Udp};
+use super::socket::{Arp, Raw, Udp};
 use super::udp6::Udp6;
 use crate::core::Socket;
 use crate::dhcp4::client::To;
@@ -16,6 +16,8 @@ const FAIR: usize = 16;
 pub enum Packet {
     /// A message to the DHCPv4 client port.
     Dhcp4(Vec<u8>),
+    /// An ARP frame.
+    Arp(Vec<u8>),
     /// A message to the DHCPv6 client port.
     Dhcp6(Vec<u8>),
 }
@@ -24,6 +26,7 @@ pub enum Packet {
 enum Opened {
     Packet(Raw),
     Udp(Udp),
+    Arp(Arp),
     Udp6(Udp6),
 }
 
@@ -39,6 +42,7 @@ impl Ports {
         let opened = match socket {
             Socket::Packet => Opened::Packet(Raw::open(link)?),
             Socket::Udp => Opened::Udp(Udp::open(name)?),
+            Socket::Arp => Opened::Arp(Arp::open(link)?),
             Socket::Udp6 => Opened::Udp6(Udp6::open(name, link)?),
         };
         self.sockets.insert((link, socket), opened);
@@ -63,6 +67,14 @@ impl Ports {
         }
     }
 
+    /// Broadcasts an ARP frame.
+    pub fn send_arp(&self, link: u32, payload: &[u8]) -> io::Result<()> {
+        match self.sockets.get(&(link, Socket::Arp)) {
+            Some(Opened::Arp(arp)) => arp.send(payload),
+            _ => Err(io::ErrorKind::NotConnected.into()),
+        }
+    }
+
     /// Sends a DHCPv6 message.
     pub fn send6(&self, link: u32, payload: &[u8]) -> io::Result<()> {
         match self.sockets.get(&(link, Socket::Udp6)) {
@@ -78,6 +90,7 @@ impl Ports {
                 let (received, kind): (_, fn(Vec<u8>) -> Packet) = match socket {
                     Opened::Packet(raw) => (raw.poll_receive(cx), Packet::Dhcp4),
                     Opened::Udp(udp) => (udp.poll_receive(cx), Packet::Dhcp4),
+                    Opened::Arp(arp) => (arp.poll_receive(cx), Packet::Arp),
                     Opened::Udp6(udp) => (udp.poll_receive(cx), Packet::Dhcp6),
                 };
                 match received {

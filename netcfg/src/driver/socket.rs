@@ -7,10 +7,11 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::unix::AsyncFd;
 
+use crate::dhcp4::arp;
 use crate::dhcp4::client::To;
 use crate::dhcp4::frame;
 use crate::dhcp4::frame::SERVER_PORT;
-use crate::sys;
+use crate::sys::{self, Protocol};
 
 /// Larger than any DHCP message we say that we take (option 57), headers included.
 const BUFFER: usize = 2048;
@@ -25,7 +26,7 @@ impl Raw {
     /// For one link.
     pub fn open(link: u32) -> io::Result<Raw> {
         Ok(Raw {
-            fd: sys::watch(sys::packet_socket(link)?)?,
+            fd: sys::watch(sys::packet_socket(link, Protocol::Ip)?)?,
             link,
         })
     }
@@ -33,7 +34,7 @@ impl Raw {
     /// Broadcasts a DHCP message from no address.
     pub fn send(&self, payload: &[u8]) -> io::Result<()> {
         let packet = frame::build(payload).ok_or(io::ErrorKind::InvalidInput)?;
-        sys::send_to_all(self.fd.get_ref().as_fd(), self.link, &packet)
+        sys::send_to_all(self.fd.get_ref().as_fd(), self.link, Protocol::Ip, &packet)
     }
 
     /// The next DHCP message; `None` for a packet that holds none.
@@ -49,6 +50,42 @@ impl Raw {
                     .filter(|_| !received.foreign)
                     .map(<[u8]>::to_vec);
                 return Poll::Ready(Ok(payload));
+            }
+        }
+    }
+}
+
+/// Open while the client cares for its neighbours.
+pub struct Arp {
+    fd: AsyncFd<OwnedFd>,
+    link: u32,
+}
+
+impl Arp {
+    /// For one link.
+    pub fn open(link: u32) -> io::Result<Arp> {
+        Ok(Arp {
+            fd: sys::watch(sys::packet_socket(link, Protocol::Arp)?)?,
+            link,
+        })
+    }
+
+    /// Broadcasts the payload of an ARP frame.
+    pub fn send(&self, payload: &[u8]) -> io::Result<()> {
+        sys::send_to_all(self.fd.get_ref().as_fd(), self.link, Protocol::Arp, payload)
+    }
+
+    /// The payload of the next ARP frame; Ethernet pads it.
+    pub fn poll_receive(&self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Vec<u8>>>> {
+        let mut buffer = [0; 128];
+        loop {
+            let mut guard = ready!(self.fd.poll_read_ready(cx))?;
+            let received = guard.try_io(|fd| sys::receive(fd.get_ref().as_fd(), &mut buffer));
+            if let Ok(received) = received {
+                let received = received?;
+                let payload = buffer.get(..received.length.min(arp::LENGTH));
+                let payload = payload.filter(|_| !received.foreign);
+                return Poll::Ready(Ok(payload.map(<[u8]>::to_vec)));
             }
         }
     }

@@ -179,6 +179,7 @@ impl Machine {
             net: "192.0.2.77/24".parse().expect("a prefix"),
             preferred: None,
             until: None,
+            broadcast: None,
         };
         self.seen.addresses.push(SeenAddress {
             link,
@@ -321,6 +322,7 @@ impl Machine {
             Command::SyncLease { .. }
             | Command::LoopbackUp
             | Command::AddVlan { .. }
+            | Command::SendArp { .. }
             | Command::Send6 { .. }
             | Command::SendNtp { .. }
             | Command::CloseNtp => None,
