@@ -26,6 +26,7 @@
 
 pub mod cidr;
 pub mod config;
+pub mod control;
 pub mod core;
 pub mod desired;
 pub mod dhcp4;
@@ -39,6 +40,8 @@ pub mod ra;
 pub mod reconcile;
 pub mod rng;
 pub mod rtnl;
+pub mod sandbox;
+pub mod status;
 pub mod store;
 #[expect(unsafe_code, reason = "the sockets that std cannot make")]
 mod sys;

@@ -1,5 +1,6 @@
 //! The call of `initctl`.
 
+use super::net::{self, NetCall};
 use crate::control::protocol::Request;
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -16,6 +17,8 @@ pub(super) const USAGE: &str = "usage: initctl [--runtime-dir DIR] [--json] VERB
   exits [SERVICE]                    how services ended, earlier boots included
   boot                               the stages of this boot
   metrics                            the text for a scraper
+  net [LINK]                         addresses, routes, leases and DNS, as netcfg tells them
+  net renew|release LINK             ask for more time for a lease, or give it back
   reboot | poweroff";
 
 /// Where init has its socket, on the machine.
@@ -32,6 +35,13 @@ const TIMEOUT: Duration = Duration::from_secs(120);
 pub(super) enum View {
     Plain,
     Explain,
+}
+
+/// What is called for, and of whom.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Order {
+    Init(Call),
+    Net(NetCall),
 }
 
 /// A call.
@@ -72,15 +82,17 @@ struct Options {
 }
 
 /// Reads a call; nothing if only help is wanted.
-pub(super) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Option<Call>, String> {
+pub(super) fn parse(
+    arguments: impl IntoIterator<Item = OsString>,
+) -> Result<Option<Order>, String> {
     use lexopt::Arg::{Long, Short, Value};
     let mut parser = lexopt::Parser::from_args(arguments);
-    let (mut runtime_dir, mut json) = (PathBuf::from(RUNTIME_DIR), false);
+    let (mut runtime_dir, mut json) = (None, false);
     let (mut words, mut options) = (Vec::new(), Options::default());
     let say = |e: lexopt::Error| e.to_string();
     while let Some(argument) = parser.next().map_err(say)? {
         match argument {
-            Long("runtime-dir") => runtime_dir = parser.value().map_err(say)?.into(),
+            Long("runtime-dir") => runtime_dir = Some(PathBuf::from(parser.value().map_err(say)?)),
             Long("json") => json = true,
             Long("help") | Short('h') => return Ok(None),
             Long("follow") | Short('f') => options.follow = true,
@@ -101,14 +113,23 @@ pub(super) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Opt
     }
     let mut words = words.into_iter();
     let verb = words.next().ok_or("a verb is missing")?;
-    let service = words.next();
-    if let Some(more) = words.next() {
-        return Err(format!("`{more}` is too much"));
+    if verb == "net" {
+        let (verb, link) = net::parse(&mut words)?;
+        nothing_after(&mut words)?;
+        check_options("net", None, &options)?;
+        return Ok(Some(Order::Net(NetCall {
+            runtime_dir: runtime_dir.unwrap_or_else(|| net::RUNTIME_DIR.into()),
+            json,
+            verb,
+            link,
+        })));
     }
+    let service = words.next();
+    nothing_after(&mut words)?;
     let request = request(&verb, service, &options)?;
-    check_options(&verb, &request, &options)?;
-    Ok(Some(Call {
-        runtime_dir,
+    check_options(&verb, Some(&request), &options)?;
+    Ok(Some(Order::Init(Call {
+        runtime_dir: runtime_dir.unwrap_or_else(|| RUNTIME_DIR.into()),
         json,
         request,
         view: if verb == "explain" {
@@ -118,7 +139,14 @@ pub(super) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Opt
         },
         wait: !options.no_wait,
         timeout: options.timeout.unwrap_or(TIMEOUT),
-    }))
+    })))
+}
+
+fn nothing_after(words: &mut impl Iterator<Item = String>) -> Result<(), String> {
+    match words.next() {
+        Some(more) => Err(format!("`{more}` is too much")),
+        None => Ok(()),
+    }
 }
 
 fn request(verb: &str, service: Option<String>, options: &Options) -> Result<Request, String> {
@@ -161,14 +189,16 @@ fn request(verb: &str, service: Option<String>, options: &Options) -> Result<Req
 }
 
 /// An option that a verb does not have is a mistake, not nothing.
-fn check_options(verb: &str, request: &Request, options: &Options) -> Result<(), String> {
-    let streams = matches!(request, Request::Events { .. } | Request::Logs { .. });
+fn check_options(verb: &str, request: Option<&Request>, options: &Options) -> Result<(), String> {
+    let streams = matches!(request, Some(Request::Events { .. } | Request::Logs { .. }));
     let changes = matches!(
         request,
-        Request::Start { .. }
-            | Request::Stop { .. }
-            | Request::Restart { .. }
-            | Request::Reload { .. }
+        Some(
+            Request::Start { .. }
+                | Request::Stop { .. }
+                | Request::Restart { .. }
+                | Request::Reload { .. }
+        )
     );
     let given = [
         ("-f", options.follow, streams),
@@ -191,7 +221,7 @@ fn number<T: std::str::FromStr>(option: &str, value: &OsString) -> Result<T, Str
 mod tests {
     use super::*;
 
-    fn call(line: &str) -> Result<Option<Call>, String> {
+    fn call(line: &str) -> Result<Option<Order>, String> {
         parse(
             line.split(' ')
                 .filter(|w| !w.is_empty())
@@ -200,7 +230,36 @@ mod tests {
     }
 
     fn good(line: &str) -> Call {
-        call(line).unwrap().unwrap()
+        match call(line) {
+            Ok(Some(Order::Init(call))) => call,
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn of_the_network() {
+        use netcfg::control::protocol::Verb;
+        let link = || String::from("eth0");
+        for (line, verb, of) in [
+            ("net", Verb::Net {}, None),
+            ("net eth0", Verb::Net {}, Some(link())),
+            ("net renew eth0", Verb::Renew { link: link() }, None),
+            ("net release eth0", Verb::Release { link: link() }, None),
+        ] {
+            for (more, runtime_dir, json) in [
+                ("", "/run/netcfg", false),
+                (" --json --runtime-dir /r", "/r", true),
+            ] {
+                let expected = NetCall {
+                    runtime_dir: runtime_dir.into(),
+                    json,
+                    verb: verb.clone(),
+                    link: of.clone(),
+                };
+                let order = call(&format!("{line}{more}"));
+                assert_eq!(order, Ok(Some(Order::Net(expected))), "{line}");
+            }
+        }
     }
 
     #[test]
@@ -294,6 +353,12 @@ mod tests {
             ("logs --no-wait", "logs has no --no-wait"),
             ("logs -n many", "-n many: a number is wanted"),
             ("status --all", "--all"),
+            ("net renew", "net renew needs a LINK"),
+            ("net release", "net release needs a LINK"),
+            ("net renew eth0 eth1", "`eth1` is too much"),
+            ("net eth0 eth1", "`eth1` is too much"),
+            ("net -f", "net has no -f"),
+            ("net renew eth0 --no-wait", "net has no --no-wait"),
         ] {
             let problem = call(line).unwrap_err();
             assert!(problem.contains(expected), "{line}: {problem}");

@@ -6,12 +6,14 @@
 //!
 //! [`arguments`] reads the call, [`client`] talks to the socket, [`wait`] waits until a service has
 //! settled. What is shown is made by pure functions: [`tree`] and [`service`] of the status, [`lines`]
-//! of events, output and exits, [`timeline`] of the boot. Everything they show passes [`text`],
+//! of events, output and exits, [`timeline`] of the boot. [`net`] is all of this for the network, which
+//! has a socket of its own. Everything they show passes [`text`],
 //! because a service decides what its output and its status text are, and a terminal obeys.
 
 mod arguments;
 mod client;
 mod lines;
+mod net;
 mod service;
 mod text;
 mod timeline;
@@ -21,8 +23,8 @@ mod wait;
 use crate::control::protocol::{
     EventLine, ExitRecord, LogLine, Missed, Reply, Request, SystemStatus,
 };
-use arguments::{Call, USAGE, View};
-use client::{Client, Failure};
+use arguments::{Call, Order, USAGE, View};
+use client::{Client, Failure, INIT};
 use serde::de::DeserializeOwned;
 use std::ffi::OsString;
 use std::io::Write;
@@ -44,8 +46,8 @@ pub fn run_on(
     out: &mut impl Write,
     errors: &mut impl Write,
 ) -> ExitCode {
-    let call = match arguments::parse(arguments) {
-        Ok(Some(call)) => call,
+    let order = match arguments::parse(arguments) {
+        Ok(Some(order)) => order,
         Ok(None) => {
             let _ = writeln!(out, "{USAGE}");
             return ExitCode::SUCCESS;
@@ -55,7 +57,11 @@ pub fn run_on(
             return ExitCode::from(2);
         }
     };
-    let (problem, status) = match answer(&call, out) {
+    let answered = match &order {
+        Order::Init(call) => answer(call, out),
+        Order::Net(call) => net::answer(call).and_then(|shown| say(out, &shown)),
+    };
+    let (problem, status) = match answered {
         // Whoever reads what we show has seen enough, as `head` does.
         Ok(()) | Err(Failure::Unheard) => return ExitCode::SUCCESS,
         Err(Failure::Refused(why)) => (why, 1),
@@ -66,7 +72,7 @@ pub fn run_on(
 }
 
 fn answer(call: &Call, out: &mut impl Write) -> Result<(), Failure> {
-    let mut client = Client::connect(&call.runtime_dir)?;
+    let mut client = Client::connect(&call.runtime_dir, INIT)?;
     if let Some(name) = call.waits_for() {
         let line = wait::until_settled(&mut client, call, name)?;
         return show_change(call, out, &line);
@@ -149,13 +155,13 @@ fn show_change(call: &Call, out: &mut impl Write, line: &str) -> Result<(), Fail
 
 /// All services, asked for anew.
 fn whole(runtime_dir: &std::path::Path) -> Result<SystemStatus, Failure> {
-    let line = Client::connect(runtime_dir)?.ask(&Request::Status { service: None })?;
+    let line = Client::connect(runtime_dir, INIT)?.ask(&Request::Status { service: None })?;
     system(read(&line)?)
 }
 
 /// The last exit of a service, if it may be seen.
 fn last_exit(runtime_dir: &std::path::Path, name: &str) -> Option<ExitRecord> {
-    let mut client = Client::connect(runtime_dir).ok()?;
+    let mut client = Client::connect(runtime_dir, INIT).ok()?;
     let service = Some(name.to_owned());
     client.ask(&Request::Exits { service }).ok()?;
     let mut last = None;
@@ -177,11 +183,7 @@ fn one<'a>(system: &'a SystemStatus, name: &str) -> Result<&'a ServiceStatus, Fa
 }
 
 fn read<T: DeserializeOwned>(line: &str) -> Result<T, Failure> {
-    serde_json::from_str(line).map_err(|e| {
-        Failure::Lost(format!(
-            "init's answer is not understood ({e}); is initctl of the same version?"
-        ))
-    })
+    INIT.read(line)
 }
 
 fn say(out: &mut impl Write, text: &str) -> Result<(), Failure> {

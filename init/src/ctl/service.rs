@@ -229,10 +229,10 @@ fn death_line(death: &Death) -> String {
 }
 
 /// Lines of a name and a text; a text that is empty is left out.
-struct Block(String);
+pub(super) struct Block(pub String);
 
 impl Block {
-    fn line(&mut self, name: &str, text: &str) {
+    pub fn line(&mut self, name: &str, text: &str) {
         if !text.is_empty() {
             let _ = writeln!(self.0, "  {name:12}{}", clean(text));
         }

@@ -25,7 +25,7 @@ use self::ntp::{Datagram, Ntp};
 use self::ports::{Packet, Ports};
 use crate::core::{Command, Core, Doing, Failure, Input, Start};
 use crate::rtnl::Change;
-use crate::{Error, Options, Outlet, store};
+use crate::{Error, Options, Outlet, sandbox, store};
 
 /// Runs until something that cannot be helped from here happens.
 pub fn run(options: Options, outlet: &mut dyn Outlet) -> Result<Infallible, Error> {
@@ -33,6 +33,7 @@ pub fn run(options: Options, outlet: &mut dyn Outlet) -> Result<Infallible, Erro
         .enable_io()
         .build()
         .map_err(Error::Runtime)?;
+    let sandbox = sandbox::enter(&options.state_dir, &options.runtime_dir);
     runtime.block_on(async {
         let mut driver = Driver {
             netlink: Netlink::open().map_err(Error::Netlink)?,
