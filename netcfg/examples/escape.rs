@@ -62,7 +62,7 @@ fn main() -> ExitCode {
     if let Some(gap) = sandbox.as_ref().and_then(netcfg::sandbox::Sandbox::gap) {
         println!("gap {gap}");
     }
-    match try_to(attempt, folder, program, early) {
+    match try_to(attempt, folder, program, &early) {
         Ok(()) => println!("allowed"),
         Err(error) => println!("{:?}", error.kind()),
     }
@@ -88,7 +88,7 @@ impl EarlyTcp {
     }
 }
 
-fn try_to(attempt: &str, folder: &Path, mut program: Command, tcp: EarlyTcp) -> io::Result<()> {
+fn try_to(attempt: &str, folder: &Path, mut program: Command, tcp: &EarlyTcp) -> io::Result<()> {
     match attempt {
         // What netcfg does.
         "replace" => {
@@ -107,6 +107,11 @@ fn try_to(attempt: &str, folder: &Path, mut program: Command, tcp: EarlyTcp) -> 
         "sys" => {
             fs::read_link("/sys/class/net/lo")?;
             fs::read_to_string("/sys/class/net/lo/mtu").map(|_| ())
+        }
+        "clock" => {
+            rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+            std::time::SystemTime::now();
+            Ok(())
         }
         "sysctl" => set_sysctl(),
         "sysctl-later" => {

@@ -16,6 +16,8 @@ pub mod syscalls;
 
 use std::path::Path;
 
+use rustix::time::{ClockId, clock_gettime};
+
 use self::files::Pinned;
 
 /// What came of it. To be kept as long as the sandbox is to hold: see [`Pinned`].
@@ -35,6 +37,9 @@ impl Sandbox {
 /// Enters the sandbox, for good. To be called when both folders exist and what needs more than
 /// they give is open: the control socket, above all.
 pub fn enter(state_dir: &Path, runtime_dir: &Path) -> Sandbox {
+    // The first look at a clock asks the kernel where its own code for that is (prctl(2),
+    // `PR_GET_AUXV`; before Linux 6.4 a file in /proc), which nobody may later.
+    let _ = clock_gettime(ClockId::Boottime);
     // Files first: the calls that this takes are not on the list.
     let (pinned, mut gaps) = files::restrict(state_dir, runtime_dir);
     if let Err(error) = syscalls::restrict() {

@@ -112,11 +112,12 @@ fn line(stream: &UnixStream) -> String {
 }
 
 fn rest(mut stream: UnixStream) -> String {
-    let mut text = String::new();
-    stream
-        .read_to_string(&mut text)
-        .expect("text, then the end");
-    text
+    let mut text = Vec::new();
+    // Closed while something of ours was unread: for us the same as closed.
+    if let Err(error) = stream.read_to_end(&mut text) {
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+    }
+    String::from_utf8(text).expect("text")
 }
 
 /// Whether the server has let it go.
@@ -363,6 +364,7 @@ proptest! {
         prop_assert_eq!(rig.asked.len(), 0);
         let good = rig.with(NET);
         rig.turn();
-        prop_assert!(line(&good).starts_with("{\"ok\":true"));
+        let served = line(&good).contains("\"ok\":true");
+        prop_assert!(served);
     }
 }
