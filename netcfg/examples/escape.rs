@@ -109,8 +109,8 @@ fn try_to(attempt: &str, folder: &Path, mut program: Command, tcp: &EarlyTcp) ->
             fs::read_to_string("/sys/class/net/lo/mtu").map(|_| ())
         }
         "clock" => {
-            rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-            std::time::SystemTime::now();
+            let _ = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+            let _ = std::time::SystemTime::now();
             Ok(())
         }
         "sysctl" => set_sysctl(),

@@ -95,7 +95,7 @@ const TYPE_MASK: u64 = 0xf;
 
 /// Installs the list on this thread, for good.
 pub fn restrict() -> Result<(), seccompiler::Error> {
-    Ok(seccompiler::apply_filter(&program()?)?)
+    seccompiler::apply_filter(&program()?)
 }
 
 fn program() -> Result<BpfProgram, seccompiler::Error> {
