@@ -156,6 +156,9 @@ fn rules() -> Result<BTreeMap<i64, Vec<SeccompRule>>, seccompiler::Error> {
         libc::SYS_fcntl,
         vec![
             vec![equal(1, i64::from(libc::F_GETFD))],
+            // musl says once more that what it opens is not for other programs.
+            vec![equal(1, i64::from(libc::F_SETFD))],
+            // A second descriptor for the same thing.
             vec![equal(1, i64::from(libc::F_DUPFD_CLOEXEC))],
         ],
     )?;
