@@ -6,11 +6,19 @@
 //! `tests/sandbox.rs` runs it.
 
 use std::fs;
-use std::io::{self, BufRead as _, Read as _};
+use std::future::poll_fn;
+use std::io::{self, BufRead as _, Read as _, Write as _};
 use std::net::TcpListener;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, ExitCode};
+use std::task::Poll;
+use std::time::Duration;
+
+use netcfg::control::protocol::Reply;
+use netcfg::control::server::Server;
+use netcfg::status::Status;
 
 mod sys {
     //! Raw system calls, to try those that no library makes.
@@ -57,12 +65,13 @@ fn main() -> ExitCode {
     let program = Command::new("/bin/true");
     // Made before, as an inherited one would be: only Landlock is between it and the network.
     let early = EarlyTcp::new();
+    let served = Served::new(&folder.join("run"));
     let sandbox =
         (!free).then(|| netcfg::sandbox::enter(&folder.join("state"), &folder.join("run")));
     if let Some(gap) = sandbox.as_ref().and_then(netcfg::sandbox::Sandbox::gap) {
         println!("gap {gap}");
     }
-    match try_to(attempt, folder, program, &early) {
+    match try_to(attempt, folder, program, &early, served) {
         Ok(()) => println!("allowed"),
         Err(error) => println!("{:?}", error.kind()),
     }
@@ -88,9 +97,62 @@ impl EarlyTcp {
     }
 }
 
-fn try_to(attempt: &str, folder: &Path, mut program: Command, tcp: &EarlyTcp) -> io::Result<()> {
+/// The control socket, which netcfg makes before, and a client that has asked.
+struct Served {
+    runtime: tokio::runtime::Runtime,
+    server: Server,
+    client: UnixStream,
+}
+
+impl Served {
+    fn new(runtime_dir: &Path) -> Served {
+        let path = runtime_dir.join("control");
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_io()
+            .build()
+            .expect("a runtime");
+        let server = runtime
+            .block_on(async { Server::bind(&path) })
+            .expect("a socket");
+        let mut client = UnixStream::connect(&path).expect("it listens");
+        client
+            .write_all(b"{\"verb\":\"net\"}\n")
+            .expect("connected");
+        Served {
+            runtime,
+            server,
+            client,
+        }
+    }
+
+    fn answer(mut self) -> io::Result<()> {
+        let server = &mut self.server;
+        self.runtime.block_on(async {
+            let now = Duration::ZERO;
+            let request = poll_fn(|cx| server.poll_request(cx, now)).await;
+            server.reply(&request.client, &Reply::net(Status::default()), now);
+            poll_fn(|cx| Poll::Ready(server.poll_request(cx, now).is_ready())).await;
+        });
+        drop(self.server);
+        let mut answer = String::new();
+        self.client.read_to_string(&mut answer)?;
+        answer
+            .starts_with("{\"ok\":true")
+            .then_some(())
+            .ok_or_else(|| io::ErrorKind::InvalidData.into())
+    }
+}
+
+fn try_to(
+    attempt: &str,
+    folder: &Path,
+    mut program: Command,
+    tcp: &EarlyTcp,
+    served: Served,
+) -> io::Result<()> {
     match attempt {
         // What netcfg does.
+        "control" => served.answer(),
         "replace" => {
             for of in ["state", "run"] {
                 let (fresh, path) = (folder.join(of).join(".a.new"), folder.join(of).join("a"));
@@ -195,5 +257,5 @@ fn set_sysctl() -> io::Result<()> {
     fs::OpenOptions::new()
         .write(true)
         .open("/proc/sys/net/ipv4/conf/lo/promote_secondaries")
-        .and_then(|mut file| io::Write::write_all(&mut file, b"1"))
+        .and_then(|mut file| file.write_all(b"1"))
 }

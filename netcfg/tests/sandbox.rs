@@ -85,7 +85,7 @@ fn said(output: &Output) -> String {
 fn what_netcfg_does_it_may_do() {
     let bed = Bed::new("sandbox-may");
     for attempt in [
-        "replace", "boot-id", "sys", "clock", "sysctl", "sockets", "memory",
+        "replace", "boot-id", "sys", "control", "clock", "sysctl", "sockets", "memory",
     ] {
         let output = bed.attempt(attempt, false);
         // Nothing else is said: no gap, so both parts are in force.

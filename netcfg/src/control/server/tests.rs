@@ -112,6 +112,9 @@ fn line(stream: &UnixStream) -> String {
 }
 
 fn rest(mut stream: UnixStream) -> String {
+    // Only a connection that is wrongly kept gets there.
+    let patience = Some(Duration::from_secs(20));
+    stream.set_read_timeout(patience).expect("a socket");
     let mut text = Vec::new();
     // Closed while something of ours was unread: for us the same as closed.
     if let Err(error) = stream.read_to_end(&mut text) {
