@@ -35,6 +35,8 @@ pub enum Input<'a> {
         /// Where the clocks stand.
         clocks: Clocks,
     },
+    /// A part of this program is not there, `sandbox` or `control`, and why. Work goes on.
+    Gap(&'static str, String),
     /// The answer to [`Command::ReadResolvConf`].
     ResolvConf(Option<String>),
     /// The answer to [`Command::Apply`]: what could not be done, and why.

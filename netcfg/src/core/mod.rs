@@ -23,6 +23,7 @@ mod interface;
 mod port;
 mod report;
 mod settle;
+mod status;
 mod time;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -39,7 +40,6 @@ use crate::dhcp4::client;
 use crate::dhcp4::pace::{self, Budget};
 use crate::dhcp6;
 use crate::link::Link;
-use crate::mac::Mac;
 use crate::ra;
 use crate::reconcile::Seen;
 use crate::rng::Rng;
@@ -52,8 +52,8 @@ pub struct Core {
     rng: Rng,
     time: Time,
     ports: BTreeMap<u32, Port>,
-    /// The cards of this machine.
-    macs: BTreeSet<Mac>,
+    /// All links, managed or not, as they were when last asked for.
+    links: Vec<Link>,
     /// What the kernel had when it was last asked.
     seen: Seen,
     out: Out,
@@ -74,10 +74,13 @@ pub struct Core {
     resolv_conf: Option<String>,
     /// VLANs that were asked for, by name and the number of the link that carries them.
     vlans: BTreeSet<(String, u32)>,
+    /// What of the sandbox is not in force.
+    sandbox_gap: Option<String>,
+    resolver_path: String,
 }
 
 /// What a core begins with.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Start {
     /// The time since boot.
     pub now: Duration,
@@ -88,6 +91,8 @@ pub struct Start {
     /// For the numbers by which the answers of time servers are known. Nobody must be able to
     /// guess it; it is no function of the other.
     pub time_seed: u64,
+    /// Where `resolv.conf` is, for people.
+    pub resolv_conf: String,
 }
 
 impl Core {
@@ -98,13 +103,14 @@ impl Core {
             built,
             seed,
             time_seed,
+            resolv_conf: resolver_path,
         } = start;
         let core = Core {
             config,
             rng: Rng::new(seed),
             time: Time::new(time_seed, now, built),
             ports: BTreeMap::new(),
-            macs: BTreeSet::new(),
+            links: Vec::new(),
             seen: Seen::default(),
             out: Out::default(),
             look: false,
@@ -116,6 +122,8 @@ impl Core {
             budget: Budget::new(now),
             resolv_conf: None,
             vlans: BTreeSet::new(),
+            sandbox_gap: None,
+            resolver_path,
         };
         let first = vec![Command::LoopbackUp, Command::Look, Command::ReadResolvConf];
         (core, first)
@@ -148,6 +156,12 @@ impl Core {
             Input::Links(links) => self.links(links),
             Input::Seen(seen) => self.seen(seen),
             Input::Lease { link, text, clocks } => self.lease(link, text.as_deref(), &clocks),
+            Input::Gap(what, detail) => {
+                if what == "sandbox" {
+                    self.sandbox_gap = Some(detail.clone());
+                }
+                self.out.warning("", what, vec![("detail", detail)]);
+            }
             Input::ResolvConf(text) => self.resolv_conf = text,
             Input::Applied(failures) => self.applied(failures),
             Input::Written(failure) => self.written(failure),
@@ -187,7 +201,8 @@ impl Core {
     /// Two of our own links may be on one wire: what one says is no neighbour of the other.
     fn arp(&mut self, link: u32, payload: &[u8]) {
         let sender = Arp::decode(payload).map(|arp| arp.sender_mac);
-        if sender.is_some_and(|sender| !self.macs.contains(&sender)) {
+        let own = |sender| self.links.iter().any(|link| link.mac == sender);
+        if sender.is_some_and(|sender| !own(sender)) {
             self.client(link, client::Event::Arp(payload));
         }
     }
@@ -220,7 +235,7 @@ impl Core {
 
     /// Compares the links with the ports: new ones, gone ones, carriers.
     fn links(&mut self, links: Vec<Link>) {
-        self.macs = links.iter().map(|link| link.mac).collect();
+        self.links.clone_from(&links);
         let same = |index: u32, port: &Port| {
             // A number with another address is another card.
             let mut links = links.iter();
@@ -243,10 +258,11 @@ impl Core {
             if let Some(port) = self.ports.get_mut(&link.index) {
                 self.unsettled |= port.update(&link, &mut self.out);
                 port.prepare(&mut self.out);
-            } else if let Some((_, config)) = self.config.entry(&link) {
+            } else if let Some((entry, config)) = self.config.entry(&link) {
                 let (index, mac) = (link.index, link.mac);
                 let seed = self.rng.next_u64();
-                let mut port = Port::new(link.clone(), config.clone(), seed, self.out.now);
+                let now = self.out.now;
+                let mut port = Port::new(link.clone(), (entry, config.clone()), seed, now);
                 port.prepare(&mut self.out);
                 if !link.carrier {
                     self.out.event("net.link", port.link_fields());

@@ -30,8 +30,10 @@ enum News {
 pub struct Port {
     /// As the kernel last described it.
     pub link: Link,
-    /// Its entry.
+    /// Its entry, and which one that is.
     pub config: LinkConfig,
+    /// Counted from 0.
+    pub entry: usize,
     /// Whether it has been switched on and set up.
     pub prepared: bool,
     /// The DHCPv4 client, as soon as the saved lease is known.
@@ -53,7 +55,8 @@ pub struct Port {
 
 impl Port {
     /// A port whose client is not there yet, and knows of no carrier.
-    pub fn new(link: Link, config: LinkConfig, seed: u64, now: Duration) -> Port {
+    pub fn new(link: Link, entry: (usize, LinkConfig), seed: u64, now: Duration) -> Port {
+        let (entry, config) = entry;
         let inet6 = (config.ipv6 == Ipv6::Auto).then(|| Inet6::new(&link, seed, now));
         Port {
             inet6,
@@ -62,6 +65,7 @@ impl Port {
             carrier: false,
             verified: false,
             link,
+            entry,
             config,
             prepared: false,
             client: None,
@@ -107,8 +111,29 @@ impl Port {
         unsettled | self.inet6(out, Inet6::tick)
     }
 
-    fn lease(&self) -> Option<&Lease> {
+    /// The lease of DHCPv4 that is in force.
+    pub fn lease(&self) -> Option<&Lease> {
         self.client.as_ref().and_then(Client::applied)
+    }
+
+    /// The DHCPv4 client.
+    pub fn client(&self) -> Option<&Client> {
+        self.client.as_ref()
+    }
+
+    /// Whether a server confirmed the lease in this run.
+    pub fn verified(&self) -> bool {
+        self.verified
+    }
+
+    /// The IPv6 of this link.
+    pub fn inet6_state(&self) -> Option<&Inet6> {
+        self.inet6.as_ref()
+    }
+
+    /// Whether any client of this link asks for addresses.
+    pub fn leases(&self) -> bool {
+        self.client.is_some() || self.inet6.as_ref().is_some_and(Inet6::wants_socket)
     }
 
     /// Whether the port waits for the saved lease before it can do anything.

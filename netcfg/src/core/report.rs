@@ -1,6 +1,6 @@
 //! What the core tells: events for machines and people, warnings that cannot flood.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use crate::desired::Desired;
 use crate::dhcp4::client::{Note, Why};
 use crate::dhcp4::lease::Lease;
 use crate::mac::Mac;
+use crate::status::{WARNINGS_MAX, Warning};
 
 /// The same warning about the same link is told once in this time: some are caused by whoever
 /// sends us frames.
@@ -21,6 +22,7 @@ pub struct Out {
     pub now: Duration,
     commands: Vec<Command>,
     told: BTreeMap<(String, &'static str), Duration>,
+    latest: VecDeque<Warning>,
 }
 
 impl Out {
@@ -64,12 +66,27 @@ impl Out {
             return;
         }
         self.told.insert(key, now);
+        if self.latest.len() >= WARNINGS_MAX {
+            self.latest.pop_front();
+        }
+        let texts: Vec<String> = details.iter().map(|(k, v)| format!("{k}={v}")).collect();
+        self.latest.push_back(Warning {
+            at_s: now.as_secs(),
+            link: (!link.is_empty()).then(|| link.to_owned()),
+            reason: reason.to_owned(),
+            detail: texts.join(" "),
+        });
         let mut fields = vec![("link", link.to_owned()), ("reason", reason.to_owned())];
         if link.is_empty() {
             fields.remove(0);
         }
         fields.extend(details);
         self.event("net.warning", fields);
+    }
+
+    /// The newest warnings, the newest last.
+    pub fn latest(&self) -> Vec<Warning> {
+        self.latest.iter().cloned().collect()
     }
 
     /// A warning that comes from the DHCP client.

@@ -16,6 +16,7 @@ use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
+use std::path::PathBuf;
 use std::task::{Context, Poll};
 
 use self::clock::Timer;
@@ -23,9 +24,12 @@ use self::ndisc::Ndisc;
 use self::netlink::Netlink;
 use self::ntp::{Datagram, Ntp};
 use self::ports::{Packet, Ports};
+use crate::control::protocol::Reply;
+use crate::control::server::{Request, Server};
 use crate::core::{Command, Core, Doing, Failure, Input, Start};
 use crate::rtnl::Change;
-use crate::{Error, Options, Outlet, sandbox, store};
+use crate::sandbox::{self, Sandbox};
+use crate::{Error, Options, Outlet, store};
 
 /// Runs until something that cannot be helped from here happens.
 pub fn run(options: Options, outlet: &mut dyn Outlet) -> Result<Infallible, Error> {
@@ -33,9 +37,17 @@ pub fn run(options: Options, outlet: &mut dyn Outlet) -> Result<Infallible, Erro
         .enable_io()
         .build()
         .map_err(Error::Runtime)?;
-    let sandbox = sandbox::enter(&options.state_dir, &options.runtime_dir);
     runtime.block_on(async {
+        let control = Server::bind(&options.runtime_dir.join("control"));
+        // From here on no socket of this kind can be made, and much else.
+        let sandbox = sandbox::enter(&options.state_dir, &options.runtime_dir);
+        let gaps = [
+            sandbox.gap().map(|gap| ("sandbox", gap)),
+            control.as_ref().err().map(|e| ("control", e.to_string())),
+        ];
         let mut driver = Driver {
+            control: control.ok(),
+            _sandbox: sandbox,
             netlink: Netlink::open().map_err(Error::Netlink)?,
             ndisc: Ndisc::open().map_err(Error::Netlink)?,
             timer: Timer::new().map_err(Error::Timer)?,
@@ -44,7 +56,7 @@ pub fn run(options: Options, outlet: &mut dyn Outlet) -> Result<Infallible, Erro
             options,
             outlet,
         };
-        driver.run().await
+        driver.run(gaps.into_iter().flatten()).await
     })
 }
 
@@ -64,6 +76,9 @@ struct Driver<'a> {
     timer: Timer,
     ports: Ports,
     outlet: &'a mut dyn Outlet,
+    /// Nobody can ask when this could not be made.
+    control: Option<Server>,
+    _sandbox: Sandbox,
 }
 
 /// What woke the driver.
@@ -74,18 +89,27 @@ enum Woken {
     Options(Vec<u8>),
     Time(Datagram),
     Broken(io::Error),
+    Request(Request),
 }
 
 impl Driver<'_> {
-    async fn run(&mut self) -> Result<Infallible, Error> {
+    async fn run(
+        &mut self,
+        gaps: impl Iterator<Item = (&'static str, String)>,
+    ) -> Result<Infallible, Error> {
         let config = std::mem::take(&mut self.options.config);
         let start = Start {
             now: clock::now(),
             built: clock::built(),
             seed: rand_seed(),
             time_seed: rand_seed(),
+            resolv_conf: self.resolv_conf().display().to_string(),
         };
         let (mut core, first) = Core::new(config, start);
+        for (what, why) in gaps {
+            let commands = core.step(clock::now(), Input::Gap(what, why));
+            self.carry_out(&mut core, commands).await;
+        }
         self.carry_out(&mut core, first).await;
         loop {
             self.timer.set(core.deadline()).map_err(Error::Timer)?;
@@ -120,10 +144,30 @@ impl Driver<'_> {
                         wall: datagram.wall,
                     },
                     Woken::Broken(error) => failed(Doing::Receiving, None, error),
+                    Woken::Request(request) => {
+                        let (answer, commands) = core.ask(clock::now(), &request.verb);
+                        self.answer(request, answer);
+                        self.carry_out(&mut core, commands).await;
+                        continue;
+                    }
                 };
                 let commands = core.step(clock::now(), input);
                 self.carry_out(&mut core, commands).await;
             }
+        }
+    }
+
+    fn resolv_conf(&self) -> PathBuf {
+        self.options.runtime_dir.join("resolv.conf")
+    }
+
+    fn answer(&mut self, request: &Request, answer: Result<Reply, String>) {
+        let Some(control) = &mut self.control else {
+            return;
+        };
+        match answer {
+            Ok(reply) => control.reply(&request.client, &reply, clock::now()),
+            Err(why) => control.refuse(&request.client, &why, clock::now()),
         }
     }
 
@@ -156,6 +200,11 @@ impl Driver<'_> {
                     woken.push(Woken::Broken(error));
                     break;
                 }
+            }
+        }
+        if let Some(control) = &mut self.control {
+            while let Poll::Ready(request) = control.poll_request(cx, clock::now()) {
+                woken.push(Woken::Request(request));
             }
         }
         if let Poll::Ready(fired) = self.timer.poll(cx) {
@@ -225,13 +274,14 @@ impl Driver<'_> {
                 or_failed(files::remove(&path), Doing::Storing, link)
             }
             Command::ReadResolvConf => {
-                let path = self.options.runtime_dir.join("resolv.conf");
+                let path = self.resolv_conf();
                 Some(Input::ResolvConf(files::read_small(&path)))
             }
             Command::WriteResolvConf(text) => {
-                let path = self.options.runtime_dir.join("resolv.conf");
+                let path = self.resolv_conf();
                 let written = files::replace(&path, &text);
-                Some(Input::Written(written.err().map(|e| e.to_string())))
+                let failed = written.err().map(|e| format!("{}: {e}", path.display()));
+                Some(Input::Written(failed))
             }
             Command::LoopbackUp => {
                 let result = self.netlink.loopback_up().await;

@@ -90,6 +90,7 @@ fn start(seed: u64, now: Duration) -> Start {
         built: Duration::from_secs(1_700_000_000),
         seed,
         time_seed: !seed,
+        resolv_conf: "resolv.conf".to_owned(),
     }
 }
 

@@ -32,6 +32,7 @@ impl Client {
             self.counters.not_ours += 1;
             return;
         }
+        self.counters.received += 1;
         self.counters.malformed_options += u64::from(reply.malformed);
         let expected = match reply.kind {
             Kind::Offer => self.offer(now, &reply, payload),

@@ -139,6 +139,8 @@ pub enum Note {
 pub struct Counters {
     /// Messages sent.
     pub sent: u64,
+    /// Answers to us.
+    pub received: u64,
     /// ARP frames sent.
     pub arps_sent: u64,
     /// Messages and ARP frames not sent because of the [budget](Budget).

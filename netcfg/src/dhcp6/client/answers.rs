@@ -27,6 +27,7 @@ impl Client {
             self.counters.not_ours += 1;
             return;
         };
+        self.counters.received += 1;
         self.counters.malformed_options += u64::from(reply.malformed);
         let asked = self.exchange.asked_at(now);
         let open = asked.filter(|_| reply.xid == self.exchange.xid);

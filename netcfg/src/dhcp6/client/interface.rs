@@ -100,6 +100,8 @@ pub enum Note {
 pub struct Counters {
     /// Messages sent.
     pub sent: u64,
+    /// Answers to us.
+    pub received: u64,
     /// Messages not sent because of the [budget](Budget).
     pub suppressed: u64,
     /// Payloads that are no DHCPv6 answer.
