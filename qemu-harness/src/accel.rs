@@ -8,7 +8,7 @@
 //! the cache until the next boot of the host.
 
 use crate::paths::Paths;
-use crate::qemu::Qemu;
+use crate::qemu::{PROGRAM, Qemu};
 use crate::tools::Tools;
 use anyhow::{Context, Result, bail};
 use std::fmt;
@@ -156,7 +156,7 @@ fn boot_firmware(tools: &Tools, logs: &Path) -> Result<Probe> {
     arguments.push(format!(
         "if=pflash,format=raw,unit=0,readonly=on,file={FIRMWARE}"
     ));
-    let mut qemu = match Qemu::start(tools, &arguments, logs, true) {
+    let mut qemu = match Qemu::start(tools.command(PROGRAM), &arguments, logs, true) {
         Ok(qemu) => qemu,
         Err(error) => {
             let text = format!("{error:#}");

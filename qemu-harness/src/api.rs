@@ -6,6 +6,7 @@
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 /// Any answer of the runtime is one, whatever its status.
@@ -39,13 +40,19 @@ impl Api {
     /// The appliance whose API is forwarded to this port of the host's loopback.
     #[must_use]
     pub fn new(port: u16) -> Self {
+        Self::at((Ipv4Addr::LOCALHOST, port).into())
+    }
+
+    /// The appliance that answers at this address.
+    #[must_use]
+    pub fn at(address: SocketAddr) -> Self {
         let config = ureq::Agent::config_builder()
             .http_status_as_error(false)
             .max_idle_connections(0)
             .proxy(None)
             .build();
         Self {
-            base: format!("http://127.0.0.1:{port}"),
+            base: format!("http://{address}"),
             agent: config.into(),
         }
     }

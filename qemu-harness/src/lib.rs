@@ -38,6 +38,7 @@ pub mod qmp;
 pub mod report;
 pub mod reproduce;
 pub mod rootfs;
+pub mod segment;
 pub mod serial;
 pub mod setup;
 pub mod stages;

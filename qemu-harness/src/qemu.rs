@@ -9,14 +9,13 @@
 use crate::clock::PowerClock;
 use crate::qmp::Qmp;
 use crate::serial::Serial;
-use crate::tools::Tools;
 use anyhow::{Context, Result, bail};
 use serde_json::json;
 use std::fs::{self, File};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -73,19 +72,23 @@ impl Drop for Sockets {
 }
 
 impl Qemu {
-    /// Starts QEMU with `arguments`, stopped at its first instruction. `logs` gets `serial.log`,
-    /// `qmp.log` and `qemu.err`.
+    /// Starts QEMU, which `command` runs, with `arguments`, stopped at its first instruction. `logs`
+    /// gets `serial.log`, `qmp.log` and `qemu.err`.
     ///
     /// # Errors
     /// When QEMU cannot be started or ends at once: the message is QEMU's own.
-    pub fn start(tools: &Tools, arguments: &[String], logs: &Path, serial: bool) -> Result<Self> {
+    pub fn start(
+        mut command: Command,
+        arguments: &[String],
+        logs: &Path,
+        serial: bool,
+    ) -> Result<Self> {
         let sockets = Sockets::new()?;
         let control = sockets.listen("qmp")?;
         let port = serial.then(|| sockets.listen("serial")).transpose()?;
         let errors = logs.join("qemu.err");
         let stderr =
             File::create(&errors).with_context(|| format!("cannot write {}", errors.display()))?;
-        let mut command = tools.command(PROGRAM);
         command
             .args(["-S", "-nodefaults", "-no-user-config", "-display", "none"])
             .args(["-mon", "chardev=qmp,mode=control", "-chardev"])

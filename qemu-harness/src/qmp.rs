@@ -156,8 +156,19 @@ impl Qmp {
     /// Waits for an event called `name`; `None` when the deadline passes or QEMU ends first.
     #[must_use]
     pub fn wait_event(&self, from: usize, deadline: Instant, name: &str) -> Option<QmpEvent> {
+        self.wait_for(from, deadline, |event| event.name == name)
+    }
+
+    /// The same for an event that `wanted` takes.
+    #[must_use]
+    pub fn wait_for(
+        &self,
+        from: usize,
+        deadline: Instant,
+        mut wanted: impl FnMut(&QmpEvent) -> bool,
+    ) -> Option<QmpEvent> {
         match self.events.wait(from, deadline, |event| {
-            (event.name == name).then(|| event.clone())
+            wanted(event).then(|| event.clone())
         }) {
             Waited::Found(_, event) => Some(event),
             Waited::Closed | Waited::TimedOut => None,

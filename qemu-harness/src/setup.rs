@@ -36,14 +36,28 @@ pub fn prepare() -> Result<()> {
         .chain(FILES.iter().filter(|(file, _)| !Path::new(file).exists()))
         .map(|(_, package)| *package)
         .collect();
-    if !missing.is_empty() {
-        let packages: Vec<&str> = missing.into_iter().collect();
-        apt_install(&packages)?;
-    }
+    apt_install(&missing)?;
     rust_target()
 }
 
-fn apt_install(packages: &[&str]) -> Result<()> {
+/// Installs those of these programs of the host that are missing; each comes with its package.
+///
+/// # Errors
+/// As [`prepare`].
+pub fn install(programs: &[(&str, &str)]) -> Result<()> {
+    let missing = programs
+        .iter()
+        .filter(|(program, _)| find(program).is_none())
+        .map(|(_, package)| *package)
+        .collect();
+    apt_install(&missing)
+}
+
+fn apt_install(packages: &BTreeSet<&str>) -> Result<()> {
+    if packages.is_empty() {
+        return Ok(());
+    }
+    let packages: Vec<&str> = packages.iter().copied().collect();
     let names = packages.join(" ");
     let by_hand =
         format!("apt-get update && apt-get install --yes --no-install-recommends {names}");
@@ -61,7 +75,7 @@ fn apt_install(packages: &[&str]) -> Result<()> {
         vec!["update", "--quiet"],
         [
             vec!["install", "--yes", "--quiet", "--no-install-recommends"],
-            packages.to_vec(),
+            packages,
         ]
         .concat(),
     ] {

@@ -1,14 +1,16 @@
 //! A virtual appliance: what the machine is made of, and what can be done to it while it runs.
 //!
-//! The machine is QEMU's q35 with UEFI firmware, one virtio disk, one virtio network card behind
-//! QEMU's user-mode network with the API port forwarded, and a serial port. Nothing else is
-//! plugged in unless asked for: each device costs the firmware time and the guest a driver.
+//! The machine is QEMU's q35 with UEFI firmware, one virtio disk, one virtio network card and a
+//! serial port. The card is behind QEMU's user-mode network with the API port forwarded, or on a
+//! [segment](crate::segment) with other machines. Nothing else is plugged in unless asked for: each
+//! device costs the firmware time and the guest a driver.
 
 use crate::accel::{Accel, FIRMWARE};
 use crate::api::Api;
 use crate::host::{Host, Place};
 use crate::qemu::{PROGRAM, Qemu};
-use crate::qmp::Qmp;
+use crate::qmp::{Qmp, QmpEvent};
+use crate::segment::Cable;
 use crate::serial::{Seen, Serial};
 use crate::trace::{self, Read};
 use anyhow::{Context, Result, bail, ensure};
@@ -21,13 +23,26 @@ use std::time::{Duration, Instant};
 /// The port of the runtime inside the guest.
 pub const GUEST_PORT: u16 = 8000;
 
+/// QEMU's names of the near end of the network, the card, and the slot for a card.
+const NETDEV: &str = "net0";
+const CARD: &str = "nic0";
+const SLOT: &str = "slot0";
+
 /// How the machine is connected.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Network {
     /// No network card.
     None,
     /// QEMU's user-mode network, the API on this port of the host's loopback; a free one if `None`.
     User(Option<u16>),
+    /// A segment that other machines and servers are on.
+    Segment {
+        /// The connection to it, which belongs to this machine alone.
+        cable: Cable,
+        /// Whether the card is in the machine at power-on; it can also come later, see
+        /// [`Vm::add_card`].
+        card: bool,
+    },
 }
 
 /// What the machine is made of.
@@ -97,6 +112,18 @@ impl VmConfig {
         })
     }
 
+    /// The same machine where its segment is no more.
+    fn alone(&self) -> Self {
+        let network = match &self.network {
+            Network::Segment { .. } => Network::User(None),
+            other => other.clone(),
+        };
+        Self {
+            network,
+            ..self.clone()
+        }
+    }
+
     fn arguments(
         &self,
         host: &Host,
@@ -119,16 +146,27 @@ impl VmConfig {
         let drive = "if=none,id=disk0,format=raw,discard=unmap";
         add("-drive", format!("{drive},file={}", option_value(disk)));
         add("-device", "virtio-blk-pci,drive=disk0,bootindex=0".into());
-        if self.network != Network::None {
-            let forward = port.map_or_else(String::new, |port| {
-                format!(",hostfwd=tcp:127.0.0.1:{port}-:{GUEST_PORT}")
-            });
-            add("-netdev", format!("user,id=net0{forward}"));
-            // No boot ROM: the firmware would try to boot from the network first.
-            add(
-                "-device",
-                "virtio-net-pci,netdev=net0,id=nic0,romfile=".into(),
-            );
+        match &self.network {
+            Network::None => {}
+            Network::User(_) => {
+                let forward = port.map_or_else(String::new, |port| {
+                    format!(",hostfwd=tcp:127.0.0.1:{port}-:{GUEST_PORT}")
+                });
+                add("-netdev", format!("user,id={NETDEV}{forward}"));
+                // No boot ROM: the firmware would try to boot from the network first.
+                add(
+                    "-device",
+                    format!("virtio-net-pci,netdev={NETDEV},id={CARD},romfile="),
+                );
+            }
+            Network::Segment { cable, card } => {
+                add("-netdev", cable.netdev(NETDEV));
+                // Cards can only come and go behind a port; those on the root bus stay.
+                add("-device", format!("pcie-root-port,id={SLOT},chassis=1"));
+                if *card {
+                    add("-device", segment_card(cable).to_string());
+                }
+            }
         }
         if self.watchdog {
             add("-device", "i6300esb,id=watchdog0".into());
@@ -153,6 +191,18 @@ impl VmConfig {
     }
 }
 
+/// The card of a machine on a segment: QEMU takes the same object at power-on and while it runs.
+fn segment_card(cable: &Cable) -> Value {
+    json!({
+        "driver": "virtio-net-pci",
+        "id": CARD,
+        "netdev": NETDEV,
+        "bus": SLOT,
+        "mac": cable.mac(),
+        "romfile": "",
+    })
+}
+
 /// QEMU reads `,` in an option value as its end; a doubled one stands for itself.
 fn option_value(path: &Path) -> String {
     path.display().to_string().replace(',', ",,")
@@ -170,8 +220,9 @@ pub struct Ended {
 pub struct Vm {
     qemu: Qemu,
     api: Option<Api>,
+    cable: Option<Cable>,
     reads: PathBuf,
-    /// Held while the machine is on.
+    /// Held while the machine is on; on a segment, the segment has it.
     place: Option<Place>,
 }
 
@@ -190,27 +241,34 @@ impl Vm {
         for file in [disk, variables, &host.tools.file(FIRMWARE)] {
             ensure!(file.is_file(), "{} is missing", file.display());
         }
-        let port = match config.network {
-            Network::None => None,
-            Network::User(wanted) => Some(free_port(wanted)?),
+        let (port, cable) = match &config.network {
+            Network::None => (None, None),
+            Network::User(wanted) => (Some(free_port(*wanted)?), None),
+            Network::Segment { cable, .. } => (None, Some(cable.clone())),
         };
         let arguments = config.arguments(host, disk, variables, port);
-        write_replay(host, config, &arguments, logs)?;
+        let alone = config.alone();
+        let again = alone.arguments(host, disk, variables, port);
+        write_replay(host, &alone, &again, logs)?;
         let reads = logs.join("reads.log");
         let mut arguments = arguments;
         if config.trace_reads {
             let file = reads.display().to_string();
             arguments.extend(["-trace", trace::EVENT, "-D", &file].map(str::to_owned));
         }
-        let place = host.place()?;
-        let qemu = Qemu::start(&host.tools, &arguments, logs, config.serial)
+        let (command, place) = match &cable {
+            None => (host.tools.command(PROGRAM), Some(host.place()?)),
+            Some(cable) => (cable.attach(&host.tools.command(PROGRAM)), None),
+        };
+        let qemu = Qemu::start(command, &arguments, logs, config.serial)
             .map_err(|error| explain(error, port))?;
         qemu.power_on()?;
         Ok(Self {
             qemu,
             api: port.map(Api::new),
+            cable,
             reads,
-            place: Some(place),
+            place,
         })
     }
 
@@ -228,12 +286,14 @@ impl Vm {
         self.qemu.qmp()
     }
 
-    /// The runtime's API.
+    /// The runtime's API, where it is forwarded to the host.
     ///
     /// # Errors
-    /// When the machine has no network.
+    /// When the machine has no user-mode network.
     pub fn api(&self) -> Result<&Api> {
-        self.api.as_ref().context("this machine has no network")
+        self.api.as_ref().context(
+            "the API of this machine is not forwarded; on a segment, ask it at its own address",
+        )
     }
 
     /// Host time since power-on.
@@ -316,8 +376,39 @@ impl Vm {
     /// When the machine has no network card.
     pub fn set_link(&self, up: bool) -> Result<()> {
         self.qmp()?
-            .execute("set_link", json!({"name": "nic0", "up": up}))?;
+            .execute("set_link", json!({"name": CARD, "up": up}))?;
         Ok(())
+    }
+
+    /// Puts the card for its segment into the running machine.
+    ///
+    /// # Errors
+    /// When the machine is not on a segment, or has the card.
+    pub fn add_card(&self) -> Result<()> {
+        let cable = self
+            .cable
+            .as_ref()
+            .context("only a machine on a segment has a slot for a card")?;
+        self.qmp()?.execute("device_add", segment_card(cable))?;
+        Ok(())
+    }
+
+    /// Asks the guest to give its card up and waits until it did.
+    ///
+    /// # Errors
+    /// When there is no such card, or the guest keeps it for longer than `within`.
+    pub fn remove_card(&self, within: Duration) -> Result<()> {
+        let qmp = self.qmp()?;
+        let mark = qmp.mark();
+        qmp.execute("device_del", json!({"id": CARD}))?;
+        // The card's virtio half is told to be deleted first, without a name of its own.
+        let card = |event: &QmpEvent| {
+            event.name == "DEVICE_DELETED"
+                && event.data.get("device").and_then(Value::as_str) == Some(CARD)
+        };
+        qmp.wait_for(mark, Instant::now() + within, card)
+            .map(drop)
+            .with_context(|| format!("the guest keeps its card\n{}", self.serial().quote_end(0)))
     }
 
     /// Processor time the machine has cost the host so far.
