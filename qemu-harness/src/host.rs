@@ -18,9 +18,10 @@ pub struct Host {
     pub accel: Accel,
 }
 
-/// The right to run one VM. Two emulated machines on two processors are no faster than one after
+/// The right to run one VM, or the VMs of one segment. Two emulated machines on two processors are no faster than one after
 /// the other, and each is then slow enough to run into its guest's own timeouts; so all harness
-/// processes of one workspace share as many places as there are pairs of processors.
+/// processes of one workspace share as many places as there are pairs of processors. Nobody asks for
+/// a second one while it holds one: on a small host it would wait for itself.
 #[derive(Debug)]
 pub struct Place {
     _lock: File,

@@ -167,9 +167,10 @@ impl Qmp {
         deadline: Instant,
         mut wanted: impl FnMut(&QmpEvent) -> bool,
     ) -> Option<QmpEvent> {
-        match self.events.wait(from, deadline, |event| {
-            wanted(event).then(|| event.clone())
-        }) {
+        match self
+            .events
+            .wait(from, deadline, |event| wanted(event).then(|| event.clone()))
+        {
             Waited::Found(_, event) => Some(event),
             Waited::Closed | Waited::TimedOut => None,
         }

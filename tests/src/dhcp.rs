@@ -6,6 +6,7 @@ use qemu_harness::segment::{SERVER, Segment};
 use qemu_harness::setup;
 use std::fs;
 use std::io::{BufRead as _, BufReader};
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::sync::Arc;
@@ -13,6 +14,12 @@ use std::time::{Duration, Instant};
 
 /// Kea reads its configuration and opens its sockets in a second or two.
 const START: Duration = Duration::from_secs(60);
+
+/// What it says when it acknowledges a lease, a new one or one that the client has already (Kea Messages
+/// Manual).
+const GRANTS: [&str; 2] = ["DHCP4_LEASE_ALLOC", "DHCP4_LEASE_REUSE"];
+/// How much of the end of its log an error quotes.
+const QUOTED_LINES: usize = 15;
 
 /// A running server. Dropping it ends it at once.
 #[derive(Debug)]
@@ -63,11 +70,50 @@ impl Kea {
         let started = |line: &String| line.contains("DHCP4_STARTED").then_some(());
         match kea.said.wait(0, Instant::now() + START, started) {
             Waited::Found(..) => Ok(kea),
-            Waited::Closed | Waited::TimedOut => bail!(
-                "kea-dhcp4 does not serve; it said:\n{}",
-                kea.said.since(0).join("\n")
-            ),
+            Waited::Closed | Waited::TimedOut => {
+                bail!("kea-dhcp4 does not serve\n{}", kea.quote_end())
+            }
         }
+    }
+
+    /// The number of lines it has said so far.
+    #[must_use]
+    pub fn mark(&self) -> usize {
+        self.said.len()
+    }
+
+    /// Waits until it has said, at line `from` or later, that the card `mac` has `address`.
+    ///
+    /// # Errors
+    /// When it does not within `within`; the message quotes the end of its log.
+    pub fn granted(
+        &self,
+        from: usize,
+        mac: &str,
+        address: Ipv4Addr,
+        within: Duration,
+    ) -> Result<()> {
+        let lease = format!("lease {address} has been");
+        let grant = |line: &String| {
+            let granted = GRANTS.iter().any(|id| line.contains(id));
+            (granted && line.contains(mac) && line.contains(&lease)).then_some(())
+        };
+        match self.said.wait(from, Instant::now() + within, grant) {
+            Waited::Found(..) => Ok(()),
+            Waited::Closed | Waited::TimedOut => {
+                bail!(
+                    "the server did not give {address} to {mac}\n{}",
+                    self.quote_end()
+                )
+            }
+        }
+    }
+
+    /// Its last lines, for an error message.
+    #[must_use]
+    pub fn quote_end(&self) -> String {
+        let from = self.said.len().saturating_sub(QUOTED_LINES);
+        format!("kea-dhcp4 said last:\n{}", self.said.since(from).join("\n"))
     }
 }
 
