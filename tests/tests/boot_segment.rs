@@ -39,8 +39,8 @@ fn two_machines_on_a_segment_keep_their_addresses_when_cables_and_cards_come_and
             let (cable_a, cable_b) = (world.segment.cable(1)?, world.segment.cable(2)?);
             let mut a = first.boot(&machine(&cable_a, true))?;
             let mut b = second.boot(&machine(&cable_b, true))?;
-            let of_a = healthy(&world, &a)?;
-            let of_b = healthy(&world, &b)?;
+            let of_a = healthy(&world, &a, "52:54:00:00:00:01")?;
+            let of_b = healthy(&world, &b, "52:54:00:00:00:02")?;
             ensure!(of_a != of_b, "both machines have {of_a}");
             card_out_and_in(&world, &b, of_b)?;
             b.power_down(POWER_OFF)?;
@@ -69,10 +69,12 @@ fn machine(cable: &Cable, card: bool) -> VmConfig {
     }
 }
 
-/// Waits until the machine is healthy by its own account and by that of its neighbour.
-fn healthy(world: &World, vm: &Vm) -> Result<Ipv4Addr> {
+/// Waits until the machine is healthy by its own account and by that of its neighbours, which know it
+/// by a card of its own.
+fn healthy(world: &World, vm: &Vm, mac: &str) -> Result<Ipv4Addr> {
     vm.wait(0, "boot.healthy", &[], BOOT)?;
     let address = address(&vm.wait(0, "net.address", &[], BOOT)?.event)?;
+    world.kea.granted(0, mac, address, BOOT)?;
     answers(world, address)?;
     Ok(address)
 }
