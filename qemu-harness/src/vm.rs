@@ -246,12 +246,11 @@ impl Vm {
             Network::User(wanted) => (Some(free_port(*wanted)?), None),
             Network::Segment { cable, .. } => (None, Some(cable.clone())),
         };
-        let arguments = config.arguments(host, disk, variables, port);
         let alone = config.alone();
         let again = alone.arguments(host, disk, variables, port);
         write_replay(host, &alone, &again, logs)?;
         let reads = logs.join("reads.log");
-        let mut arguments = arguments;
+        let mut arguments = config.arguments(host, disk, variables, port);
         if config.trace_reads {
             let file = reads.display().to_string();
             arguments.extend(["-trace", trace::EVENT, "-D", &file].map(str::to_owned));
