@@ -192,6 +192,9 @@ fn in_silence(how: Restart) -> World {
     world
 }
 
+/// Something that is different after the restart.
+type Change = fn(&mut World);
+
 fn unverified(world: &World) -> bool {
     world.did(|a| {
         matches!(
@@ -244,12 +247,12 @@ fn a_server_that_wakes_confirms_or_replaces_the_lease_of_before() {
 #[test]
 fn the_lease_of_before_is_not_used_in_another_network() {
     // Another gateway, no gateway, an owner of our address, an unknown age, no file.
-    let cases: [(Restart, fn(&mut World)); 5] = [
+    let cases: [(Restart, Change); 5] = [
         (Restart::Machine { off: 60 }, |world| {
             world.neighbours[0].mac = OTHER;
         }),
         (Restart::Machine { off: 60 }, |world| {
-            world.neighbours.clear()
+            world.neighbours.clear();
         }),
         (Restart::Machine { off: 60 }, |world| {
             world.neighbours.push(Neighbour {
