@@ -174,7 +174,7 @@ proptest! {
             parts.reverse();
         }
         let lease = lease_from(&parts.concat(), Duration::ZERO).expect("a lease");
-        let expected = good(new).or(good(old));
+        let expected = good(new).or_else(|| good(old));
         prop_assert_eq!(lease.routes.first().map(|(_, via)| *via), expected);
         prop_assert_eq!(lease.routers.is_empty(), expected.is_some());
         prop_assert_eq!(lease.static_routes.is_empty(), expected.is_some());
