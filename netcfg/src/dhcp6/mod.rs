@@ -21,7 +21,8 @@
 //! the first option that it cannot read; it computes `len - 2` of a status code and `len - 11`
 //! of an authentication option without asking whether they are that long, which is a panic where
 //! sums are checked; it follows options inside options to any depth, which is the end of the stack
-//! for one datagram of 64 KiB; and it keeps options of the same code in no particular order. On
+//! for one datagram of 64 KiB; and it keeps options of the same code in no particular order. It also writes search lists with
+//! compressed names, which RFC 8415, section 10 forbids; we never write any. On
 //! messages that are in order the two must agree, which the tests of the codec demand.
 
 pub mod client;

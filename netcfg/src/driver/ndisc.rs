@@ -33,7 +33,7 @@ impl Ndisc {
             AddressFamily::NETLINK,
             SocketType::RAW,
             SocketFlags::NONBLOCK | SocketFlags::CLOEXEC,
-            // NETLINK_ROUTE.
+            // linux/netlink.h: NETLINK_ROUTE is protocol 0.
             None,
         )?;
         bind(&fd, &SocketAddrNetlink::new(0, GROUP))?;

@@ -29,10 +29,10 @@ impl Client {
         };
         self.counters.received += 1;
         self.counters.malformed_options += u64::from(reply.malformed);
-        let asked = self.exchange.asked_at(now);
+        let asked = self.exchange.asked;
         let open = asked.filter(|_| reply.xid == self.exchange.xid);
         let expected = open.is_some_and(|asked| match reply.kind {
-            Kind::Advertise => self.advertise(now, asked, &reply, server),
+            Kind::Advertise => self.advertise(now, &reply, server),
             Kind::Reply => self.reply(now, asked, &reply, server),
         });
         if !expected {
@@ -51,19 +51,13 @@ impl Client {
     }
 
     /// Until the first timeout offers are compared, after it the first one is taken.
-    fn advertise(
-        &mut self,
-        now: Duration,
-        asked: Duration,
-        reply: &Reply,
-        server: Vec<u8>,
-    ) -> bool {
+    fn advertise(&mut self, now: Duration, reply: &Reply, server: Vec<u8>) -> bool {
         if !matches!(self.phase, Phase::Soliciting { .. }) {
             return false;
         }
         // Also of a server that has no address for us (RFC 8415, section 18.2.9).
         self.learn_longest_waits(reply);
-        let lease = match Lease6::from_reply(reply, self.identity.iaid(), asked, now) {
+        let lease = match Lease6::from_reply(reply, self.identity.iaid(), now, now) {
             Ok(lease) => lease,
             Err(why) => {
                 self.refuse(reply, server, why);
@@ -114,16 +108,18 @@ impl Client {
         match self.phase {
             Phase::Soliciting { .. } => match self.lease(now, asked, reply, &server) {
                 Ok(lease) => self.bind(now, lease),
+                Err(Refused::Over) => self.begin(now),
                 Err(_) => self.shun(now, server),
             },
             Phase::Requesting { .. } => match self.lease(now, asked, reply, &server) {
                 Ok(lease) => self.bind(now, lease),
+                Err(Refused::Over) => self.begin(now),
                 Err(Refused::Status(Code::UnspecFail | Code::UseMulticast)) => {}
                 Err(_) => self.refused(now, server),
             },
             Phase::Extending { .. } => self.extended(now, asked, reply, server),
             Phase::Confirming { .. } => self.confirmed(now, reply, server),
-            Phase::Informing => match Lease6::information(reply, asked) {
+            Phase::Informing => match Lease6::information(reply, now) {
                 Ok(lease) => self.inform(lease),
                 Err(why) => self.refuse(reply, server, why),
             },
@@ -227,6 +223,7 @@ impl Client {
                     self.resume(now);
                 }
             }
+            Err(Refused::Over) => self.begin(now),
             // It cannot just now: asked again in time.
             Err(_) => {}
         }

@@ -26,9 +26,9 @@
 //! lease whose carrier is away for longer than [`GRACE`] is withdrawn but remembered, to be
 //! confirmed when the carrier is back.
 //!
-//! A REPLY tells which exchange it ends, but not which of its repetitions it answers. The lease
-//! runs from the first one of the last [`LATEST`]: a server that was dead for hours is answered by the
-//! repetition it has heard, not by the first.
+//! A REPLY tells which exchange it ends, but not which of its repetitions it answers, and it may have
+//! waited while the machine was suspended. So the lease runs from the first of them. One that would be
+//! over by that count, because its server was dead for hours, is asked for in a new exchange.
 //!
 //! What a router's flags say decides what is looked for, not what is kept: while there is a lease, it is
 //! used and extended until it ends. Two routers that disagree would otherwise take the address
@@ -64,8 +64,6 @@ pub const TO: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 1, 2);
 pub const CLIENT_PORT: u16 = 546;
 /// RFC 8415, section 7.2.
 pub const SERVER_PORT: u16 = 547;
-/// The longest that an answer is believed to be under way.
-pub const LATEST: Duration = Duration::from_secs(60);
 
 /// How long nothing is asked for after an address was declined; RFC 2131, section 3.1 has the
 /// number, RFC 8415 none.
@@ -79,8 +77,8 @@ struct Exchange {
     sent: u32,
     wait: Option<Duration>,
     again: Duration,
-    /// When it really went out, oldest first, as far back as an answer may come from.
-    on_the_wire: Vec<Duration>,
+    /// When it first really went out.
+    asked: Option<Duration>,
 }
 
 /// What an ADVERTISE has to say.

@@ -3,26 +3,13 @@
 use std::net::Ipv6Addr;
 use std::time::Duration;
 
-use super::{AFTER_DECLINE, Action, Client, Exchange, LATEST, Mode, Note, Offer, Phase, Why};
+use super::{AFTER_DECLINE, Action, Client, Exchange, Mode, Note, Offer, Phase, Why};
 use crate::dhcp6::lease::Lease6;
 use crate::dhcp6::pace::Schedule;
 use crate::dhcp6::request::{self, Ask};
 
 /// Unanswered messages (about seven seconds) before a person should hear of it.
 const SILENCE: u32 = 3;
-/// Sends remembered of an exchange; within [`LATEST`] there are fewer.
-const REMEMBERED: usize = 16;
-
-impl Exchange {
-    /// When the message went out that an answer at `now` belongs to, at the earliest. `None`: it
-    /// belongs to none.
-    pub(super) fn asked_at(&self, now: Duration) -> Option<Duration> {
-        let recent = |at: &&Duration| now.saturating_sub(**at) <= LATEST;
-        let mut all = self.on_the_wire.iter();
-        all.find(recent).or(self.on_the_wire.last()).copied()
-    }
-}
-
 impl Client {
     /// Starts the exchange of the phase that was just entered.
     pub(super) fn begin(&mut self, now: Duration) {
@@ -54,11 +41,7 @@ impl Client {
             return;
         }
         self.counters.sent += 1;
-        let wire = &mut self.exchange.on_the_wire;
-        if wire.len() >= REMEMBERED {
-            wire.remove(0);
-        }
-        wire.push(now);
+        self.exchange.asked.get_or_insert(now);
         self.out.push(Action::Send { payload });
     }
 
