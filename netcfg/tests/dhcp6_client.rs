@@ -123,7 +123,7 @@ proptest! {
     /// is bound again without any help.
     #[test]
     fn it_comes_back_when_the_server_does(
-        seed: u64, seconds in seconds(), rapid_commit: bool, death in 20u64..20_000,
+        seed: u64, seconds in seconds(), rapid_commit: bool, death in 20u64..1_000,
         pause in 1u64..100_000, loss in 0u8..100,
     ) {
         let back = s(death + pause);

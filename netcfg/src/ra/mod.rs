@@ -18,6 +18,9 @@
 //! in `IFLA_PROTINFO` instead, which the crate gives as `LinkAttribute::ProtoInfoInet6` of
 //! `LinkProtoInfoInet6::Other` with kind 1. It is enough to look at the links again then.
 //!
+//! Measured on Linux 6: both groups can be joined, and are heard, by uid 801 without any
+//! capability. The kernel passes on prefix information (3) too.
+//!
 //! Options that an appliance has no use for are ignored: the captive portal (RFC 8910) is for a browser, and
 //! PREF64 (RFC 8781) for a translator.
 
