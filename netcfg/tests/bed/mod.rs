@@ -1,204 +1,68 @@
-//! Two network namespaces with a cable between them: a server in one, netcfg in the other.
+//! Network namespaces with a cable between them: servers in some, netcfg in one.
 //!
-//! Needs root, and the programs that [`NEEDED`] names, which are installed if they are missing.
-//! netcfg runs as it does on the appliance: uid 801 with three capabilities and no way to get more.
-//! Tests wait for events, with a deadline that only a hang can reach.
+//! ```text
+//!   new()       client eth0 ─────────────── srv  server
+//!   switched()  client eth0 ──┬─ a bridge ─┬─ srv  server
+//!                             └────────────┴─ srv  any number of hosts
+//!   lossy()     client eth0 ───── relay ──── srv  server
+//! ```
+//!
+//! Needs root, and the programs that [`tools`] names, which are installed if they are missing.
+//! netcfg runs as it does on the appliance: uid 801 with three capabilities and no way to get
+//! more. Tests wait for events, with a deadline that only a hang can reach.
 
-use std::collections::BTreeMap;
-use std::fmt::Write as _;
+#![allow(dead_code, reason = "each test program uses a part of the bed")]
+
+pub mod capture;
+pub mod frame;
+pub mod process;
+pub mod relay;
+pub mod reply;
+pub mod server;
+#[expect(unsafe_code, reason = "namespaces and packet sockets")]
+pub mod sys;
+pub mod tools;
+pub mod wire;
+
+use std::cell::RefCell;
 use std::fs;
-use std::io::{BufRead as _, BufReader, Read};
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::Once;
+use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Program and Debian package.
-const NEEDED: [(&str, &str); 6] = [
-    ("ip", "iproute2"),
-    ("setpriv", "util-linux"),
-    ("dnsmasq", "dnsmasq-base"),
-    ("kea-dhcp4", "kea-dhcp4-server"),
-    ("tcpdump", "tcpdump"),
-    ("tshark", "tshark"),
-];
+use self::capture::Capture;
+pub use self::process::{Event, Process};
+use self::relay::{Faults, Relay};
+use self::server::Host;
+use self::tools::{ip, run};
 
 /// Longer than anything here takes on a machine that is busy with other things.
-const PATIENCE: Duration = Duration::from_secs(120);
+pub const PATIENCE: Duration = Duration::from_secs(150);
 
 const UID: u32 = 801;
 
 static COUNTER: AtomicU32 = AtomicU32::new(0);
 
-static INSTALLED: Once = Once::new();
-
-/// Installs what is missing of the programs, or fails with their names.
-fn install() {
-    let missing: Vec<&str> = NEEDED
-        .iter()
-        .filter(|(program, _)| {
-            let found = Command::new("sh")
-                .args(["-c", &format!("command -v {program}")])
-                .output();
-            !found.is_ok_and(|found| found.status.success())
-        })
-        .map(|(_, package)| *package)
-        .collect();
-    if missing.is_empty() {
-        return;
-    }
-    let install = ["install", "--yes", "--quiet", "--no-install-recommends"];
-    for arguments in [vec!["update", "--quiet"], [&install[..], &missing].concat()] {
-        let status = Command::new("apt-get")
-            .args(&arguments)
-            .env("DEBIAN_FRONTEND", "noninteractive")
-            .stdin(Stdio::null())
-            .status();
-        assert!(
-            status.is_ok_and(|status| status.success()),
-            "missing: {missing:?}; as root: apt-get {}",
-            arguments.join(" ")
-        );
-    }
-}
-
-/// One event of netcfg.
-#[derive(Debug, Clone)]
-pub struct Event {
-    pub name: String,
-    pub fields: BTreeMap<String, String>,
-}
-
-impl Event {
-    fn parse(line: &str) -> Event {
-        let mut words = line.split(' ');
-        let name = words.next().unwrap_or_default().to_owned();
-        let pairs = words.filter_map(|word| word.split_once('='));
-        let fields = pairs
-            .map(|(key, value)| (key.to_owned(), value.to_owned()))
-            .collect();
-        Event { name, fields }
-    }
-
-    /// The value of a field, empty when it is not there.
-    pub fn get(&self, key: &str) -> &str {
-        self.fields.get(key).map_or("", String::as_str)
-    }
-}
-
-/// A process whose lines are read as they come. It is killed when this is dropped.
-pub struct Process {
-    child: Child,
-    lines: Receiver<String>,
-    pub seen: Vec<String>,
-    name: String,
-}
-
-impl Process {
-    fn start(name: &str, command: &mut Command) -> Process {
-        let mut child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap_or_else(|error| panic!("cannot start {name}: {error}"));
-        let (sender, lines) = channel();
-        let outputs: [Box<dyn Read + Send>; 2] = [
-            Box::new(child.stdout.take().expect("piped")),
-            Box::new(child.stderr.take().expect("piped")),
-        ];
-        for output in outputs {
-            let sender = sender.clone();
-            thread::spawn(move || {
-                for line in BufReader::new(output).lines().map_while(Result::ok) {
-                    if sender.send(line).is_err() {
-                        return;
-                    }
-                }
-            });
-        }
-        Process {
-            child,
-            lines,
-            seen: vec![],
-            name: name.to_owned(),
-        }
-    }
-
-    /// Waits for a line that `wanted` takes.
-    pub fn wait_line<T>(&mut self, what: &str, wanted: impl Fn(&str) -> Option<T>) -> T {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            match self.lines.recv_timeout(left) {
-                Ok(line) => {
-                    self.seen.push(line.clone());
-                    if let Some(found) = wanted(&line) {
-                        return found;
-                    }
-                }
-                Err(why) => {
-                    panic!(
-                        "{} never said {what} ({why}); it said:\n{}",
-                        self.name,
-                        self.seen.join("\n")
-                    )
-                }
-            }
-        }
-    }
-
-    /// Waits for an event of this name with these fields.
-    pub fn event(&mut self, name: &str, fields: &[(&str, &str)]) -> Event {
-        self.wait_line(&format!("{name} {fields:?}"), |line| {
-            let event = Event::parse(line);
-            let fits = fields.iter().all(|(key, value)| event.get(key) == *value);
-            (event.name == name && fits).then_some(event)
-        })
-    }
-
-    /// Whether a line containing `text` was read so far.
-    pub fn said(&self, text: &str) -> bool {
-        self.seen.iter().any(|line| line.contains(text))
-    }
-
-    /// Ends it at once, as a crash would.
-    pub fn kill(mut self) -> Vec<String> {
-        self.stop();
-        // What it still had to say.
-        while let Ok(line) = self.lines.recv() {
-            self.seen.push(line);
-        }
-        std::mem::take(&mut self.seen)
-    }
-
-    /// Asks it to end, and waits for that.
-    pub fn terminate(mut self) {
-        run(Command::new("kill").arg(self.child.id().to_string()));
-        self.child.wait().expect("a child");
-    }
-
-    fn stop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        self.stop();
-    }
-}
-
-/// The two namespaces and a folder.
+/// The namespaces, and a folder.
 pub struct Bed {
-    pub server: String,
+    pub server: Host,
     pub client: String,
     pub folder: PathBuf,
+    id: String,
+    between: Between,
+    relay: Option<Relay>,
+    others: RefCell<Vec<String>>,
+}
+
+/// What is between the two links, and its namespace.
+#[derive(Debug, PartialEq, Eq)]
+enum Between {
+    Cable,
+    Bridge(String),
+    Relay(String),
 }
 
 impl Bed {
@@ -211,23 +75,28 @@ impl Bed {
 
     /// No link on the client's side yet.
     pub fn without_cable() -> Bed {
-        INSTALLED.call_once(install);
+        tools::install();
         let number = COUNTER.fetch_add(1, Ordering::Relaxed);
         let id = format!("nc{}-{number}", std::process::id());
+        let folder = std::env::temp_dir().join(&id);
         let bed = Bed {
-            server: format!("{id}s"),
+            server: Host::new(format!("{id}s"), folder.join("server")),
             client: format!("{id}c"),
-            folder: std::env::temp_dir().join(&id),
+            folder,
+            id,
+            between: Between::Cable,
+            relay: None,
+            others: RefCell::default(),
         };
-        for name in [&bed.server, &bed.client] {
-            ip(&["netns", "add", name]);
-            ip(&["-n", name, "link", "set", "lo", "up"]);
+        for name in [&bed.server.netns, &bed.client] {
+            add_netns(name);
         }
         for folder in ["state", "run"] {
             let path = bed.folder.join(folder);
             fs::create_dir_all(&path).expect("a folder");
             chown(&path, Some(UID), Some(UID)).expect("root");
         }
+        fs::create_dir_all(&bed.server.folder).expect("a folder");
         fs::set_permissions(&bed.folder, fs::Permissions::from_mode(0o755)).expect("own folder");
         // The build folder may be closed to uid 801.
         let program = bed.folder.join("netcfg");
@@ -241,24 +110,77 @@ impl Bed {
         bed
     }
 
+    /// As [`Bed::new`], with a bridge in between, to which [`Bed::host`] adds others.
+    pub fn switched() -> Bed {
+        let mut bed = Bed::without_cable();
+        let middle = bed.add_other("b");
+        let bridge = ["link", "add", "br0", "type", "bridge", "forward_delay", "0"];
+        ip(&[&["-n", &middle[..]][..], &bridge].concat());
+        ip(&["-n", &middle, "link", "set", "br0", "up"]);
+        bed.between = Between::Bridge(middle);
+        bed.plug();
+        bed
+    }
+
+    /// As [`Bed::new`], with a bad cable.
+    pub fn lossy(faults: Faults) -> Bed {
+        let mut bed = Bed::without_cable();
+        let middle = bed.add_other("r");
+        bed.between = Between::Relay(middle.clone());
+        bed.plug();
+        bed.relay = Some(Relay::start(&middle, "client", "server", faults));
+        bed
+    }
+
+    /// Frames that the bad cable lost.
+    pub fn lost(&self) -> u32 {
+        self.relay.as_ref().map_or(0, Relay::lost)
+    }
+
     /// Adds the cable.
     pub fn plug(&self) {
-        ip(&[
-            "link",
-            "add",
-            "eth0",
-            "netns",
-            &self.client,
-            "type",
-            "veth",
-            "peer",
-            "name",
-            "srv",
-            "netns",
-            &self.server,
-        ]);
-        self.server_ip(&["addr", "add", "10.7.0.1/24", "dev", "srv"]);
-        self.server_ip(&["link", "set", "srv", "up"]);
+        let (client, server) = (&self.client[..], &self.server.netns[..]);
+        match &self.between {
+            Between::Cable => veth((client, "eth0"), (server, "srv")),
+            Between::Bridge(middle) => {
+                self.join(client, "eth0", middle, "client");
+                self.join(server, "srv", middle, "server");
+            }
+            Between::Relay(middle) => {
+                for (netns, link, end) in [(client, "eth0", "client"), (server, "srv", "server")] {
+                    veth((netns, link), (middle, end));
+                    ip(&["-n", middle, "link", "set", end, "up"]);
+                }
+            }
+        }
+        self.server
+            .ip(&["addr", "add", "10.7.0.1/24", "dev", "srv"]);
+        self.server.ip(&["link", "set", "srv", "up"]);
+    }
+
+    fn join(&self, netns: &str, link: &str, bridge: &str, port: &str) {
+        veth((netns, link), (bridge, port));
+        ip(&["-n", bridge, "link", "set", port, "master", "br0", "up"]);
+    }
+
+    /// Another host on the bridge, with this address on its `srv`.
+    pub fn host(&self, name: &str, address: &str) -> Host {
+        let Between::Bridge(middle) = &self.between else {
+            panic!("there is no bridge to join");
+        };
+        let host = Host::new(self.add_other(name), self.folder.join(name));
+        fs::create_dir_all(&host.folder).expect("own folder");
+        self.join(&host.netns, "srv", middle, name);
+        host.ip(&["addr", "add", address, "dev", "srv"]);
+        host.ip(&["link", "set", "srv", "up"]);
+        host
+    }
+
+    fn add_other(&self, name: &str) -> String {
+        let netns = format!("{}{name}", self.id);
+        add_netns(&netns);
+        self.others.borrow_mut().push(netns.clone());
+        netns
     }
 
     /// Writes the configuration of netcfg.
@@ -268,29 +190,27 @@ impl Bed {
 
     /// Takes the carrier away, or gives it back.
     pub fn carrier(&self, on: bool) {
-        self.server_ip(&["link", "set", "srv", if on { "up" } else { "down" }]);
+        self.server
+            .ip(&["link", "set", "srv", if on { "up" } else { "down" }]);
     }
 
-    /// `ip` on the server's side.
-    pub fn server_ip(&self, arguments: &[&str]) -> String {
-        ip(&[&["-n", &self.server[..]], arguments].concat())
+    /// Switches the client's link on, as netcfg would, for what wants to find it so before. Done
+    /// when both ends have their carrier.
+    pub fn switch_on(&self) {
+        self.client_ip(&["link", "set", "eth0", "up"]);
+        let deadline = Instant::now() + PATIENCE;
+        while !self
+            .server
+            .ip(&["link", "show", "srv"])
+            .contains("state UP")
+        {
+            assert!(Instant::now() < deadline, "the server's end has no carrier");
+        }
     }
 
     /// `ip` on the client's side.
     pub fn client_ip(&self, arguments: &[&str]) -> String {
         ip(&[&["-n", &self.client[..]], arguments].concat())
-    }
-
-    /// Sets a kernel setting on the server's side.
-    pub fn server_sysctl(&self, setting: &str) {
-        let enter = ["netns", "exec", &self.server, "sysctl", "-q", "-w", setting];
-        run(Command::new("ip").args(enter));
-    }
-
-    /// Puts the server into another network.
-    pub fn renumber(&self, address: &str) {
-        self.server_ip(&["addr", "flush", "dev", "srv"]);
-        self.server_ip(&["addr", "add", address, "dev", "srv"]);
     }
 
     /// Starts netcfg with what it has on the appliance, and no more.
@@ -302,14 +222,8 @@ impl Bed {
             .arg(format!("--reuid={UID}"))
             .arg(format!("--regid={UID}"))
             .args(["--clear-groups", "--no-new-privs"])
-            .args([
-                "--inh-caps",
-                caps,
-                "--ambient-caps",
-                caps,
-                "--bounding-set",
-                caps,
-            ])
+            .args(["--inh-caps", caps, "--ambient-caps", caps])
+            .args(["--bounding-set", caps])
             .arg(self.folder.join("netcfg"))
             .args([
                 self.folder.join("config.toml"),
@@ -319,148 +233,63 @@ impl Bed {
         Process::start("netcfg", &mut command)
     }
 
-    /// Starts dnsmasq for `10.NET.0.50` to `10.NET.0.99` with further arguments.
-    pub fn dnsmasq(&self, net: u8, arguments: &[&str]) -> Process {
-        let mut command = Command::new("ip");
-        command
-            .args([
-                "netns",
-                "exec",
-                &self.server,
-                "dnsmasq",
-                "--no-daemon",
-                "--conf-file=/dev/null",
-            ])
-            .args([
-                "--port=0",
-                "--no-ping",
-                "--interface=srv",
-                "--bind-dynamic",
-                "--user=root",
-            ])
-            .args(["--log-dhcp", "--dhcp-leasefile=/dev/null"])
-            .arg(format!("--dhcp-range=10.{net}.0.50,10.{net}.0.99,2m"))
-            .args(arguments);
-        let mut process = Process::start("dnsmasq", &mut command);
-        process.wait_line("that it serves", |line| {
-            line.contains("IP range").then_some(())
-        });
-        process
+    /// What a reboot does to the client's link: nothing of netcfg's is left on it. What netcfg
+    /// keeps on disk stays. netcfg must not run.
+    pub fn forget_network(&self) {
+        self.client_ip(&["-4", "addr", "flush", "dev", "eth0"]);
     }
 
-    /// Starts Kea for `10.NET.0.50` to `10.NET.0.99` with these lifetimes in seconds.
-    pub fn kea(&self, net: u8, lease: u32, renew: u32, rebind: u32) -> Process {
-        let config = self.folder.join("kea.json");
-        let text = format!(
-            r#"{{ "Dhcp4": {{
-                "interfaces-config": {{ "interfaces": ["srv"] }},
-                "lease-database": {{ "type": "memfile", "persist": false }},
-                "authoritative": true,
-                "valid-lifetime": {lease}, "renew-timer": {renew}, "rebind-timer": {rebind},
-                "subnet4": [ {{ "id": 1, "subnet": "10.{net}.0.0/24",
-                    "pools": [ {{ "pool": "10.{net}.0.50 - 10.{net}.0.99" }} ],
-                    "option-data": [
-                        {{ "name": "routers", "data": "10.{net}.0.1" }},
-                        {{ "name": "domain-name-servers", "data": "10.{net}.0.1, 10.{net}.0.2" }},
-                        {{ "name": "domain-name", "data": "kea.example" }} ] }} ],
-                "loggers": [ {{ "name": "kea-dhcp4", "severity": "INFO",
-                    "output_options": [ {{ "output": "stdout", "flush": true }} ] }} ] }} }}"#
-        );
-        fs::write(&config, text).expect("own folder");
-        // Kea takes no interface that is not running when it starts.
-        self.client_ip(&["link", "set", "eth0", "up"]);
+    /// Waits until netcfg keeps a lease on disk, which it does after it has told the address.
+    pub fn wait_kept(&self) {
         let deadline = Instant::now() + PATIENCE;
-        while !self
-            .server_ip(&["link", "show", "srv"])
-            .contains("state UP")
+        let kept = |name: String| name.starts_with("lease-");
+        while !fs::read_dir(self.folder.join("state"))
+            .expect("own folder")
+            .flatten()
+            .any(|entry| kept(entry.file_name().to_string_lossy().into_owned()))
         {
-            assert!(Instant::now() < deadline, "the server's end has no carrier");
+            assert!(Instant::now() < deadline, "no lease is kept");
+            thread::yield_now();
         }
-        let mut command = Command::new("ip");
-        command
-            .args(["netns", "exec", &self.server, "kea-dhcp4", "-c"])
-            .arg(config)
-            .env("KEA_PIDFILE_DIR", &self.folder)
-            .env("KEA_LOCKFILE_DIR", &self.folder);
-        let mut process = Process::start("kea-dhcp4", &mut command);
-        process.wait_line("that it serves", |line| {
-            line.contains("DHCP4_STARTED").then_some(())
-        });
-        process
     }
 
-    /// Captures on the server's side; [`Bed::judge`] reads what was captured.
-    pub fn capture(&self) -> Process {
-        let mut command = Command::new("ip");
-        command
-            .args([
-                "netns",
-                "exec",
-                &self.server,
-                "tcpdump",
-                "-i",
-                "srv",
-                "--immediate-mode",
-                "-U",
-                "-Z",
-                "root",
-                "-w",
-            ])
-            .arg(self.folder.join("capture.pcap"));
-        let mut process = Process::start("tcpdump", &mut command);
-        process.wait_line("that it listens", |line| {
-            line.contains("listening on").then_some(())
-        });
-        process
+    /// Removes what netcfg keeps on disk.
+    pub fn forget_leases(&self) {
+        for entry in fs::read_dir(self.folder.join("state")).expect("own folder") {
+            fs::remove_file(entry.expect("own folder").path()).expect("own file");
+        }
     }
 
-    /// Lets tshark judge the client's DHCP frames: how many there are, and what it says of those
-    /// that it finds fault with.
-    pub fn judge(&self, capture: Process) -> (usize, String) {
-        capture.terminate();
-        let frames = |filter: &str, checksums: bool| {
-            run(Command::new("tshark")
-                .arg("-r")
-                .arg(self.folder.join("capture.pcap"))
-                .args(["-o", &format!("ip.check_checksum:{checksums}")])
-                .args(["-o", &format!("udp.check_checksum:{checksums}")])
-                .args(["-Y", filter, "-T", "fields"])
-                .args(["-e", "frame.number", "-e", "_ws.expert.message"]))
-        };
-        // 0x600000 is "warning". On a veth pair the kernel leaves the sums of its own UDP to a
-        // card that is not there; those of raw packets are ours.
-        let ours = "dhcp.type == 1";
-        let fault = "(_ws.malformed || _ws.expert.severity >= 0x600000)";
-        let raw = frames(&format!("{ours} && {fault} && ip.src == 0.0.0.0"), true);
-        let all = frames(&format!("{ours} && {fault}"), false);
-        (frames(ours, false).lines().count(), raw + &all)
+    /// Captures on the client's side, whose link is switched on for it.
+    pub fn capture(&self) -> Capture {
+        self.switch_on();
+        let path = self.folder.join("capture.pcap");
+        Capture::start(&self.client, "eth0", self.mac(), &path)
     }
 
-    /// Reports everything that happens to addresses on the client's side.
+    /// The address of the client's link.
+    pub fn mac(&self) -> [u8; 6] {
+        let shown = self.client_ip(&["-o", "link", "show", "dev", "eth0"]);
+        let (_, rest) = shown.split_once("link/ether ").expect("an Ethernet link");
+        let octets: Vec<u8> = rest[..17]
+            .split(':')
+            .map(|octet| u8::from_str_radix(octet, 16).expect("hexadecimal"))
+            .collect();
+        octets.try_into().expect("six")
+    }
+
+    /// Reports everything that happens to addresses and routes on the client's side.
     pub fn monitor(&self) -> Process {
         let mut command = Command::new("ip");
-        command.args([
-            "netns",
-            "exec",
-            &self.client,
-            "stdbuf",
-            "-oL",
-            "ip",
-            "-o",
-            "monitor",
-            "address",
-            "route",
-        ]);
+        command
+            .args(["netns", "exec", &self.client, "stdbuf", "-oL"])
+            .args(["ip", "-o", "monitor", "address", "route"]);
         let process = Process::start("ip monitor", &mut command);
         // It does not say when it listens: give it things to tell until it tells one.
         for last in 1..=254 {
             let probe = format!("198.18.0.{last}/32");
             self.client_ip(&["addr", "add", &probe, "dev", "lo"]);
-            if process
-                .lines
-                .recv_timeout(Duration::from_millis(20))
-                .is_ok()
-            {
+            if process.says_something(Duration::from_millis(20)) {
                 return process;
             }
         }
@@ -487,11 +316,28 @@ impl Bed {
 
 impl Drop for Bed {
     fn drop(&mut self) {
-        for name in [&self.server, &self.client] {
+        self.relay = None;
+        let others = self.others.borrow();
+        for name in [&self.server.netns, &self.client]
+            .into_iter()
+            .chain(&*others)
+        {
             let _ = Command::new("ip").args(["netns", "del", name]).status();
         }
         let _ = fs::remove_dir_all(&self.folder);
     }
+}
+
+fn add_netns(name: &str) {
+    ip(&["netns", "add", name]);
+    ip(&["-n", name, "link", "set", "lo", "up"]);
+}
+
+/// A cable between two links, each given with its namespace.
+fn veth((a_netns, a): (&str, &str), (b_netns, b): (&str, &str)) {
+    let near = ["link", "add", a, "netns", a_netns, "type", "veth"];
+    let far = ["peer", "name", b, "netns", b_netns];
+    ip(&[&near[..], &far].concat());
 }
 
 /// The program under test: `examples/netcfg`, which cargo builds along with the tests.
@@ -508,18 +354,4 @@ fn example() -> PathBuf {
         path.display()
     );
     path
-}
-
-fn ip(arguments: &[&str]) -> String {
-    run(Command::new("ip").args(arguments))
-}
-
-fn run(command: &mut Command) -> String {
-    let output = command
-        .output()
-        .unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    let mut said = String::from_utf8_lossy(&output.stderr).into_owned();
-    let _ = write!(said, "{}", output.status);
-    assert!(output.status.success(), "{command:?}: {said}");
-    String::from_utf8_lossy(&output.stdout).into_owned()
 }
