@@ -103,6 +103,9 @@ const DEFAULT_V4: IpNet = IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0
 /// Route metric of a link for which none is configured: all links differ.
 const DEFAULT_METRIC: u32 = 1000;
 
+/// What the kernel makes of a larger MTU of a route (`ip_metrics_convert` of net/ipv4/metrics.c).
+const LARGEST_ROUTE_MTU: u32 = 65_535 - 15;
+
 /// The priority of the routes of a link.
 pub fn metric(config: &LinkConfig, index: u32) -> u32 {
     config
@@ -231,7 +234,8 @@ impl Desired {
     }
 
     fn lease(&mut self, lease: &Lease, config: &LinkConfig, metric: u32, link: &Link) {
-        let mtu = lease.mtu.map(u32::from).filter(|mtu| *mtu < link.mtu);
+        let mtu = lease.mtu.map(|mtu| u32::from(mtu).min(LARGEST_ROUTE_MTU));
+        let mtu = mtu.filter(|mtu| *mtu < link.mtu);
         let own = lease.address;
         let there = |a: &Address| a.net.addr() == IpAddr::V4(own.address());
         if !self.addresses.iter().any(there) {
@@ -283,7 +287,10 @@ impl Desired {
     /// A DNS server that was learnt.
     fn server(&mut self, dns: IpAddr, link: &Link) {
         // A resolver on the machine itself is a setting for it, not for its network.
-        let elsewhere = !(dns.is_loopback() || dns.is_unspecified() || dns.is_multicast());
+        let elsewhere = match dns {
+            IpAddr::V4(v4) => is_host_address(v4),
+            IpAddr::V6(v6) => is_host_v6(&v6.into()),
+        };
         let dns = name_server(dns, link);
         if elsewhere && !self.dns.contains(&dns) {
             self.dns.push(dns);
@@ -484,6 +491,21 @@ pub(crate) mod tests {
         );
         assert_eq!(report(&desired), ["10.0.2.3"]);
         assert_eq!(desired.search, ["example.net"]);
+        // The kernel has a bound of its own; what it would make of more never is what was set.
+        let huge = Lease {
+            mtu: Some(65_534),
+            ..lease.clone()
+        };
+        let wide = Link {
+            mtu: 65_535,
+            ..link()
+        };
+        let learnt = Learnt {
+            lease: Some(&huge),
+            ..Learnt::default()
+        };
+        let desired = Desired::new(&LinkConfig::default(), learnt, &wide);
+        assert_eq!(desired.routes[0].mtu, Some(65_520));
         // An MTU above that of the link is none.
         let large = Lease {
             mtu: Some(9000),

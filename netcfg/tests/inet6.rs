@@ -4,12 +4,18 @@
 mod bed;
 
 use bed::Bed;
+use bed::capture::judge;
+use bed::tools::run;
 
 /// The server's end gets a global address; dnsmasq advertises its network.
 fn with_router(bed: &Bed) {
     // Without this it says with every answer that it is no router (RFC 4861, section 7.3.3).
-    bed.server_sysctl("net.ipv6.conf.all.forwarding=1");
-    bed.server_ip(&["addr", "add", "fd00:7::1/64", "dev", "srv", "nodad"]);
+    run(bed
+        .server
+        .command("sysctl")
+        .args(["-q", "-w", "net.ipv6.conf.all.forwarding=1"]));
+    bed.server
+        .ip(&["addr", "add", "fd00:7::1/64", "dev", "srv", "nodad"]);
 }
 
 fn v6(bed: &Bed) -> String {
@@ -43,7 +49,7 @@ fn a_network_of_ipv6_alone() {
         .resolv_conf()
         .contains("nameserver fd00:7::53\nsearch lan.example\n")
     {
-        bed.server_ip(&["addr", "show", "dev", "srv"]);
+        bed.server.ip(&["addr", "show", "dev", "srv"]);
     }
     assert!(!netcfg.said("warning"), "{:?}", netcfg.seen);
 }
@@ -67,7 +73,7 @@ fn information_by_dhcpv6_when_the_router_says_so() {
         line.contains("DHCPINFORMATION-REQUEST").then_some(())
     });
     drop(netcfg);
-    assert_eq!(bed.judge(capture).1, "");
+    assert_eq!(judge(&[capture.stop()], &bed.folder), []);
 }
 
 #[test]
@@ -100,7 +106,7 @@ fn an_address_by_dhcpv6_is_kept_over_a_restart() {
     assert!(!monitor.said("Deleted"), "{:?}", monitor.seen);
     assert!(bed.resolv_conf().contains("nameserver fd00:7::53"));
     drop(netcfg);
-    assert_eq!(bed.judge(capture).1, "");
+    assert_eq!(judge(&[capture.stop()], &bed.folder), []);
 }
 
 #[test]

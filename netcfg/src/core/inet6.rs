@@ -25,14 +25,22 @@ use crate::ra::{Facts, Flags, UserOption};
 use crate::reconcile::{Detection, Seen};
 use crate::rng::Rng;
 
+/// How long a router has to answer: `MAX_RA_DELAY_TIME` of half a second (RFC 4861, section 10),
+/// and some more.
+const ROUTER_ANSWERS: Duration = Duration::from_secs(3);
+
 /// The IPv6 of a link.
 #[derive(Debug)]
 pub struct Inet6 {
     client: Client,
     facts: Facts,
+    /// What the routers ask for, and what of that the client knows.
     mode: Mode,
+    asked: Option<Mode>,
     /// Whether the client knows that it can speak.
     up: bool,
+    /// A router was asked to repeat what an earlier run has heard, and may answer until then.
+    repeats_until: Option<Duration>,
     /// Since when the carrier is away.
     carrier_lost: Option<Duration>,
     /// Whether this run has an answer about the leased address.
@@ -50,7 +58,9 @@ impl Inet6 {
         Inet6 {
             client: Client::new(identity, Rng::new(seed), now),
             facts: Facts::new(),
-            mode: Mode::Off,
+            mode: Flags::from_bits(link.inet6_flags).mode(),
+            asked: None,
+            repeats_until: None,
             up: false,
             carrier_lost: None,
             decided: false,
@@ -62,10 +72,16 @@ impl Inet6 {
     /// When [`Inet6::step`] is due.
     pub fn deadline(&self) -> Option<Duration> {
         let grace = self.carrier_lost.map(|lost| lost.saturating_add(GRACE));
-        [self.client.deadline(), self.facts.deadline(), grace]
+        let facts = self.facts.deadline();
+        [self.client.deadline(), facts, grace, self.repeats_until]
             .into_iter()
             .flatten()
             .min()
+    }
+
+    /// Whether a router may be about to repeat what an earlier run has heard.
+    pub fn awaits_router(&self) -> bool {
+        self.repeats_until.is_some()
     }
 
     /// The lease that is in force.
@@ -101,6 +117,10 @@ impl Inet6 {
     /// What is due. True when there is something to settle.
     pub fn tick(&mut self, link: &Link, out: &mut Out) -> bool {
         let mut unsettled = self.facts.expire(out.now);
+        if self.repeats_until.is_some_and(|until| out.now >= until) {
+            self.repeats_until = None;
+            unsettled = true;
+        }
         let lost = self.carrier_lost.map(|lost| lost.saturating_add(GRACE));
         if lost.is_some_and(|at| out.now >= at) {
             // Perhaps another network is at the end of the cable when it is back.
@@ -115,6 +135,7 @@ impl Inet6 {
 
     /// A router said something. True when there is something to settle.
     pub fn option(&mut self, option: UserOption, now: Duration) -> bool {
+        self.repeats_until = None;
         self.facts.step(now, option)
     }
 
@@ -127,12 +148,12 @@ impl Inet6 {
             self.up = false;
             return self.step(Event::LinkDown, link, out);
         }
-        let mode = Flags::from_bits(link.inet6_flags).mode();
-        if mode == self.mode {
+        self.mode = Flags::from_bits(link.inet6_flags).mode();
+        if self.asked == Some(self.mode) {
             return false;
         }
-        self.mode = mode;
-        self.step(Event::Mode(mode), link, out)
+        self.asked = Some(self.mode);
+        self.step(Event::Mode(self.mode), link, out)
     }
 
     /// What the kernel has changed. True when there is something to settle.
@@ -145,6 +166,12 @@ impl Inet6 {
             .any(|seen| seen.detection == Detection::Passed && local(&seen.address.net));
         if link.carrier && speaks && !self.up {
             self.up = true;
+            // The kernel asks routers when the link comes up, and does not keep all of their
+            // answer. When one came before this run began, it has to be heard again.
+            if self.facts == Facts::new() && Flags::from_bits(link.inet6_flags).advertised {
+                self.repeats_until = Some(out.now + ROUTER_ANSWERS);
+                out.push(Command::Solicit { link: link.index });
+            }
             unsettled |= self.step(Event::LinkUp, link, out);
         }
         let failed = here.filter(|seen| seen.ours && seen.detection == Detection::Failed);

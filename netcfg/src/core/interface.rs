@@ -105,7 +105,8 @@ pub enum Doing {
     Making,
     /// [`Command::Open`].
     Opening(Socket),
-    /// [`Command::Send`], [`Command::SendArp`], [`Command::Send6`] or [`Command::SendNtp`].
+    /// [`Command::Send`], [`Command::SendArp`], [`Command::Send6`], [`Command::Solicit`] or
+    /// [`Command::SendNtp`].
     Sending,
     /// Receiving, which nobody asked for.
     Receiving,
@@ -196,6 +197,11 @@ pub enum Command {
         link: u32,
         /// The message.
         payload: Vec<u8>,
+    },
+    /// Ask the routers of a link to advertise themselves.
+    Solicit {
+        /// The link.
+        link: u32,
     },
     /// Ask a time server.
     SendNtp {

@@ -94,6 +94,12 @@ impl Port {
         }
     }
 
+    /// Whether what this link has for `resolv.conf` may be not all yet, a restart ago being known.
+    pub fn awaits_servers(&self) -> bool {
+        let inet6 = self.inet6.as_ref();
+        self.undecided().any() || inet6.is_some_and(Inet6::awaits_router)
+    }
+
     /// When [`Port::tick`] is due.
     pub fn deadline(&self) -> Option<Duration> {
         let v4 = self.client.as_ref().and_then(Client::deadline);

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::Core;
 use super::interface::Command;
+use super::port::Port;
 use crate::desired::Desired;
 use crate::dns;
 use crate::reconcile::{self, Intent, Op, Seen, Undecided};
@@ -128,7 +129,7 @@ impl Core {
         let text = dns::resolv_conf(servers, search);
         // What an earlier run wrote stands until this one knows better.
         let knows_nothing = wanted.iter().all(|wanted| wanted.desired.dns.is_empty())
-            && self.ports.values().any(|port| port.undecided().any());
+            && self.ports.values().any(Port::awaits_servers);
         let present = self.resolv_conf.as_ref();
         self.settling = Some(settling);
         if present.is_some_and(|present| *present == text || knows_nothing) {

@@ -29,7 +29,6 @@ fn left(now: Duration, at: Option<Duration>) -> Option<u64> {
 impl Core {
     /// Carries out what was asked at the control socket: the answer, or why there is none, and
     /// what is to be done.
-    #[must_use]
     pub fn ask(&mut self, now: Duration, verb: &Verb) -> (Result<Reply, String>, Vec<Command>) {
         let (name, v4, v6) = match verb {
             Verb::Net {} => return (Ok(Reply::net(self.status(now))), Vec::new()),

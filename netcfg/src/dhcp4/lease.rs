@@ -139,8 +139,8 @@ pub enum Refused {
     /// The address cannot belong to a host, or not to one of that subnet.
     #[error("address {0} cannot belong to a host")]
     Address(Cidr),
-    /// Option 54 is missing: there is nobody to renew from.
-    #[error("no server identifier")]
+    /// Option 54 is missing, or cannot belong to a host: there is nobody to renew from.
+    #[error("no usable server identifier")]
     NoServer,
     /// Option 51 is missing.
     #[error("no lease time")]
@@ -205,7 +205,9 @@ impl Lease {
             |b: &Ipv4Addr| b.is_broadcast() || (address.contains(*b) && *b != address.address());
         Ok(Lease {
             address,
-            server: server.ok_or(Refused::NoServer)?,
+            server: server
+                .filter(|server| is_host_address(*server))
+                .ok_or(Refused::NoServer)?,
             routers,
             routes: routes.clone(),
             static_routes,

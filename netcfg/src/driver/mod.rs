@@ -332,6 +332,7 @@ impl Driver<'_> {
             Command::Send6 { link, payload } => {
                 or_failed(self.ports.send6(link, &payload), Doing::Sending, link)
             }
+            Command::Solicit { link } => or_failed(ndisc::solicit(link), Doing::Sending, link),
             Command::SendNtp { to, bytes } => {
                 let error = self.ntp.send(to, &bytes).err()?;
                 Some(failed(Doing::Sending, None, &format!("{to}: {error}")))

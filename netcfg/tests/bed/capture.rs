@@ -96,7 +96,7 @@ impl Captured {
 /// Lets tshark judge the frames of ours in all of `captures`. What it finds fault with, by the
 /// number of the capture.
 ///
-/// A fault is a malformed frame of any kind, and a warning about DHCP. (That two hosts have one
+/// A fault is a malformed frame of any kind, and a warning about DHCP of either version. (That two hosts have one
 /// address is a warning about ARP, which some tests bring about.)
 pub fn judge(captures: &[Captured], folder: &Path) -> Vec<(usize, String)> {
     let path = folder.join("judged.pcap");
@@ -132,7 +132,7 @@ pub fn judge(captures: &[Captured], folder: &Path) -> Vec<(usize, String)> {
     assert_eq!(seen, messages, "tshark saw {seen} of {messages} messages");
     // 0x600000 is "warning". On a veth pair the kernel leaves the sums of its own UDP to a card
     // that is not there; those of raw packets are ours.
-    let fault = "(_ws.malformed || (dhcp && _ws.expert.severity >= 0x600000))";
+    let fault = "(_ws.malformed || ((dhcp || dhcpv6) && _ws.expert.severity >= 0x600000))";
     let mut faults = frames(&format!("{fault} && ip.src == 0.0.0.0"), true);
     faults += &frames(fault, false);
     faults

@@ -11,7 +11,11 @@
 //! netcfg runs as it does on the appliance: uid 801 with three capabilities and no way to get
 //! more. Tests wait for events, with a deadline that only a hang can reach.
 
-#![allow(dead_code, reason = "each test program uses a part of the bed")]
+#![allow(
+    dead_code,
+    unused_imports,
+    reason = "each test program uses a part of the bed"
+)]
 
 pub mod capture;
 pub mod frame;

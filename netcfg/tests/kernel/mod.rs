@@ -263,7 +263,12 @@ impl Machine {
             Command::Apply(ops) => {
                 let mut failures = vec![];
                 for op in ops {
-                    if self.goes_wrong(self.faults.applying) {
+                    let (Op::SetAddress(link, _)
+                    | Op::SetRoute(link, _)
+                    | Op::RemoveRoute(link, _)
+                    | Op::RemoveAddress(link, _)) = op;
+                    let there = self.links.iter().any(|known| known.index == link);
+                    if !there || self.goes_wrong(self.faults.applying) {
                         failures.push((op, "a fault".to_owned()));
                     } else {
                         self.apply(op);
@@ -325,6 +330,7 @@ impl Machine {
             | Command::AddVlan { .. }
             | Command::SendArp { .. }
             | Command::Send6 { .. }
+            | Command::Solicit { .. }
             | Command::SendNtp { .. }
             | Command::CloseNtp => None,
         }
