@@ -123,7 +123,7 @@ proptest! {
     /// is bound again without any help.
     #[test]
     fn it_comes_back_when_the_server_does(
-        seed: u64, seconds in seconds(), rapid_commit: bool, death in 20u64..1_000,
+        seed: u64, seconds in seconds(), rapid_commit: bool, death in 20u64..500,
         pause in 1u64..100_000, loss in 0u8..100,
     ) {
         let back = s(death + pause);
@@ -187,7 +187,7 @@ proptest! {
         let run = || {
             let mut world = World::new(seed, servers.clone(), loss);
             start(&mut world);
-            world.run_until(s(3600), |_| false);
+            world.run_until(s(600), |_| false);
             world.log
         };
         prop_assert_eq!(run(), run());
@@ -741,6 +741,25 @@ fn an_address_that_somebody_else_uses_is_declined() {
             .get(OptionCode::ClientId)
             .is_some()
     );
+}
+
+#[test]
+fn what_is_left_of_a_lease_is_asked_for_before_it_ends() {
+    let mut world = bound();
+    world.servers.clear();
+    world.step(Event::Renew);
+    let moved = answer(&world)
+        .granting(THERE, HOUR)
+        .granting(HERE, [0, 0, 0, 60]);
+    say(&mut world, &moved);
+    let began = world.now;
+    world.step(Event::AddressConflict(THERE));
+    assert_eq!(world.client.applied().expect("bound").hosts(), [HERE]);
+    let told = answer(&world).without_addresses();
+    say(&mut world, &told);
+    world.run_until(began + s(30), |_| false);
+    assert_eq!(last(&world).msg_type(), MessageType::Renew);
+    assert!(world.is_bound());
 }
 
 #[test]

@@ -185,6 +185,20 @@ impl Lease6 {
         }
     }
 
+    /// Gives up an address; false if it is none of the lease. T1 and T2 may have been those of
+    /// an address that stood longer than what is left, so that is asked for at once.
+    pub fn give_up(&mut self, address: Ipv6Addr, now: Duration) -> bool {
+        let before = self.addresses.len();
+        self.addresses.retain(|ours| ours.address != address);
+        if self.addresses.len() == before {
+            return false;
+        }
+        let expire = self.expire();
+        self.times.rebind = [self.times.rebind, expire].into_iter().flatten().min();
+        self.times.renew = [self.times.rebind, Some(now)].into_iter().flatten().min();
+        true
+    }
+
     /// Its addresses alone.
     pub fn hosts(&self) -> Vec<Ipv6Addr> {
         self.addresses

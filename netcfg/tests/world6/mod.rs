@@ -315,7 +315,7 @@ impl World {
                 Action::Apply(lease) => {
                     self.on_link = true;
                     let part = before.iter().any(|before| {
-                        lease.times == before.times
+                        lease.times.granted == before.times.granted
                             && lease.addresses.len() < before.addresses.len()
                             && lease.addresses.iter().all(|a| before.addresses.contains(a))
                     });

@@ -163,12 +163,10 @@ impl Client {
         let Some(held) = self.held.as_mut().filter(|held| held.applied) else {
             return;
         };
-        let before = held.lease.addresses.len();
-        held.lease.addresses.retain(|ours| ours.address != address);
-        let left = held.lease.addresses.len();
-        if left == before {
+        if !held.lease.give_up(address, now) {
             return;
         }
+        let left = held.lease.addresses.len();
         self.counters.declined += 1;
         self.out.push(Action::Note(Note::Conflict { address }));
         let server = held.lease.server.clone();
