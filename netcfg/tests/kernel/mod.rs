@@ -284,7 +284,9 @@ impl Machine {
                 self.resolv_conf = Some(text);
                 Some(Input::Written(None))
             }
-            Command::Prepare { link, up, .. } => {
+            Command::Prepare { link, up, mtu, .. } => {
+                // Property 9: nobody on the wire changes a link's MTU, which resets some cards.
+                assert_eq!(mtu, None, "the configuration sets none");
                 for known in &mut self.links {
                     if known.index == link && up {
                         known.up = true;
