@@ -1,26 +1,21 @@
-//! The network of the appliance: links, DHCPv4, routes and `resolv.conf`, in a process of its own.
+//! The network of the appliance: links, DHCP, IPv6, routes, `resolv.conf` and the measuring of the
+//! clock, in a process of its own.
 //!
-//! The crate is a functional core and an imperative shell. The core is pure: the
-//! [DHCP client](dhcp4::client) is a state machine, [`desired`] turns configuration and leases
-//! into the state each link should have, [`reconcile`] into the operations that lead there from
-//! what the kernel has. The driver, behind [`run`], turns kernel events into events of the core,
-//! and its actions into system calls.
+//! The crate is a functional core and an imperative shell. The [`core`] is pure: it is made of the
+//! clients of [DHCPv4](dhcp4::client), [DHCPv6](dhcp6::client) and [NTP](ntp::client), which are
+//! state machines, of what [routers](ra) said, of [`desired`], which turns configuration and what
+//! was learnt into the state each link should have, and of [`reconcile`], which turns that into the
+//! operations that lead there from what the kernel has. The driver, behind [`run`], turns kernel
+//! events into inputs of the core, and its commands into system calls.
 //!
-//! It runs with `CAP_NET_ADMIN`, `CAP_NET_RAW` and `CAP_NET_BIND_SERVICE` and nothing else, in
+//! Before it hears the first byte from the network it goes into a [`sandbox`]. It runs with `CAP_NET_ADMIN`, `CAP_NET_RAW` and `CAP_NET_BIND_SERVICE` and nothing else, in
 //! whatever network namespace it is started in. It never gives up and never exits on its own
 //! account: a network that is not there yet is waited for, one that went is waited for again.
 //! When it is killed, what it configured stays (until the lease ends, which the kernel sees to),
 //! and its next run takes over from there.
 //!
-//! Events, told through an [`Outlet`]:
-//!
-//! | event | fields | when |
-//! | --- | --- | --- |
-//! | `net.link` | `link state mac mtu` | a managed link is found, gets or loses its carrier |
-//! | `net.address` | `link address gateway dns lease_s server mtu domain hostname` | address, routes and `resolv.conf` are in place; fields without a value are left out |
-//! | `net.renewed` | `link address lease_s server` | the lease has more time, nothing else changed |
-//! | `net.lost` | `link address reason` | an address is taken away: `expired`, `nak`, `carrier`, `gone` |
-//! | `net.warning` | `link reason ...` | something is not as it should be; at most once a minute each |
+//! Its events, told through an [`Outlet`], are `net.link`, `net.address`, `net.renewed`, `net.lost`,
+//! `net.time` and `net.warning`; `docs/interfaces.md` has their fields.
 
 #![deny(unsafe_code)]
 

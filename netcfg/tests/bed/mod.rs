@@ -102,14 +102,6 @@ impl Bed {
         }
         fs::create_dir_all(&bed.server.folder).expect("a folder");
         fs::set_permissions(&bed.folder, fs::Permissions::from_mode(0o755)).expect("own folder");
-        // The build folder may be closed to uid 801.
-        let program = bed.folder.join("netcfg");
-        // By another process: a file that this one has open for writing could leak into a child
-        // of another test, and would be busy then.
-        run(Command::new("install")
-            .args(["-m", "755"])
-            .arg(example())
-            .arg(&program));
         bed.config("[[network.link]]\nmatch = { name = \"eth*\" }\n");
         bed
     }
@@ -219,6 +211,25 @@ impl Bed {
 
     /// Starts netcfg with what it has on the appliance, and no more.
     pub fn netcfg(&self) -> Process {
+        let mut command = self.confined(&example());
+        command.args([
+            self.folder.join("config.toml"),
+            self.folder.join("state"),
+            self.folder.join("run"),
+        ]);
+        Process::start("netcfg", &mut command)
+    }
+
+    /// A program on the client's side as netcfg's user with its three capabilities, and no more.
+    pub fn confined(&self, program: &Path) -> Command {
+        // The build folder may be closed to that user.
+        let copy = self.folder.join(program.file_name().expect("a program"));
+        if !copy.exists() {
+            // By another process: a file that this one has open for writing could leak into a
+            // child of another test, and would be busy then.
+            let mut install = Command::new("install");
+            run(install.args(["-m", "755"]).arg(program).arg(&copy));
+        }
         let caps = "-all,+net_admin,+net_raw,+net_bind_service";
         let mut command = Command::new("ip");
         command
@@ -228,13 +239,19 @@ impl Bed {
             .args(["--clear-groups", "--no-new-privs"])
             .args(["--inh-caps", caps, "--ambient-caps", caps])
             .args(["--bounding-set", caps])
-            .arg(self.folder.join("netcfg"))
-            .args([
-                self.folder.join("config.toml"),
-                self.folder.join("state"),
-                self.folder.join("run"),
-            ]);
-        Process::start("netcfg", &mut command)
+            .arg(copy);
+        command
+    }
+
+    /// A second cable, from the client's link `eth1` to a server of its own: 10.`NET`.0.1/24 on
+    /// its `srv`.
+    pub fn second_cable(&self, net: u8) -> Host {
+        let host = Host::new(self.add_other("second"), self.folder.join("second"));
+        fs::create_dir_all(&host.folder).expect("own folder");
+        veth((&self.client, "eth1"), (&host.netns, "srv"));
+        host.ip(&["addr", "add", &format!("10.{net}.0.1/24"), "dev", "srv"]);
+        host.ip(&["link", "set", "srv", "up"]);
+        host
     }
 
     /// What a reboot does to the client's link: nothing of netcfg's is left on it. What netcfg

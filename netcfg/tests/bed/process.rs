@@ -76,7 +76,7 @@ impl Process {
     }
 
     /// Waits for a line that `wanted` takes.
-    pub fn wait_line<T>(&mut self, what: &str, wanted: impl Fn(&str) -> Option<T>) -> T {
+    pub fn wait_line<T>(&mut self, what: &str, mut wanted: impl FnMut(&str) -> Option<T>) -> T {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());

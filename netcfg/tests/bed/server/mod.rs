@@ -7,7 +7,7 @@
 //! No server probes an address before it offers it: that costs seconds, and what is tested is
 //! the client.
 
-mod dnsmasq;
+pub mod dnsmasq;
 mod isc;
 mod kea;
 mod udhcpd;
