@@ -96,8 +96,8 @@ fn a_lease_from_kea_is_renewed() {
 #[test]
 fn renewal_works_with_dnsmasq_and_breaks_no_address() {
     let bed = Bed::new();
-    // Two minutes are the shortest lease that dnsmasq gives: it is renewed after one.
-    let _server = bed.dnsmasq(7, &[]);
+    // Two minutes are the shortest lease that dnsmasq gives; asked for again sooner.
+    let _server = bed.dnsmasq(7, &["--dhcp-option=option:T1,4"]);
     let mut monitor = bed.monitor();
     let mut netcfg = bed.netcfg();
     let event = netcfg.event("net.address", &[("link", "eth0")]);
