@@ -36,6 +36,7 @@ pub mod reconcile;
 pub mod rng;
 pub mod rtnl;
 pub mod sandbox;
+pub mod shun;
 pub mod status;
 pub mod store;
 #[expect(unsafe_code, reason = "the sockets that std cannot make")]

@@ -199,8 +199,10 @@ impl Seen {
         self.addresses.iter().any(|seen| {
             seen.link == link
                 && seen.address.net == wanted.net
-                && about(seen.address.until, wanted.until)
-                && about(seen.address.preferred, wanted.preferred)
+                // Somebody else's lasts as long as they want.
+                && (!seen.ours
+                    || about(seen.address.until, wanted.until)
+                        && about(seen.address.preferred, wanted.preferred))
         })
     }
 }
@@ -225,6 +227,12 @@ mod tests {
     fn apply(seen: &mut Seen, op: Op) {
         match op {
             Op::SetAddress(link, address) => {
+                let foreign =
+                    |s: &SeenAddress| !s.ours && s.link == link && s.address.net == address.net;
+                assert!(
+                    !seen.addresses.iter().any(foreign),
+                    "a foreign address was changed"
+                );
                 seen.addresses
                     .retain(|s| !(s.link == link && s.address.net == address.net));
                 seen.addresses.push(SeenAddress {

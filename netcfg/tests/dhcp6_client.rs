@@ -256,6 +256,20 @@ const HERE: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0x50);
 const THERE: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0x51);
 const HOUR: Seconds = [900, 1800, 2700, 3600];
 
+/// Each bad one takes minutes to be found out, and is preferred to all others.
+#[test]
+fn two_that_never_confirm_hide_no_third_for_ever() {
+    let bad = |number| Server {
+        preference: Some(255),
+        ..Server::new(number, Manner::Forgetful, 3600)
+    };
+    let honest = Server::new(0, Manner::Honest, 3600);
+    let mut world = World::new(1, vec![bad(1), bad(2), honest], 0);
+    start(&mut world);
+    let end = world.now + s(3600);
+    assert!(world.run_until(end, World::is_bound), "{:?}", world.client);
+}
+
 /// A world without servers whose client has just sent its first SOLICIT.
 fn soliciting() -> World {
     let mut world = World::new(1, vec![], 0);

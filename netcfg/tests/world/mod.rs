@@ -61,6 +61,7 @@ pub struct World {
     /// T1 and T2 that servers name beside the lease time.
     pub times: Option<(u32, u32)>,
     pub checker: Checker,
+    carrier: bool,
     booted: Duration,
     boots: u32,
     /// The lease file.
@@ -92,6 +93,7 @@ impl World {
             loss,
             times: None,
             checker: Checker::default(),
+            carrier: false,
             booted: Duration::ZERO,
             boots: 1,
             file: None,
@@ -156,6 +158,7 @@ impl World {
         self.checker.age_known =
             saved.is_some() && !matches!(how, Restart::MachineWithoutClock { .. });
         self.checker.restart();
+        self.carrier = false;
         let rng = Rng::new(self.rng.next_u64());
         self.client = Client::new(self.identity.clone(), rng, self.clock(), saved);
         // A lease that ended meanwhile goes with the first step; until then the kernel sees to it.
@@ -168,7 +171,12 @@ impl World {
         match event {
             Event::Payload(payload) => self.checker.payload(payload),
             Event::Arp(payload) => self.note_gateway(payload),
-            Event::CarrierUp => self.checker.gateway_answered = false,
+            // In whatever network it comes back, the gateway has to answer there.
+            Event::CarrierDown => self.carrier = false,
+            Event::CarrierUp if !self.carrier => {
+                self.carrier = true;
+                self.checker.gateway_answered = false;
+            }
             _ => {}
         }
         let actions = self.client.step(self.clock(), event);

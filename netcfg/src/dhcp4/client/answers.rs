@@ -8,11 +8,6 @@ use crate::dhcp4::lease::{Lease, Refused};
 use crate::dhcp4::pace;
 use crate::dhcp4::reply::{Kind, NotAReply, Reply};
 
-/// How long a server that broke its own offer is passed over.
-const SHUN: Duration = Duration::from_secs(60);
-/// At most so many servers are remembered for that; the wire may have liars by the thousand.
-const MAX_SHUNNED: usize = 8;
-
 impl Client {
     pub(super) fn receive(&mut self, now: Duration, payload: &[u8]) {
         let reply = match Reply::decode(payload) {
@@ -67,12 +62,7 @@ impl Client {
         let Some(offer) = self.lease(now, reply, payload) else {
             return true;
         };
-        self.shunned.retain(|(_, until)| now < *until);
-        if !self
-            .shunned
-            .iter()
-            .any(|(server, _)| *server == offer.server)
-        {
+        if !self.shunned.has(&offer.server, now) {
             self.request(now, started, asked, offer);
         } else if let (false, Phase::Selecting { parked, .. }) = (taken, &mut self.phase) {
             *parked = Some((asked, offer));
@@ -198,20 +188,11 @@ impl Client {
         } else {
             let until = now + pace::after_nak(self.naks, &mut self.rng);
             if let Some(server) = reply.server {
-                self.shun(now, server, until);
+                // From when asking begins again.
+                self.shunned.add(server, until);
             }
             self.phase = Phase::HoldBack { until };
         }
         true
-    }
-
-    /// Passes `server` over for a while from `since`, when asking begins again.
-    pub(super) fn shun(&mut self, now: Duration, server: Ipv4Addr, since: Duration) {
-        self.shunned
-            .retain(|(known, until)| *known != server && now < *until);
-        if self.shunned.len() >= MAX_SHUNNED {
-            self.shunned.remove(0);
-        }
-        self.shunned.push((server, since + SHUN));
     }
 }

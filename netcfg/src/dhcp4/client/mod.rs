@@ -57,6 +57,7 @@ use super::lease::Lease;
 use super::pace::Budget;
 use super::request::{Form, Identity};
 use crate::rng::Rng;
+use crate::shun::Shunned;
 
 /// How long the carrier may be away before the address goes: a flapping port, a restarted
 /// switch or a migrated machine should not break connections.
@@ -155,7 +156,7 @@ pub struct Client {
     naks: u32,
     /// Addresses lost to somebody else in a row.
     conflicts: u32,
-    shunned: Vec<(Ipv4Addr, Duration)>,
+    shunned: Shunned<Ipv4Addr>,
     counters: Counters,
     out: Vec<Action>,
 }
@@ -189,7 +190,7 @@ impl Client {
             tries: 0,
             naks: 0,
             conflicts: 0,
-            shunned: Vec::new(),
+            shunned: Shunned::new(),
             counters: Counters::default(),
             out: Vec::new(),
         }
@@ -373,7 +374,7 @@ impl Client {
             Phase::Requesting { attempt, offer, .. } if now >= attempt.again => {
                 if attempt.sent >= REQUESTS {
                     let server = offer.server;
-                    self.shun(now, server, now);
+                    self.shunned.add(server, now);
                     self.discover(now, None);
                 } else {
                     self.request_again(now);

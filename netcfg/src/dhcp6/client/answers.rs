@@ -8,10 +8,6 @@ use crate::dhcp6::lease::{Lease6, Refused};
 use crate::dhcp6::pace::ALLOWED_LONGEST_WAIT;
 use crate::dhcp6::reply::{Code, Kind, Reply};
 
-/// How long a server that broke its own offer is passed over.
-const SHUN: Duration = Duration::from_secs(60);
-/// At most so many servers are remembered for that; the wire may have liars by the thousand.
-const MAX_SHUNNED: usize = 8;
 /// RFC 8415, section 18.2.1: an offer with this preference is not compared with others.
 const TAKE_AT_ONCE: u8 = 255;
 
@@ -64,8 +60,7 @@ impl Client {
                 return true;
             }
         };
-        self.shunned.retain(|(_, until)| now < *until);
-        let shunned = self.shunned.iter().any(|(known, _)| *known == server);
+        let shunned = self.shunned.has(&server, now);
         let offer = Offer {
             server,
             addresses: lease.hosts(),
@@ -109,7 +104,7 @@ impl Client {
             Phase::Soliciting { .. } => match self.lease(now, asked, reply, &server) {
                 Ok(lease) => self.bind(now, lease),
                 Err(Refused::Over) => self.begin(now),
-                Err(_) => self.shun(now, server),
+                Err(_) => self.shunned.add(server, now),
             },
             Phase::Requesting { .. } => match self.lease(now, asked, reply, &server) {
                 Ok(lease) => self.bind(now, lease),
@@ -253,18 +248,9 @@ impl Client {
     fn refused(&mut self, now: Duration, server: Vec<u8>) {
         self.refusals = self.refusals.saturating_add(1);
         self.wish.clear();
-        self.shun(now, server);
+        self.shunned.add(server, now);
         self.phase = Phase::HoldBack {
             until: now + pace::after_nak(self.refusals, &mut self.rng),
         };
-    }
-
-    pub(super) fn shun(&mut self, now: Duration, server: Vec<u8>) {
-        self.shunned
-            .retain(|(known, until)| *known != server && now < *until);
-        if self.shunned.len() >= MAX_SHUNNED {
-            self.shunned.remove(0);
-        }
-        self.shunned.push((server, now + SHUN));
     }
 }

@@ -57,6 +57,7 @@ use super::request::Identity;
 pub use crate::dhcp4::client::GRACE;
 use crate::dhcp4::pace::Budget;
 use crate::rng::Rng;
+use crate::shun::Shunned;
 
 /// `All_DHCP_Relay_Agents_and_Servers` (RFC 8415, section 7.1), on the link in question.
 pub const TO: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 1, 2);
@@ -151,7 +152,7 @@ pub struct Client {
     carrier_lost: Option<Duration>,
     /// Refusals in a row.
     refusals: u32,
-    shunned: Vec<(Vec<u8>, Duration)>,
+    shunned: Shunned<Vec<u8>>,
     /// `SOL_MAX_RT` and `INF_MAX_RT` in force.
     solicit_longest: Duration,
     inform_longest: Duration,
@@ -174,7 +175,7 @@ impl Client {
             wish: Vec::new(),
             carrier_lost: None,
             refusals: 0,
-            shunned: Vec::new(),
+            shunned: Shunned::new(),
             solicit_longest: LONGEST_WAIT,
             inform_longest: LONGEST_WAIT,
             counters: Counters::default(),
@@ -388,7 +389,7 @@ impl Client {
             Phase::Requesting { offer } if due => {
                 if self.exchange.sent >= REQUESTS {
                     let server = std::mem::take(&mut offer.server);
-                    self.shun(now, server);
+                    self.shunned.add(server, now);
                     self.resume(now);
                 } else {
                     self.transmit(now);
