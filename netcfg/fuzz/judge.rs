@@ -20,7 +20,7 @@ use dhcproto::{Decodable, Decoder};
 use netcfg::dhcp4::frame::{self, Checksum};
 use netcfg::dhcp4::lease::{Lease, SHORTEST_LEASE};
 use netcfg::dhcp4::reply::Reply;
-use netcfg::dhcp4::walk::{OPTIONS_AT, is_name, walk};
+use netcfg::dhcp4::walk::{OPTIONS_AT, walk};
 use netcfg::dhcp6::lease::Lease6;
 use netcfg::dhcp6::{self, hosts};
 use netcfg::mac::Mac;
@@ -43,8 +43,20 @@ fn is_plain(text: &str) -> bool {
     text.len() <= 128 && text.bytes().all(|byte| matches!(byte, b' '..=b'~'))
 }
 
+/// A name that means nothing else to anything that reads one (RFC 1123, section 2.1).
+fn is_name(name: &str) -> bool {
+    let label = |label: &str| {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+        (1..=63).contains(&label.len()) && label.bytes().all(plain)
+    };
+    let name = name.strip_suffix('.').unwrap_or(name);
+    name.len() <= 253 && name.split('.').all(label)
+}
+
 /// The bytes are what happens to a whole machine.
-pub use machine::run as machine;
+pub fn machine(bytes: &[u8]) {
+    machine::run(bytes);
+}
 
 /// The bytes are the payload of a datagram to the DHCPv4 client port.
 pub fn dhcp4_reply(bytes: &[u8]) {
@@ -53,7 +65,7 @@ pub fn dhcp4_reply(bytes: &[u8]) {
     let Ok(reply) = reply else { return };
 
     for name in [&reply.hostname, &reply.domain].into_iter().flatten() {
-        assert!(is_name(name.as_bytes()), "{name:?}");
+        assert!(is_name(name), "{name:?}");
     }
     assert!(reply.message.as_deref().is_none_or(is_plain), "{reply:?}");
     for (to, _) in &reply.routes {
@@ -79,7 +91,7 @@ fn sane(lease: &Lease) {
     assert!(lease.address.prefix() > 0, "{lease:?}");
     assert!(lease.mtu.is_none_or(|mtu| mtu >= 576), "{lease:?}");
     for name in [&lease.hostname, &lease.domain].into_iter().flatten() {
-        assert!(is_name(name.as_bytes()), "{name:?}");
+        assert!(is_name(name), "{name:?}");
     }
     if let Some(end) = lease.times.end {
         let order = [lease.times.granted, end.renew, end.rebind, end.expire];
@@ -108,7 +120,7 @@ pub fn dhcp4_options(bytes: &[u8]) {
     let walked = walk(&message).expect("the header is good");
     let (header, canonical) = walked.bytes.split_at(OPTIONS_AT);
     assert_eq!(header, bare, "nothing but the options is left");
-    assert!(canonical.len() <= file.len() + sname.len() + area.len() + 1);
+    assert!(canonical.len() <= 64 + 128 + area.len() + 1);
     let again = walk(&walked.bytes).expect("canonical");
     assert_eq!(again.bytes, walked.bytes);
     assert_eq!(again.malformed, 0);
@@ -285,7 +297,7 @@ fn hear(facts: &mut Facts, now: Duration, datagram: &[u8]) {
                 assert!(!servers.is_empty() && servers.iter().all(hosts::may_be_a_server));
             }
             What::Domains(names) => {
-                assert!(!names.is_empty() && names.iter().all(|name| is_name(name.as_bytes())));
+                assert!(!names.is_empty() && names.iter().all(|name| is_name(name)));
             }
         }
         let before = (facts.dns(), facts.search());
@@ -316,7 +328,7 @@ pub fn dhcp6_reply(bytes: &[u8]) {
         assert!((3..=130).contains(&duid.len()));
     }
     for name in &reply.search {
-        assert!(is_name(name.as_bytes()), "{name:?}");
+        assert!(is_name(name), "{name:?}");
     }
     for list in [&reply.dns, &reply.ntp] {
         assert!(list.len() <= 8 && list.iter().all(hosts::may_be_a_server));
@@ -334,7 +346,7 @@ pub fn dhcp6_reply(bytes: &[u8]) {
         }
     }
     if let Ok(lease) = Lease6::information(&reply, START) {
-        assert_eq!(lease.hosts(), vec![]);
+        assert!(lease.hosts().is_empty());
         assert!(lease.times.renew.is_none_or(|at| at >= START + s(600)));
     }
 }

@@ -181,7 +181,8 @@ impl Machine {
             8 => {
                 let mut bytes = source.bytes().to_vec();
                 let asked = self.asked_ntp.clone();
-                let (from, question) = asked.unwrap_or((Ipv4Addr::LOCALHOST.into(), vec![]));
+                let (from, question) =
+                    asked.unwrap_or_else(|| (Ipv4Addr::LOCALHOST.into(), vec![]));
                 if let (Some(origin), Some(nonce)) = (bytes.get_mut(24..32), question.get(40..48)) {
                     origin.copy_from_slice(nonce);
                 }
@@ -200,7 +201,7 @@ impl Machine {
             }
             10 => self.somebody(index, source),
             11 => {
-                let mut stays = |ours: bool, link: u32| !ours || link != index;
+                let stays = |ours: bool, link: u32| !ours || link != index;
                 self.seen.addresses.retain(|s| stays(s.ours, s.link));
                 self.seen.routes.retain(|s| stays(s.ours, s.link));
                 self.input(Input::RouteGone { ours: true });
