@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use dhcproto::v4::Message;
 use dhcproto::{Decodable, Decoder};
+use netcfg::dhcp4::arp::{self, Arp};
 use netcfg::dhcp4::frame::{self, Checksum};
 use netcfg::dhcp4::lease::{Lease, SHORTEST_LEASE};
 use netcfg::dhcp4::reply::Reply;
@@ -370,6 +371,15 @@ fn sane6(lease: &Lease6, now: Duration) {
     if let (Some(rebind), Some(expiry)) = (times.rebind, lease.next_expiry()) {
         assert!(rebind < expiry, "{times:?}");
     }
+}
+
+/// The bytes are the payload of an ARP frame.
+pub fn arp(bytes: &[u8]) {
+    let Some(arp) = Arp::decode(bytes) else {
+        return;
+    };
+    assert_eq!(Some(&arp.encode()[..]), bytes.get(..arp::LENGTH));
+    assert_eq!(arp.sender_mac.0[0] & 1, 0, "a card has no group address");
 }
 
 /// The bytes are the payload of a datagram from a time server.

@@ -90,6 +90,7 @@ fn begin(seed: u64, now: Duration) -> (Core, Vec<Command>) {
         built: Duration::from_secs(1_700_000_000),
         seed,
         time_seed: !seed,
+        resolv_conf: "resolv.conf".to_owned(),
     };
     Core::new(config, start)
 }
@@ -252,6 +253,7 @@ impl Machine {
                 net,
                 preferred: until,
                 until,
+                broadcast: None,
             };
             let there = |s: &SeenAddress| s.link == link && s.address.net == net;
             if !self.seen.addresses.iter().any(there) {

@@ -25,14 +25,16 @@ pub struct Shunned<T> {
     entries: Vec<Entry<T>>,
 }
 
-impl<T: PartialEq> Shunned<T> {
+impl<T> Default for Shunned<T> {
     /// Nobody.
-    pub const fn new() -> Shunned<T> {
+    fn default() -> Shunned<T> {
         Shunned {
             entries: Vec::new(),
         }
     }
+}
 
+impl<T: PartialEq> Shunned<T> {
     /// Whether `server` is passed over now.
     pub fn has(&self, server: &T, now: Duration) -> bool {
         let mut entries = self.entries.iter();
@@ -70,7 +72,7 @@ mod tests {
 
     #[test]
     fn each_time_is_longer_up_to_an_hour() {
-        let mut shunned = Shunned::new();
+        let mut shunned = Shunned::default();
         for (since, until) in [(0, 60), (100, 220), (300, 540)] {
             shunned.add('a', s(since));
             assert!(shunned.has(&'a', s(until - 1)) && !shunned.has(&'a', s(until)));
@@ -87,7 +89,7 @@ mod tests {
 
     #[test]
     fn liars_by_the_thousand_take_no_memory() {
-        let mut shunned = Shunned::new();
+        let mut shunned = Shunned::default();
         for server in 0..1000 {
             shunned.add(server, s(0));
         }

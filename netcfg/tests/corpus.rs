@@ -33,4 +33,4 @@ macro_rules! targets {
     )*};
 }
 
-targets! { dhcp4_reply dhcp4_options dhcp4_frame netlink ra dhcp6_reply ntp lease_file machine }
+targets! { dhcp4_reply dhcp4_options dhcp4_frame netlink ra dhcp6_reply ntp arp lease_file machine }

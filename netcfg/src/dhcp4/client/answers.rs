@@ -1,6 +1,5 @@
 //! What the client makes of answers: whether one is for us, whether we asked, and what follows.
 
-use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use super::{Action, Asked, Client, Note, Phase, Why};

@@ -190,7 +190,7 @@ impl Client {
             tries: 0,
             naks: 0,
             conflicts: 0,
-            shunned: Shunned::new(),
+            shunned: Shunned::default(),
             counters: Counters::default(),
             out: Vec::new(),
         }

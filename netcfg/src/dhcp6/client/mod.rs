@@ -175,7 +175,7 @@ impl Client {
             wish: Vec::new(),
             carrier_lost: None,
             refusals: 0,
-            shunned: Shunned::new(),
+            shunned: Shunned::default(),
             solicit_longest: LONGEST_WAIT,
             inform_longest: LONGEST_WAIT,
             counters: Counters::default(),
