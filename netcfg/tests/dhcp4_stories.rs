@@ -284,6 +284,23 @@ fn a_lease_goes_when_the_network_turns_to_ipv6() {
 }
 
 #[test]
+fn one_false_word_takes_ipv4_away_for_an_hour_and_no_longer() {
+    let identity = Identity {
+        ipv6_only: true,
+        ..IDENTITY
+    };
+    let mut server = Server::new(0, Manner::Honest, 3600);
+    server.ipv6_only = Some(u32::MAX);
+    let mut world = World::with(identity, 1, vec![server], 0);
+    world.step(Event::CarrierUp);
+    world.run_for(s(60));
+    assert_eq!(world.client.phase_name(), "ipv6-only");
+    world.servers[0].ipv6_only = None;
+    world.run_for(s(3600));
+    assert!(world.is_bound(), "{:?}", world.client);
+}
+
+#[test]
 fn a_released_address_is_given_back_and_asked_for_on_demand_only() {
     let mut world = bound(3600);
     let start = world.now;

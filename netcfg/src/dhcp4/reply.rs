@@ -17,6 +17,9 @@ use crate::mac::Mac;
 const IPV6_ONLY_PREFERRED: u8 = 108;
 /// RFC 8925, section 3.4: shorter waits than this are taken as this.
 const MIN_V6ONLY_WAIT: Duration = Duration::from_secs(300);
+/// Whatever the server says, it is asked again after that: one false answer of a stranger must not
+/// take IPv4 away for years, and a true one is only repeated.
+const MAX_V6ONLY_WAIT: Duration = Duration::from_secs(3600);
 
 /// Which of the three answers a client can get.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -170,7 +173,7 @@ impl Reply {
             DhcpOption::Unknown(option) if u8::from(option.code()) == IPV6_ONLY_PREFERRED => {
                 let seconds = option.data().first_chunk().copied().map(u32::from_be_bytes);
                 let wait = seconds.map(|seconds| Duration::from_secs(seconds.into()));
-                self.ipv6_only_wait = wait.map(|wait| wait.max(MIN_V6ONLY_WAIT));
+                self.ipv6_only_wait = wait.map(|wait| wait.clamp(MIN_V6ONLY_WAIT, MAX_V6ONLY_WAIT));
             }
             DhcpOption::CaptivePortal(uri) => self.captive_portal = Some(uri.clone()),
             DhcpOption::DomainSearch(names) => {
