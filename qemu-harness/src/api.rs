@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 pub struct Answer {
     /// The HTTP status.
     pub status: u16,
+    /// What the server's clock showed, as the header `Date` has it.
+    pub date: Option<String>,
     /// The body as text.
     pub body: String,
 }
@@ -141,8 +143,10 @@ fn answer(
         .body_mut()
         .read_to_string()
         .with_context(|| format!("the answer from {url} broke off"))?;
+    let date = response.headers().get("date");
     Ok(Answer {
         status: response.status().as_u16(),
+        date: date.and_then(|date| Some(date.to_str().ok()?.to_owned())),
         body,
     })
 }

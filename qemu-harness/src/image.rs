@@ -80,6 +80,8 @@ pub struct ImageOptions {
     pub command_line: Vec<String>,
     /// An `init.toml` to use instead of `image/init.toml`.
     pub config: Option<PathBuf>,
+    /// A file for the folder `init.toml.d` of the image: what it says is laid over the configuration.
+    pub drop_in: Option<PathBuf>,
     /// Takes a configuration that `init check` refuses: to see what a boot does with it.
     pub unchecked: bool,
     /// Where to write; by default a folder under `target/appliance` for these options.
@@ -96,6 +98,7 @@ impl Default for ImageOptions {
             kind: Kind::Ours,
             command_line: Vec::new(),
             config: None,
+            drop_in: None,
             unchecked: false,
             out: None,
             scratch: None,
@@ -352,7 +355,12 @@ fn put_init(root: &Path, init: &Path, options: &ImageOptions, definition: &Path)
         .with_context(|| format!("cannot copy init from {}", init.display()))?;
     make_executable(&root.join("usr/sbin/init"))?;
     symlink("../sbin/init", root.join("usr/bin/initctl"))?;
-    fs::create_dir_all(root.join("usr/lib/astromesh/init.toml.d"))?;
+    let folder = root.join("usr/lib/astromesh/init.toml.d");
+    fs::create_dir_all(&folder)?;
+    if let Some(file) = &options.drop_in {
+        fs::copy(file, folder.join("drop-in.toml"))
+            .with_context(|| format!("cannot copy the drop-in {}", file.display()))?;
+    }
     let config = options
         .config
         .clone()
@@ -364,10 +372,12 @@ fn put_init(root: &Path, init: &Path, options: &ImageOptions, definition: &Path)
 
 /// Has our init judge its configuration: what a boot would stumble over fails the build.
 fn check_config(init: &Path, root: &Path, options: &ImageOptions, definition: &Path) -> Result<()> {
-    let config = options
-        .config
-        .clone()
-        .unwrap_or_else(|| definition.join("init.toml"));
+    let config = match (&options.drop_in, &options.config) {
+        // Only in the root is the drop-in beside what it is laid over.
+        (Some(_), _) => root.join("usr/lib/astromesh/init.toml"),
+        (None, Some(config)) => config.clone(),
+        (None, None) => definition.join("init.toml"),
+    };
     let mut check = Command::new(init);
     check.args(["check", "--root"]).arg(root).arg(&config);
     let output = check
@@ -443,6 +453,9 @@ fn inputs_digest(
             .unwrap_or_else(|| image.join("init.toml")),
         &mut hash,
     )?;
+    if let Some(file) = &options.drop_in {
+        tree::hash_into(file, &mut hash)?;
+    }
     Ok(hex(&hash.finalize()))
 }
 

@@ -60,6 +60,8 @@ pub struct VmConfig {
     pub reboots: bool,
     /// Whether it has an i6300ESB watchdog that resets it.
     pub watchdog: bool,
+    /// What its battery clock shows at power-on, such as `2020-01-01T00:00:00`; the host's time if `None`.
+    pub battery_clock: Option<String>,
     /// Whether QEMU keeps a trace of what is read from the disk.
     pub trace_reads: bool,
     /// SMBIOS type 11 strings.
@@ -77,6 +79,7 @@ impl Default for VmConfig {
             serial: true,
             reboots: false,
             watchdog: false,
+            battery_clock: None,
             trace_reads: false,
             oem_strings: Vec::new(),
             fw_cfg: Vec::new(),
@@ -171,6 +174,9 @@ impl VmConfig {
         if self.watchdog {
             add("-device", "i6300esb,id=watchdog0".into());
             add("-action", "watchdog=reset".into());
+        }
+        if let Some(time) = &self.battery_clock {
+            add("-rtc", format!("base={time}"));
         }
         for text in &self.oem_strings {
             add(

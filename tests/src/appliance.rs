@@ -1,12 +1,12 @@
 //! What every whole-boot test begins with: a host that can run VMs and the image.
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use qemu_harness::accel::Choice;
 use qemu_harness::event::Event;
 use qemu_harness::host::Host;
 use qemu_harness::image::{self, Image, ImageOptions};
 use qemu_harness::setup;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -52,16 +52,44 @@ pub fn with_config(host: &Host, name: &str, extra: &str) -> Result<ImageOptions>
     let shipped = host.paths.image_definition().join("init.toml");
     let text = std::fs::read_to_string(&shipped)
         .with_context(|| format!("cannot read {}", shipped.display()))?;
-    let folder = host.paths.out.join("test-config").join(name);
-    std::fs::create_dir_all(&folder)
-        .with_context(|| format!("cannot make {}", folder.display()))?;
-    let config = folder.join("init.toml");
-    std::fs::write(&config, format!("{text}\n{extra}"))
-        .with_context(|| format!("cannot write {}", config.display()))?;
+    let config = keep(host, name, "init.toml", &format!("{text}\n{extra}"))?;
     Ok(ImageOptions {
         config: Some(config),
         ..ImageOptions::default()
     })
+}
+
+/// Options for an image whose configuration is the shipped one with `text` laid over it.
+///
+/// # Errors
+/// When the drop-in cannot be written.
+pub fn with_drop_in(host: &Host, name: &str, text: &str) -> Result<ImageOptions> {
+    Ok(ImageOptions {
+        drop_in: Some(keep(host, name, "drop-in.toml", text)?),
+        ..ImageOptions::default()
+    })
+}
+
+/// Writes a configuration for the image of test `name`.
+fn keep(host: &Host, name: &str, file: &str, text: &str) -> Result<PathBuf> {
+    let folder = host.paths.out.join("test-config").join(name);
+    std::fs::create_dir_all(&folder)
+        .with_context(|| format!("cannot make {}", folder.display()))?;
+    let path = folder.join(file);
+    std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(path)
+}
+
+/// Checks that nothing was told that somebody should look into.
+///
+/// # Errors
+/// Names the first warning.
+pub fn without_warnings(events: &[Event]) -> Result<()> {
+    let warning = events.iter().find(|event| event.name.ends_with(".warning"));
+    match warning {
+        Some(event) => bail!("an ordinary boot has a warning: {event}"),
+        None => Ok(()),
+    }
 }
 
 /// Checks that `events` has these, in this order; others may come between.

@@ -3,4 +3,6 @@
 #![forbid(unsafe_code)]
 
 pub mod appliance;
+pub mod background;
 pub mod dhcp;
+pub mod ntp;

@@ -2,7 +2,7 @@
 //! and survive what happens to cables and cards while they run.
 
 use anyhow::{Context, Result, ensure};
-use appliance_tests::appliance::{BOOT, POWER_OFF, host, image};
+use appliance_tests::appliance::{BOOT, POWER_OFF, host, image, without_warnings};
 use appliance_tests::dhcp::Kea;
 use qemu_harness::api::Api;
 use qemu_harness::bundle::Run;
@@ -32,7 +32,7 @@ fn two_machines_on_a_segment_keep_their_addresses_when_cables_and_cards_come_and
         .paths
         .out
         .join(format!("segment-kea-{}", std::process::id()));
-    let kea = Kea::start(&segment, NET, &folder)?;
+    let kea = Kea::start(&segment, NET, &[], &folder)?;
     let world = World { kea, segment };
     Run::scoped(&host, "segment-a", &image.raw, |first| {
         Run::scoped(&host, "segment-b", &image.raw, |second| {
@@ -74,6 +74,7 @@ fn machine(cable: &Cable, card: bool) -> VmConfig {
 fn healthy(world: &World, vm: &Vm, mac: &str) -> Result<Ipv4Addr> {
     vm.wait(0, "boot.healthy", &[], BOOT)?;
     let address = address(&vm.wait(0, "net.address", &[], BOOT)?.event)?;
+    without_warnings(&vm.serial().events(0))?;
     world.kea.granted(0, mac, address, BOOT)?;
     answers(world, address)?;
     Ok(address)
