@@ -45,6 +45,10 @@ use crate::reconcile::Seen;
 use crate::rng::Rng;
 use crate::store::{self, Clocks};
 
+/// For so long after it was first in vain, making a VLAN is tried again without a word: the kernel's
+/// module for it is loaded by another process that starts with this one.
+const MODULE_PATIENCE: Duration = Duration::from_secs(5);
+
 /// The state of the network part.
 #[derive(Debug)]
 pub struct Core {
@@ -74,6 +78,8 @@ pub struct Core {
     resolv_conf: Option<String>,
     /// VLANs that were asked for, by name and the number of the link that carries them.
     vlans: BTreeSet<(String, u32)>,
+    /// When making one was in vain for the first time.
+    vlan_failed: Option<Duration>,
     /// What of the sandbox is not in force.
     sandbox_gap: Option<String>,
     resolver_path: String,
@@ -122,6 +128,7 @@ impl Core {
             budget: Budget::new(now),
             resolv_conf: None,
             vlans: BTreeSet::new(),
+            vlan_failed: None,
             sandbox_gap: None,
             resolver_path,
         };
@@ -335,8 +342,11 @@ impl Core {
         if doing == Doing::Asking {
             self.settling = None;
         }
-        if doing == Doing::Making {
+        let mut patient = false;
+        if doing == Doing::Making && link.is_some() {
             self.vlans.clear();
+            let first = *self.vlan_failed.get_or_insert(self.out.now);
+            patient = self.out.now.saturating_sub(first) < MODULE_PATIENCE;
         }
         if let Some(port) = link.and_then(|link| self.ports.get_mut(&link)) {
             match doing {
@@ -345,7 +355,9 @@ impl Core {
                 _ => {}
             }
         }
-        self.out.warning(&name, reason, vec![("detail", why)]);
+        if !patient {
+            self.out.warning(&name, reason, vec![("detail", why)]);
+        }
         if again {
             self.try_again();
         }
@@ -363,5 +375,50 @@ impl Core {
     fn name(&self, link: u32) -> String {
         let port = self.ports.get(&link);
         port.map_or_else(|| link.to_string(), |port| port.link.name.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_vlan_that_cannot_be_made_is_tried_again_and_told_only_if_that_goes_on() {
+        let text = "[[vlan]]\nname = 'eth0.7'\nlink = 'eth0'\nid = 7\n[[link]]\ndhcp4 = false";
+        let start = Start {
+            now: Duration::ZERO,
+            built: Duration::ZERO,
+            seed: 1,
+            time_seed: 2,
+            resolv_conf: String::new(),
+        };
+        let (mut core, _) = Core::new(toml::from_str(text).unwrap(), start);
+        let link = Link {
+            index: 2,
+            name: "eth0".to_owned(),
+            ..Link::default()
+        };
+        let mut now = Duration::ZERO;
+        let mut tries = 0;
+        loop {
+            let wanted = core.step(now, Input::Links(vec![link.clone()]));
+            let vlan = |command: &Command| matches!(command, Command::AddVlan { id: 7, .. });
+            assert!(wanted.iter().any(vlan), "not tried again: {wanted:?}");
+            tries += 1;
+            let failure = Failure {
+                doing: Doing::Making,
+                link: Some(2),
+                why: "not supported".to_owned(),
+            };
+            let said = core.step(now, Input::Failed(failure));
+            let warning = |command: &Command| matches!(command, Command::Event(event) if event.name == "net.warning");
+            let told = said.iter().any(warning);
+            assert_eq!(told, now >= MODULE_PATIENCE, "at {now:?}: {said:?}");
+            if told {
+                break;
+            }
+            now = core.deadline().expect("another try");
+        }
+        assert!(tries > 2, "{tries}");
     }
 }
