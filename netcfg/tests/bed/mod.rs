@@ -46,7 +46,7 @@ use self::tools::{ip, run};
 /// Longer than anything here takes on a machine that is busy with other things.
 pub const PATIENCE: Duration = Duration::from_secs(150);
 
-const UID: u32 = 801;
+pub const UID: u32 = 801;
 
 static COUNTER: AtomicU32 = AtomicU32::new(0);
 
@@ -209,6 +209,19 @@ impl Bed {
         ip(&[&["-n", &self.client[..]], arguments].concat())
     }
 
+    /// A copy of a program for netcfg's user, to whom the build folder may be closed.
+    pub fn program(&self, built: &Path) -> PathBuf {
+        let path = self.folder.join(built.file_name().expect("a file"));
+        if !path.exists() {
+            // By another process: a file that this one has open for writing could leak into a
+            // child of another test, and would be busy then.
+            run(Command::new("install")
+                .args(["-m", "755"])
+                .args([built, &path]));
+        }
+        path
+    }
+
     /// Starts netcfg with what it has on the appliance, and no more.
     pub fn netcfg(&self) -> Process {
         let mut command = self.confined(&example());
@@ -222,14 +235,6 @@ impl Bed {
 
     /// A program on the client's side as netcfg's user with its three capabilities, and no more.
     pub fn confined(&self, program: &Path) -> Command {
-        // The build folder may be closed to that user.
-        let copy = self.folder.join(program.file_name().expect("a program"));
-        if !copy.exists() {
-            // By another process: a file that this one has open for writing could leak into a
-            // child of another test, and would be busy then.
-            let mut install = Command::new("install");
-            run(install.args(["-m", "755"]).arg(program).arg(&copy));
-        }
         let caps = "-all,+net_admin,+net_raw,+net_bind_service";
         let mut command = Command::new("ip");
         command
@@ -239,7 +244,7 @@ impl Bed {
             .args(["--clear-groups", "--no-new-privs"])
             .args(["--inh-caps", caps, "--ambient-caps", caps])
             .args(["--bounding-set", caps])
-            .arg(copy);
+            .arg(self.program(program));
         command
     }
 

@@ -1,4 +1,4 @@
-//! What the standard library cannot do: enter a network namespace, and open a packet socket.
+//! What the standard library cannot do: enter a namespace, and open a packet socket.
 
 use std::ffi::CString;
 use std::fs::File;
@@ -12,6 +12,14 @@ pub fn enter(netns: &str) -> io::Result<()> {
     let namespace = File::open(format!("/run/netns/{netns}"))?;
     // SAFETY: setns takes a descriptor, which is open for the whole call, and no memory.
     check(unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) })?;
+    Ok(())
+}
+
+/// Gives this thread, and no other, mounts of its own.
+pub fn own_mounts() -> io::Result<()> {
+    // SAFETY: unshare takes a number. The thread no longer shares its working folder with the
+    // others, which is no matter of memory.
+    check(unsafe { libc::unshare(libc::CLONE_NEWNS) })?;
     Ok(())
 }
 

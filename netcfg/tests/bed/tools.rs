@@ -23,11 +23,12 @@ static INSTALLED: Once = Once::new();
 
 /// Installs what is missing of the programs, or fails with their names. Once per process.
 pub fn install() {
-    INSTALLED.call_once(install_now);
+    INSTALLED.call_once(|| need(&NEEDED));
 }
 
-fn install_now() {
-    let missing: Vec<&str> = NEEDED
+/// Installs what is missing of these programs, each given with its Debian package.
+pub fn need(programs: &[(&str, &'static str)]) {
+    let missing: Vec<&str> = programs
         .iter()
         .filter(|(program, _)| {
             let found = Command::new("sh")

@@ -43,6 +43,7 @@ pub fn start(host: &Host, server: &Server) -> Process {
         (server.rapid_commit, "--dhcp-rapid-commit"),
         (server.authoritative, "--dhcp-authoritative"),
         (server.broadcast_only, "--dhcp-broadcast"),
+        (!server.ping_check, "--no-ping"),
     ];
     for (on, switch) in switches {
         arguments.extend(on.then(|| switch.to_owned()));
@@ -61,7 +62,7 @@ pub fn start_with(
     let mut command = host.command("dnsmasq");
     command
         .args(["--no-daemon", "--conf-file=/dev/null", "--user=root"])
-        .args(["--port=0", "--no-ping", "--interface=srv"])
+        .args(["--port=0", "--interface=srv"])
         .args(["--bind-dynamic", "--log-dhcp"])
         .arg(format!(
             "--dhcp-range=10.{net}.0.{first},10.{net}.0.{last},{lease}"

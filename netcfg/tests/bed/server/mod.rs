@@ -4,8 +4,8 @@
 //! server's configuration, starts it, and waits until it serves. What a make cannot do it says
 //! through [`Kind::cannot`], with the reason, and is not started.
 //!
-//! No server probes an address before it offers it: that costs seconds, and what is tested is
-//! the client.
+//! No server probes an address before it offers it, unless it is told to: that costs seconds,
+//! and what is tested is the client.
 
 pub mod dnsmasq;
 mod isc;
@@ -78,6 +78,8 @@ pub struct Server {
     /// Answers only by broadcast, as a server that cannot send to an address which nobody has
     /// yet.
     pub broadcast_only: bool,
+    /// dnsmasq alone: sends a ping to an address, and waits for three seconds, before it offers it.
+    pub ping_check: bool,
 }
 
 impl Server {
@@ -99,6 +101,7 @@ impl Server {
             rapid_commit: false,
             authoritative: true,
             broadcast_only: false,
+            ping_check: false,
         }
     }
 
@@ -192,7 +195,8 @@ impl Bed {
     /// dnsmasq on the server's side, for `10.NET.0.50` to `10.NET.0.99`, with arguments of its
     /// own for what [`Server`] has no word for.
     pub fn dnsmasq(&self, net: u8, arguments: &[&str]) -> Process {
-        dnsmasq::start_with(&self.server, net, (50, 99), 120, arguments)
+        let arguments = [&["--no-ping"][..], arguments].concat();
+        dnsmasq::start_with(&self.server, net, (50, 99), 120, &arguments)
     }
 
     /// Kea on the server's side, with these times in seconds.
