@@ -9,12 +9,13 @@
 //! | --- | --- | --- | --- |
 //! | fresh | Kea | none | up |
 //! | down | Kea | none | down, the client switches it on |
+//! | first | as saved, the lease that is saved | none | up |
 //! | saved | dnsmasq, which pings before it offers | good | up |
 //! | stale | dnsmasq, not authoritative: silent on addresses it does not know | of another network | up |
 //!
 //! A round starts each client once, and each round begins with another one. Before each start the
 //! client's lease is put to what the scenario says, and the link has no address. The server runs
-//! through all rounds. A client that takes seconds is started in every fourth round only.
+//! through all rounds, but for `stale`, where each start meets one that knows nobody. A client that takes seconds is started in every fourth round only.
 
 #[path = "../../../netcfg/tests/bed/mod.rs"]
 mod bed;
@@ -88,20 +89,22 @@ impl Scenario {
                     ..net
                 },
             ),
-            Stale => Kind::Dnsmasq.start(
-                &bed.server,
-                &Server {
+            Stale => {
+                // It says no to whom it knows, and nothing to strangers.
+                let _ = std::fs::remove_file(bed.server.folder.join("dnsmasq.leases"));
+                let silent = Server {
                     authoritative: false,
                     ..net
-                },
-            ),
+                };
+                Kind::Dnsmasq.start(&bed.server, &silent)
+            }
         }
     }
 }
 
 /// What was measured of one client in one scenario.
 struct Row {
-    scenario: Scenario,
+    scenario: &'static str,
     client: Client,
     times: Vec<Times>,
     /// Starts without an address.
@@ -158,14 +161,15 @@ fn measure(scenario: Scenario, rounds: usize, programs: &Programs) -> Vec<Row> {
         keep(&bed, &clients, programs);
         bed.server.renumber("10.7.0.1/24");
     }
-    let _server = scenario.serve(&bed);
-    if scenario == Saved {
-        keep(&bed, &clients, programs);
-    }
+    let mut server = scenario.serve(&bed);
+    let first = match scenario {
+        Saved => keep(&bed, &clients, programs),
+        Fresh | Down | Stale => Vec::new(),
+    };
     let mut rows: Vec<Row> = clients
         .iter()
         .map(|client| Row {
-            scenario,
+            scenario: scenario.name(),
             client: *client,
             times: Vec::new(),
             failed: 0,
@@ -179,24 +183,41 @@ fn measure(scenario: Scenario, rounds: usize, programs: &Programs) -> Vec<Row> {
                 continue;
             }
             prepare(&bed, row.client, scenario);
+            if scenario == Stale {
+                server.terminate();
+                server = scenario.serve(&bed);
+            }
             match start::timed(&bed, row.client, programs, PATIENCE) {
-                Some(times) => row.times.push(times),
+                Some(times) => row.times.push(Times {
+                    // A link that is up is told of as well, for other changes.
+                    carrier: times.carrier.filter(|_| scenario == Down),
+                    ..times
+                }),
                 None => row.failed += 1,
             }
         }
     }
-    rows
+    first.into_iter().chain(rows).collect()
 }
 
 /// Lets each client get a lease, which is then the one on its disk.
-fn keep(bed: &Bed, clients: &[Client], programs: &Programs) {
-    for client in clients {
+fn keep(bed: &Bed, clients: &[Client], programs: &Programs) -> Vec<Row> {
+    let first = |client: &Client| {
         prepare(bed, *client, Fresh);
         let times = start::timed(bed, *client, programs, PATIENCE);
-        assert!(times.is_some(), "{} gets no lease", client.name());
         assert!(client.has_lease(bed), "{} keeps no lease", client.name());
         copy(client.state(bed), kept(bed, *client));
-    }
+        Row {
+            scenario: "first",
+            client: *client,
+            times: times
+                .into_iter()
+                .map(|t| Times { carrier: None, ..t })
+                .collect(),
+            failed: 0,
+        }
+    };
+    clients.iter().map(first).collect()
 }
 
 fn kept(bed: &Bed, client: Client) -> PathBuf {
@@ -257,7 +278,7 @@ fn print(row: &Row) {
     };
     println!(
         "| {} | {} | {} | {} | {} | {} |",
-        row.scenario.name(),
+        row.scenario,
         row.client.name(),
         row.times.len(),
         figures(spread(row.times.iter().map(|t| t.exec))),
@@ -268,7 +289,7 @@ fn print(row: &Row) {
 
 fn value(row: &Row) -> Value {
     json!({
-        "scenario": row.scenario.name(),
+        "scenario": row.scenario,
         "client": row.client.name(),
         "exec_to_address_ms": row.times.iter().map(|t| t.exec).collect::<Vec<_>>(),
         "carrier_to_address_ms": row.times.iter().filter_map(|t| t.carrier).collect::<Vec<_>>(),

@@ -35,7 +35,7 @@ use std::time::{Duration, Instant};
 pub struct Times {
     /// From just before fork to the address.
     pub exec: f64,
-    /// From the carrier to the address, where the link was down.
+    /// From the first word of a carrier to the address.
     pub carrier: Option<f64>,
 }
 
