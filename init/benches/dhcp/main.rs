@@ -262,7 +262,7 @@ fn spread(times: impl Iterator<Item = f64>) -> Option<[f64; 3]> {
     sorted.sort_by(f64::total_cmp);
     let (first, last) = (sorted.first()?, sorted.last()?);
     let middle = sorted.len() / 2;
-    let median = if sorted.len() % 2 == 0 {
+    let median = if sorted.len().is_multiple_of(2) {
         f64::midpoint(sorted[middle - 1], sorted[middle])
     } else {
         sorted[middle]
@@ -272,9 +272,10 @@ fn spread(times: impl Iterator<Item = f64>) -> Option<[f64; 3]> {
 
 fn print(row: &Row) {
     let figures = |spread: Option<[f64; 3]>| {
-        spread.map_or("-".to_owned(), |s| {
-            s.map(|ms| format!("{ms:.1}")).join(" / ")
-        })
+        spread.map_or_else(
+            || "-".to_owned(),
+            |s| s.map(|ms| format!("{ms:.1}")).join(" / "),
+        )
     };
     println!(
         "| {} | {} | {} | {} | {} | {} |",
