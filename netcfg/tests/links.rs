@@ -94,6 +94,24 @@ fn a_local_link_is_no_way_out() {
     assert!(!netcfg.said("no-default-route"), "it is meant to have none");
 }
 
+/// The kernel answers on each link for the addresses of all: seen from the wire, our own other card
+/// has our address.
+#[test]
+fn two_links_on_one_wire_are_no_conflict() {
+    let bed = Bed::switched();
+    bed.second_port();
+    let mut server = bed.dnsmasq(7, &["--dhcp-option=option:T1,4"]);
+    let mut netcfg = bed.netcfg();
+    both(&mut netcfg);
+    // The probes and the announcements are over by the first renewal.
+    netcfg.event("net.renewed", &[]);
+    assert!(!netcfg.said("conflict"), "{:?}", netcfg.seen);
+    assert!(!netcfg.said("net.lost"), "{:?}", netcfg.seen);
+    drop(netcfg);
+    server.wait_line("both cards", |line| line.contains("DHCPACK").then_some(()));
+    assert!(!server.said("DHCPDECLINE"), "{:?}", server.seen);
+}
+
 #[test]
 fn what_no_entry_covers_is_left_alone() {
     let bed = Bed::new();

@@ -172,6 +172,14 @@ impl Bed {
         host
     }
 
+    /// Another link of the client, `eth1`, on the same bridge.
+    pub fn second_port(&self) {
+        let Between::Bridge(middle) = &self.between else {
+            panic!("there is no bridge to join");
+        };
+        self.join(&self.client, "eth1", middle, "second");
+    }
+
     fn add_other(&self, name: &str) -> String {
         let netns = format!("{}{name}", self.id);
         add_netns(&netns);
