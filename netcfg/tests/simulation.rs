@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use kernel::{Faults, Machine};
 use netcfg::Config;
+use netcfg::core::Command;
 use proptest::prelude::*;
 
 const fn s(seconds: u64) -> Duration {
@@ -120,6 +121,7 @@ fn a_restart_changes_nothing_that_works() {
     assert!(machine.is_configured(2));
     let before = machine.seen.clone();
     let told = machine.events.len();
+    let done = machine.log.len();
     machine.restart();
     let end = machine.now + s(5);
     machine.run_until(end);
@@ -127,6 +129,32 @@ fn a_restart_changes_nothing_that_works() {
     assert!(machine.is_configured(2));
     let names: Vec<&str> = machine.events[told..].iter().map(|e| e.name).collect();
     assert_eq!(names, ["net.link", "net.address"]);
+    // Until it knows better, what an earlier run wrote and set stands.
+    let touched = |command: &Command| {
+        matches!(
+            command,
+            Command::WriteResolvConf(_) | Command::RemoveLease { .. }
+        )
+    };
+    let since = &machine.log[done..];
+    assert!(
+        !since.iter().any(|(_, command)| touched(command)),
+        "{since:?}"
+    );
+}
+
+#[test]
+fn what_failed_is_tried_again_without_being_asked() {
+    let mut machine = Machine::new(5, Config::default(), Faults::default());
+    machine.faults.applying = 255;
+    machine.plug(2, true);
+    machine.carrier(2, true);
+    machine.run_until(s(10));
+    assert!(!machine.is_configured(2));
+    machine.faults = Faults::default();
+    // Long before the lease has to be renewed, and nothing else happens.
+    machine.run_until(s(100));
+    assert!(machine.is_configured(2), "{:?}", machine.core);
 }
 
 #[test]

@@ -120,7 +120,7 @@ impl Core {
             seen: Seen::default(),
             out: Out::default(),
             look: false,
-            unsettled: true,
+            unsettled: false,
             settling: None,
             blocked: false,
             failures: 0,
@@ -132,7 +132,8 @@ impl Core {
             sandbox_gap: None,
             resolver_path,
         };
-        let first = vec![Command::LoopbackUp, Command::Look, Command::ReadResolvConf];
+        // What an earlier run wrote comes before anything that could lead to writing it anew.
+        let first = vec![Command::LoopbackUp, Command::ReadResolvConf, Command::Look];
         (core, first)
     }
 
@@ -261,6 +262,8 @@ impl Core {
             }
         }
         self.make_vlans(&links);
+        // Without any link of ours there is still a file to write.
+        self.unsettled |= self.resolv_conf.is_none();
         for link in links {
             if let Some(port) = self.ports.get_mut(&link.index) {
                 self.unsettled |= port.update(&link, &mut self.out);

@@ -180,6 +180,15 @@ impl Bed {
         self.join(&self.client, "eth1", middle, "second");
     }
 
+    /// Switches the bridge's end of the client's cable off, or on.
+    pub fn bridge_port(&self, on: bool) {
+        let Between::Bridge(middle) = &self.between else {
+            panic!("there is no bridge");
+        };
+        let state = if on { "up" } else { "down" };
+        ip(&["-n", middle, "link", "set", "client", state]);
+    }
+
     fn add_other(&self, name: &str) -> String {
         let netns = format!("{}{name}", self.id);
         add_netns(&netns);
