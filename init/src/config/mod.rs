@@ -216,7 +216,9 @@ fn settle(whole: File, sources: &Sources, errors: &mut Vec<ConfigError>) -> Conf
         }
     }
     if let Some(Err(e)) = whole.network.as_ref().map(netcfg::Config::validate) {
-        errors.push(sources.locate(&["network", "link"], format!("network: {e}")));
+        // The entry of a list is told by its number; its place is that of the list.
+        let list = e.entry.split('[').next().unwrap_or_default();
+        errors.push(sources.locate(&["network", list], e.to_string()));
     }
     for message in whole
         .directory
@@ -429,6 +431,11 @@ mod tests {
                 "network",
                 "[[network.link]]\nmatch = { name = 'e*' }\naddress = ['10.0.0.300/8']",
                 "/init.toml:",
+            ),
+            (
+                "vlan",
+                "[[network.link]]\ndhcp4 = true\n[[network.vlan]]\nname = 'a'\nlink = 'a'\nid = 7",
+                "network.vlan[0]: a cannot carry itself",
             ),
             ("folder", "[[directory]]\npath = '/etc/x'", "directory path"),
         ] {
