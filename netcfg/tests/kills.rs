@@ -8,17 +8,16 @@ use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
 
 use bed::server::{Kind, Server};
 use bed::{Bed, Event, sys};
 use netcfg::rng::Rng;
 
 const KILLS: u64 = 100;
-/// Bytes at a time, and the pause between: about a megabyte a second.
+/// Bytes at a time: the next are sent when these have arrived, so the wire is never silent for long.
 const CHUNK: usize = 10_000;
-const PAUSE: Duration = Duration::from_millis(10);
 
 /// Where the transfer stands.
 #[derive(Default)]
@@ -36,7 +35,11 @@ fn digest(sum: u64, bytes: &[u8]) -> u64 {
 }
 
 /// Takes all that comes over one connection, and tells how much it was and its digest.
-fn sink(netns: String, transfer: Arc<Transfer>) -> (u16, JoinHandle<(u64, u64)>) {
+fn sink(
+    netns: String,
+    transfer: Arc<Transfer>,
+    arrived: Sender<u64>,
+) -> (u16, JoinHandle<(u64, u64)>) {
     let listener = thread::spawn(move || {
         sys::enter(&netns).expect("root");
         TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).expect("a free port")
@@ -54,13 +57,20 @@ fn sink(netns: String, transfer: Arc<Transfer>) -> (u16, JoinHandle<(u64, u64)>)
             sum = digest(sum, &buffer[..length]);
             count += u64::try_from(length).expect("a chunk");
             transfer.arrived.store(count, Ordering::Release);
+            // At the end nobody waits for it any more.
+            let _ = arrived.send(count);
         }
     });
     (port, thread)
 }
 
 /// Sends over one connection until it is told to stop, and tells how much it was and its digest.
-fn source(netns: String, to: SocketAddr, transfer: Arc<Transfer>) -> JoinHandle<(u64, u64)> {
+fn source(
+    netns: String,
+    to: SocketAddr,
+    transfer: Arc<Transfer>,
+    arrived: Receiver<u64>,
+) -> JoinHandle<(u64, u64)> {
     thread::spawn(move || {
         sys::enter(&netns).expect("root");
         let mut stream = TcpStream::connect(to).expect("somebody listens");
@@ -73,8 +83,7 @@ fn source(netns: String, to: SocketAddr, transfer: Arc<Transfer>) -> JoinHandle<
             stream.write_all(&chunk).expect("no reset");
             sum = digest(sum, &chunk);
             count += u64::try_from(chunk.len()).expect("a chunk");
-            // The rate of the transfer; nothing is awaited by it.
-            thread::sleep(PAUSE);
+            while arrived.recv().expect("the other end lives") < count {}
         }
         (count, sum)
     })
@@ -90,9 +99,10 @@ fn a_hundred_kills_break_no_connection() {
     let mut monitor = bed.monitor();
 
     let transfer = Arc::new(Transfer::default());
-    let (port, sink) = sink(bed.server.netns.clone(), Arc::clone(&transfer));
+    let (sender, arrived) = channel();
+    let (port, sink) = sink(bed.server.netns.clone(), Arc::clone(&transfer), sender);
     let to = SocketAddr::from((Ipv4Addr::new(10, 7, 0, 1), port));
-    let source = source(bed.client.clone(), to, Arc::clone(&transfer));
+    let source = source(bed.client.clone(), to, Arc::clone(&transfer), arrived);
 
     let mut rng = Rng::new(100);
     for kill in 0..KILLS {
