@@ -38,6 +38,8 @@ pub struct Cmdline {
     pub on_failure: OnFailure,
     /// `astromesh.root-timeout=SECONDS`: how long to wait for the root's partitions.
     pub root_timeout: Duration,
+    /// `astromesh.watchdog=SECONDS`: after which silence the hardware watchdog is to reset the machine.
+    pub watchdog: Duration,
     /// What is wrong with it, one sentence each.
     pub problems: Vec<String>,
     /// What may be wrong with it.
@@ -48,6 +50,10 @@ pub struct Cmdline {
 /// doubt.
 const ROOT_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// Longer than PID 1 is ever silent on a slow machine (a `sync` of much memory to a slow disk is the
+/// longest), and as short as that allows: it is what a hang costs.
+pub const WATCHDOG: Duration = Duration::from_secs(60);
+
 impl Cmdline {
     /// Reads the text of `/proc/cmdline`.
     #[must_use]
@@ -56,6 +62,7 @@ impl Cmdline {
             roothash: None,
             on_failure: OnFailure::default(),
             root_timeout: ROOT_TIMEOUT,
+            watchdog: WATCHDOG,
             problems: Vec::new(),
             warnings: Vec::new(),
         };
@@ -68,12 +75,12 @@ impl Cmdline {
                 ("roothash", value) => line.take_roothash(value),
                 ("astromesh.on-failure", "reboot") => line.on_failure = OnFailure::Reboot,
                 ("astromesh.on-failure", "halt") => line.on_failure = OnFailure::Halt,
-                ("astromesh.root-timeout", value) => match value.parse() {
-                    Ok(seconds @ 1..=3600) => line.root_timeout = Duration::from_secs(seconds),
-                    _ => line
-                        .warnings
-                        .push(format!("{word}: not a number of seconds from 1 to 3600")),
-                },
+                ("astromesh.root-timeout", value) => {
+                    line.root_timeout = line.seconds(word, value, 1).unwrap_or(ROOT_TIMEOUT);
+                }
+                ("astromesh.watchdog", value) => {
+                    line.watchdog = line.seconds(word, value, 5).unwrap_or(WATCHDOG);
+                }
                 (name, _) if name.starts_with("astromesh.") => {
                     line.warnings.push(format!("{word}: unknown"));
                 }
@@ -81,6 +88,18 @@ impl Cmdline {
             }
         }
         line
+    }
+
+    /// A number of seconds from `least` to an hour, or a warning.
+    fn seconds(&mut self, word: &str, value: &str, least: u64) -> Option<Duration> {
+        let seconds = value.parse().ok();
+        let seconds = seconds.filter(|s| (least..=3600).contains(s));
+        if seconds.is_none() {
+            self.warnings.push(format!(
+                "{word}: not a number of seconds from {least} to 3600"
+            ));
+        }
+        seconds.map(Duration::from_secs)
     }
 
     fn take_roothash(&mut self, value: &str) {
@@ -136,6 +155,18 @@ mod tests {
         );
         assert_eq!(line.on_failure, OnFailure::Halt);
         assert_eq!(line.root_timeout, Duration::from_secs(5));
+        assert_eq!(line.watchdog, WATCHDOG);
         assert_eq!(line.warnings, ["astromesh.rot=1: unknown"]);
+        let line = Cmdline::parse("astromesh.watchdog=9");
+        assert_eq!(
+            (line.watchdog, line.warnings.len()),
+            (Duration::from_secs(9), 0)
+        );
+        let line = Cmdline::parse("astromesh.watchdog=4");
+        assert_eq!(line.watchdog, WATCHDOG);
+        assert_eq!(
+            line.warnings,
+            ["astromesh.watchdog=4: not a number of seconds from 5 to 3600"]
+        );
     }
 }

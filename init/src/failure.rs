@@ -6,6 +6,7 @@
 //! console. It never just stands there: a halt is told as such.
 
 use crate::cmdline::OnFailure;
+use crate::devices::watchdog::Watchdog;
 use crate::emit::Emitter;
 use rustix::system::RebootCommand;
 use std::fmt;
@@ -40,8 +41,14 @@ const REBOOT_DELAY: i64 = 3;
 /// The longest wait for the console's last bytes.
 const DRAIN: Duration = Duration::from_millis(500);
 
-/// Tells the failure and ends the boot by the policy.
-pub fn end(emitter: &mut Emitter, failure: &Failure, policy: OnFailure) -> ! {
+/// Tells the failure and ends the boot by the policy. A machine that is to stay is kept from its watchdog.
+pub fn end(
+    emitter: &mut Emitter,
+    failure: &Failure,
+    policy: OnFailure,
+    watchdog: &mut Watchdog,
+) -> ! {
+    watchdog.step();
     let Failure {
         what,
         looked_for,
@@ -63,8 +70,11 @@ pub fn end(emitter: &mut Emitter, failure: &Failure, policy: OnFailure) -> ! {
         }
         OnFailure::Halt => {
             rustix::fs::sync();
+            let interval = watchdog.interval().map(|i| i.as_secs().max(1));
+            let interval = interval.and_then(|i| i64::try_from(i).ok());
             loop {
-                pause(i64::MAX);
+                pause(interval.unwrap_or(i64::MAX));
+                watchdog.step();
             }
         }
     }

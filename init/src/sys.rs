@@ -1,4 +1,4 @@
-//! The only unsafe code of the crate: four `ioctl`s, a socket option and the correction of the clock, which
+//! The only unsafe code of the crate: some `ioctl`s, a socket option and the correction of the clock, which
 //! no library offers, or not in a way that can be used here.
 
 use rustix::fd::{AsFd, AsRawFd, OwnedFd};
@@ -112,6 +112,63 @@ pub fn loopback_up() -> io::Result<()> {
     } else {
         Ok(())
     }
+}
+
+/// What a watchdog can be asked or told (kernel: `include/uapi/linux/watchdog.h`); each takes an `int`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WatchdogCall {
+    /// `WDIOC_GETBOOTSTATUS`: why the machine was reset, as bits.
+    BootStatus,
+    /// `WDIOC_KEEPALIVE`: that we live. The number says nothing.
+    KeepAlive,
+    /// `WDIOC_SETTIMEOUT`: the seconds of silence that end the machine; gives what was made of it.
+    SetTimeout,
+    /// `WDIOC_GETTIMEOUT`: what that is.
+    Timeout,
+}
+
+/// The ioctl type of watchdogs (`WATCHDOG_IOCTL_BASE`).
+const WATCHDOG_BASE: u64 = 0x57;
+
+/// Calls a watchdog with this number and gives the one that it left.
+///
+/// # Errors
+/// What the driver says: `EOPNOTSUPP` if it cannot, `EINVAL` for a timeout that it cannot keep.
+pub fn watchdog(device: &impl AsFd, call: WatchdogCall, number: i32) -> io::Result<i32> {
+    // `_IOR` is 2 << 30 and `_IOWR` 3 << 30, with the 4 bytes of an `int`.
+    let (direction, command) = match call {
+        WatchdogCall::BootStatus => (2, 2),
+        WatchdogCall::KeepAlive => (2, 5),
+        WatchdogCall::SetTimeout => (3, 6),
+        WatchdogCall::Timeout => (2, 7),
+    };
+    let request: u64 = direction << 30 | 4 << 16 | WATCHDOG_BASE << 8 | command;
+    let mut number: libc::c_int = number;
+    // SAFETY: the kernel reads and writes at most one `int` at the pointer, which is valid for it.
+    let result = unsafe { libc::ioctl(device.as_fd().as_raw_fd(), request as _, &raw mut number) };
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(number)
+    }
+}
+
+/// What a watchdog calls itself (`WDIOC_GETSUPPORT`).
+///
+/// # Errors
+/// If it is no watchdog.
+pub fn watchdog_identity(device: &impl AsFd) -> io::Result<String> {
+    // `struct watchdog_info`: options, the firmware's version, and 32 bytes of name.
+    let mut info = [0u8; 40];
+    let request: u64 = 2 << 30 | 40 << 16 | WATCHDOG_BASE << 8;
+    // SAFETY: the kernel writes the 40 bytes of a `watchdog_info` at the pointer, which is valid for them.
+    let result =
+        unsafe { libc::ioctl(device.as_fd().as_raw_fd(), request as _, info.as_mut_ptr()) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let name = info.get(8..).unwrap_or_default().split(|b| *b == 0).next();
+    Ok(String::from_utf8_lossy(name.unwrap_or_default()).into_owned())
 }
 
 /// Makes Ctrl-Alt-Del a `SIGINT` to PID 1 in place of an instant reset (reboot(2)).

@@ -10,6 +10,7 @@ pub mod dm;
 pub mod gpt;
 pub mod modules;
 pub mod uevent;
+pub mod watchdog;
 
 use modules::Modules;
 use std::collections::BTreeSet;
@@ -43,6 +44,12 @@ pub fn network_modaliases() -> BTreeSet<String> {
     let mut found = own_modaliases();
     found.extend(on_bus("pci").into_iter().filter(|m| m.contains("bc02")));
     found
+}
+
+/// By which names whatever may be a watchdog asks for its driver: cards, and what the firmware describes.
+#[must_use]
+pub fn watchdog_modaliases() -> BTreeSet<String> {
+    ["pci", "platform"].into_iter().flat_map(on_bus).collect()
 }
 
 fn on_bus(bus: &str) -> Vec<String> {

@@ -5,6 +5,7 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::CStr;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -95,14 +96,34 @@ impl Modules {
     /// # Errors
     /// Names the module, and the one it needs if that is at fault.
     pub fn load(&self, name: &str) -> io::Result<()> {
-        self.load_nested(&canonical(name), DEPTH_MAX)
+        self.load_with(name, c"")
+    }
+
+    /// The same with parameters for the module, which do nothing if it is loaded already.
+    ///
+    /// # Errors
+    /// As [`Modules::load`].
+    pub fn load_with(&self, name: &str, parameters: &CStr) -> io::Result<()> {
+        self.load_nested(&canonical(name), parameters, DEPTH_MAX)
     }
 
     /// Loads every module that drives a device with this modalias; returns how many were new.
     pub fn load_for(&self, modalias: &str, failed: &mut dyn FnMut(&str, io::Error)) -> usize {
+        self.load_from("", modalias, failed)
+    }
+
+    /// The same for modules in this folder of the kernel's tree only, as `drivers/watchdog/`.
+    pub fn load_from(
+        &self,
+        folder: &str,
+        modalias: &str,
+        failed: &mut dyn FnMut(&str, io::Error),
+    ) -> usize {
+        let is_there = |name: &str| self.files.get(name).is_some_and(|f| f.contains(folder));
         let fitting = self
             .aliases
             .iter()
+            .filter(|(_, name)| folder.is_empty() || is_there(name))
             .filter(|(pattern, _)| matches(pattern, modalias));
         let names: BTreeSet<&String> = fitting.map(|(_, name)| name).collect();
         let new = names
@@ -112,7 +133,7 @@ impl Modules {
             .count()
     }
 
-    fn load_nested(&self, name: &str, depth: u32) -> io::Result<()> {
+    fn load_nested(&self, name: &str, parameters: &CStr, depth: u32) -> io::Result<()> {
         if depth == 0 || !self.settled.borrow_mut().insert(name.to_owned()) {
             return Ok(());
         }
@@ -124,10 +145,10 @@ impl Modules {
         };
         for helper in self.softdeps.get(name).into_iter().flatten() {
             // May be built in, or an alias nobody has: not needed to work.
-            let _ = self.load_nested(helper, depth - 1);
+            let _ = self.load_nested(helper, c"", depth - 1);
         }
         for needed in self.needs.get(name).into_iter().flatten() {
-            self.load_nested(needed, depth - 1)?;
+            self.load_nested(needed, c"", depth - 1)?;
         }
         let path = self.directory.join(file);
         let compressed = !file.ends_with(".ko");
@@ -138,7 +159,7 @@ impl Modules {
         };
         let module = File::open(&path)
             .map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", path.display())))?;
-        match rustix::system::finit_module(&module, c"", flags) {
+        match rustix::system::finit_module(&module, parameters, flags) {
             Ok(()) | Err(rustix::io::Errno::EXIST) => Ok(()),
             Err(e) => Err(io::Error::other(format!(
                 "module {name} ({}): {}",
@@ -271,6 +292,12 @@ mod tests {
         assert_eq!(
             modules.aliases,
             [("dm-verity-*".to_owned(), "dm_verity".to_owned())]
+        );
+        // None of these are in that folder, so nothing is tried.
+        let mut failed = |name: &str, e: io::Error| panic!("{name}: {e}");
+        assert_eq!(
+            modules.load_from("drivers/watchdog/", "dm-verity-x", &mut failed),
+            0
         );
         assert!(
             modules

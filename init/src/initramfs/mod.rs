@@ -1,7 +1,7 @@
 //! The first stage: from the kernel's start to the verified root.
 //!
 //! PID 1 on the kernel's rootfs, with nothing but the initramfs of the UKI. In order: the kernel's
-//! file systems; the command line; drivers for what is there; both halves of the root, data and
+//! file systems; the command line; the watchdog; drivers for what is there; both halves of the root, data and
 //! hash, by the partition GUIDs that the roothash spells (Discoverable Partitions Specification:
 //! the first and the last 128 bits of it); the verity mapping; the mount; and the
 //! handover to `/sbin/init` on it.
@@ -16,6 +16,7 @@ pub mod verity;
 use crate::cmdline::Cmdline;
 use crate::devices::modules::Modules;
 use crate::devices::uevent::Uevents;
+use crate::devices::watchdog::Watchdog;
 use crate::devices::{self, disks, dm};
 use crate::emit::Emitter;
 use crate::failure::{self, Failure};
@@ -26,6 +27,7 @@ use rustix::mount::{MountFlags, mount};
 use std::collections::VecDeque;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use supervisor::Time;
 use supervisor::event::{Event, EventSink};
 use supervisor::logger::now;
 
@@ -53,14 +55,16 @@ pub fn run() -> ! {
             .with("version", env!("CARGO_PKG_VERSION")),
     );
     let mut cmdline = Cmdline::parse("");
-    let result = stage(&mut emitter, &mut cmdline);
+    let mut watchdog = Watchdog::default();
+    let result = stage(&mut emitter, &mut cmdline, &mut watchdog);
     let Err(failure) = result;
-    failure::end(&mut emitter, &failure, cmdline.on_failure)
+    failure::end(&mut emitter, &failure, cmdline.on_failure, &mut watchdog)
 }
 
 fn stage(
     emitter: &mut Emitter,
     cmdline: &mut Cmdline,
+    watchdog: &mut Watchdog,
 ) -> Result<std::convert::Infallible, Failure> {
     mounts::early().map_err(|e| Failure::new("mounts", "the kernel's file systems", e))?;
     let text = std::fs::read_to_string("/proc/cmdline")
@@ -69,6 +73,14 @@ fn stage(
     for warning in &cmdline.warnings {
         warn(emitter, "cmdline", warning);
     }
+    let modules = Modules::of_running_kernel().map_err(|e| {
+        Failure::new(
+            "modules",
+            "the tables of the running kernel in the initramfs",
+            e,
+        )
+    })?;
+    *watchdog = Watchdog::arm_early(&modules, cmdline.watchdog, emitter);
     if let Some(problem) = cmdline.problems.first() {
         return Err(Failure::new(
             "cmdline",
@@ -80,9 +92,11 @@ fn stage(
         .roothash
         .ok_or_else(|| Failure::new("cmdline", "roothash=", "none on the kernel command line"))?;
     let uevents = Uevents::open().map_err(|e| Failure::new("uevents", "a netlink socket", e))?;
-    let modules = load_modules(emitter)?;
+    load_modules(&modules, emitter);
     let wanted = Root::of(&roothash, loader_partition());
-    let (data, hash) = find(emitter, &wanted, &uevents, &modules, cmdline)?;
+    let end = now() + cmdline.root_timeout;
+    let (data, hash) = find(emitter, &wanted, &uevents, &modules, end, watchdog)?;
+    watchdog.step();
     map(&data, &hash, &roothash)?;
     emitter.emit(
         Event::new("boot.root")
@@ -92,18 +106,13 @@ fn stage(
             .with("roothash", verity::hex(&roothash)),
     );
     leave_record(emitter);
+    watchdog.step();
+    watchdog.pass_on();
     let seen = switch_root::enter(SYSROOT, "/sbin/init");
     Err(Failure::new("handover", "/sbin/init on the root", seen))
 }
 
-fn load_modules(emitter: &mut Emitter) -> Result<Modules, Failure> {
-    let modules = Modules::of_running_kernel().map_err(|e| {
-        Failure::new(
-            "modules",
-            "the tables of the running kernel in the initramfs",
-            e,
-        )
-    })?;
+fn load_modules(modules: &Modules, emitter: &mut Emitter) {
     for name in MODULES {
         if let Err(e) = modules.load(name) {
             warn(emitter, "module", e);
@@ -112,7 +121,6 @@ fn load_modules(emitter: &mut Emitter) -> Result<Modules, Failure> {
     for name in OPTIONAL_MODULES {
         let _ = modules.load(name);
     }
-    Ok(modules)
 }
 
 /// The partition that the firmware started us from, as systemd-boot and -stub say (Boot Loader
@@ -131,7 +139,7 @@ fn loader_partition() -> Option<devices::gpt::Guid> {
     devices::gpt::Guid::parse(&text)
 }
 
-/// Loads drivers, and waits, until both partitions of the root are there.
+/// Loads drivers, and waits, until both partitions of the root are there, or `end`.
 ///
 /// One driver at a time, with a look after each, those of a virtual machine's own devices first: what
 /// the root does not need is left to the running system, which loads it beside everything else.
@@ -140,12 +148,13 @@ fn find(
     wanted: &Root,
     uevents: &Uevents,
     modules: &Modules,
-    cmdline: &Cmdline,
+    end: Time,
+    watchdog: &mut Watchdog,
 ) -> Result<(disks::Partition, disks::Partition), Failure> {
-    let end = now() + cmdline.root_timeout;
     let mut waiting: VecDeque<String> = devices::own_modaliases().into_iter().collect();
     let mut looked_everywhere = false;
     loop {
+        watchdog.turn(now(), Some(end));
         let mut unreadable = Vec::new();
         let partitions = disks::partitions(&mut |disk, e| unreadable.push(format!("{disk}: {e}")));
         let left = end.saturating_sub(now());
@@ -179,7 +188,8 @@ fn find(
             continue;
         }
         if looked_everywhere {
-            wait(uevents, &mut waiting, left);
+            let limit = watchdog.interval().map_or(left, |i| i.min(left));
+            wait(uevents, &mut waiting, limit);
         } else {
             waiting.extend(devices::modaliases());
             looked_everywhere = true;

@@ -20,6 +20,7 @@ use super::power::{Buttons, Pressed};
 use super::{relay, shutdown};
 use crate::config::Config;
 use crate::devices::uevent::Uevents;
+use crate::devices::watchdog::Watchdog;
 use crate::emit::Emitter;
 use crate::failure::Failure;
 use crate::manager::{self, Happened, Manager, OWNERS, Verb};
@@ -59,6 +60,9 @@ pub struct Machine {
     budget: Budget,
     clock: Clock,
     hostname: Hostname,
+    watchdog: Watchdog,
+    /// The timeout for one whose driver comes late.
+    watchdog_timeout: Time,
     healthy: bool,
     /// When the machine will have been healthy for long enough.
     sustained: Option<Time>,
@@ -107,11 +111,21 @@ impl Machine {
             budget,
             clock,
             hostname: Hostname::new(config.system.hostname.is_some()),
+            watchdog: Watchdog::default(),
+            watchdog_timeout: crate::cmdline::WATCHDOG,
             healthy: false,
             sustained: None,
             net_due: None,
             stopping: None,
         })
+    }
+
+    /// With the watchdog as the start of this stage leaves it.
+    #[must_use]
+    pub fn with_watchdog(mut self, watchdog: Watchdog, timeout: Time) -> Self {
+        self.watchdog = watchdog;
+        self.watchdog_timeout = timeout;
+        self
     }
 
     /// Runs the machine to its end.
@@ -121,7 +135,7 @@ impl Machine {
             Err(e) => {
                 let event = Event::new("init.crash").with("what", "epoll");
                 emitter.emit(event.with("error", e));
-                shutdown::finish(&mut emitter, Verb::Reboot)
+                shutdown::finish(&mut emitter, Verb::Reboot, &mut self.watchdog)
             }
         }
     }
@@ -131,11 +145,16 @@ impl Machine {
         self.manager.feed(Input::Milestone("var"), emitter);
         self.manager.start(emitter);
         self.look_for_buttons();
+        // A driver may have come before the announcements began.
+        self.watchdog.arm_first(self.watchdog_timeout, emitter);
         loop {
             self.settle(emitter);
             let stop_ends = self.stopping.map(|(_, end)| end);
             let dues = [self.net_due, self.sustained, stop_ends];
-            let deadline = dues.into_iter().flatten().min();
+            let due = dues.into_iter().flatten().min();
+            let owed = [due, self.manager.driver().deadline()];
+            self.watchdog.turn(now(), owed.into_iter().flatten().min());
+            let deadline = [due, self.watchdog.due()].into_iter().flatten().min();
             for happened in self.manager.turn(deadline, emitter)? {
                 match happened {
                     Happened::Ready(token) => self.handle(token, emitter),
@@ -161,6 +180,10 @@ impl Machine {
                         && uevent.devname.starts_with("input/event")
                     {
                         self.open_button(&uevent.devname);
+                    }
+                    if uevent.subsystem == "watchdog" && uevent.action == "add" {
+                        let timeout = self.watchdog_timeout;
+                        self.watchdog.arm(&uevent.devname, timeout, emitter);
                     }
                 }
             }
@@ -226,7 +249,7 @@ impl Machine {
                     .with("seen", "services left running")
                     .with("waited_ms", STOP_MAX.as_millis()),
             );
-            shutdown::finish(emitter, verb);
+            shutdown::finish(emitter, verb, &mut self.watchdog);
         }
     }
 
@@ -246,7 +269,9 @@ impl Machine {
         match (outcome, self.stopping) {
             (Outcome::Reboot { service }, None) => self.reboot_for(&service, emitter),
             (Outcome::Reboot { .. }, Some(_)) => {}
-            (Outcome::AllStopped, Some((verb, _))) => shutdown::finish(emitter, verb),
+            (Outcome::AllStopped, Some((verb, _))) => {
+                shutdown::finish(emitter, verb, &mut self.watchdog)
+            }
             (Outcome::AllStopped, None) => {}
         }
     }

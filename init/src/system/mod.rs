@@ -21,6 +21,7 @@ mod var;
 
 use crate::cmdline::Cmdline;
 use crate::config;
+use crate::devices::watchdog::Watchdog;
 use crate::emit::Emitter;
 use crate::failure::{self, Failure};
 use crate::manager;
@@ -40,18 +41,24 @@ pub fn run() -> ! {
     );
     tell_panics();
     let mut cmdline = Cmdline::parse("");
-    let failure = match start(&mut emitter, &mut cmdline) {
+    let mut watchdog = Watchdog::default();
+    let failure = match start(&mut emitter, &mut cmdline, &mut watchdog) {
         Ok(machine) => machine.run(emitter),
         Err(failure) => failure,
     };
-    failure::end(&mut emitter, &failure, cmdline.on_failure)
+    failure::end(&mut emitter, &failure, cmdline.on_failure, &mut watchdog)
 }
 
-fn start(emitter: &mut Emitter, cmdline: &mut Cmdline) -> Result<machine::Machine, Failure> {
+fn start(
+    emitter: &mut Emitter,
+    cmdline: &mut Cmdline,
+    watchdog: &mut Watchdog,
+) -> Result<machine::Machine, Failure> {
     let signals = manager::catch_signals().map_err(|e| Failure::new("signals", "a signalfd", e))?;
     mounts::early()
         .and_then(|()| mounts::late())
         .map_err(|e| Failure::new("mounts", "the kernel's file systems", e))?;
+    *watchdog = Watchdog::take_over();
     // Before `/var` is mounted and anything is written there.
     let clock = clock::Clock::start(emitter);
     // The initramfs stage has judged it; here it only says what follows a failure.
@@ -60,12 +67,15 @@ fn start(emitter: &mut Emitter, cmdline: &mut Cmdline) -> Result<machine::Machin
         .map_err(|e| Failure::new("config", "a valid configuration", e))?;
     let users =
         Users::read(Path::new("/")).map_err(|e| Failure::new("config", "users and groups", e))?;
+    watchdog.step();
     let var = var::mount_var();
+    watchdog.step();
     let durable = var.name() == "boot.var";
     emitter.emit(var);
     prepare::prepare(&config, &users, emitter);
     let budget = Budget::new(durable);
-    machine::Machine::new(&config, users, signals, budget, clock, emitter)
+    let machine = machine::Machine::new(&config, users, signals, budget, clock, emitter)?;
+    Ok(machine.with_watchdog(std::mem::take(watchdog), cmdline.watchdog))
 }
 
 /// A panic is told before it ends us; the kernel's `panic=` turns that end into a reboot.

@@ -2,8 +2,10 @@
 //!
 //! Whatever still runs is killed, what is written goes to the disk, `/var` is unmounted, and the
 //! kernel is told to reboot or switch off. The verified root needs nothing: it was never written,
-//! and a mapping cannot be taken away from under `/`.
+//! and a mapping cannot be taken away from under `/`. The watchdog is fed at each step and goes on through
+//! the reset, so a step that hangs, at a dead disk, ends as one too.
 
+use crate::devices::watchdog::Watchdog;
 use crate::emit::Emitter;
 use crate::failure;
 use crate::manager::Verb;
@@ -20,17 +22,21 @@ use supervisor::logger::now;
 const KILL_WAIT: Time = Time::from_secs(2);
 
 /// Ends the machine. Does not return.
-pub fn finish(emitter: &mut Emitter, verb: Verb) -> ! {
+pub fn finish(emitter: &mut Emitter, verb: Verb, watchdog: &mut Watchdog) -> ! {
     emitter.use_console();
     kill_the_rest();
+    watchdog.step();
     rustix::fs::sync();
+    watchdog.step();
     for target in ["/var", "/tmp"] {
         if let Err(e) = unmount(target, UnmountFlags::NOFOLLOW) {
             let seen = format!("unmount {target}: {}", io::Error::from(e));
             emitter.emit(Event::new("shutdown.warning").with("seen", seen));
         }
     }
+    watchdog.step();
     rustix::fs::sync();
+    watchdog.step();
     failure::reset(emitter, verb.command(), verb.name())
 }
 
