@@ -1,4 +1,4 @@
-//! Compiling init for the image.
+//! Compiling init and its companions for the image.
 //!
 //! The harness calls cargo itself, so that one command goes from a clone to a boot. Paths of the
 //! machine are taken out of the binary: they would be in its panic messages, and two clones in
@@ -10,16 +10,47 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::image::Kind;
 use crate::paths::Paths;
+use crate::setup::TARGET;
 
-/// Compiles init, or the floor that is an example of its crate, for the musl target; paths of this
-/// machine do not get into the binary.
+/// A program of init's crate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Program {
+    /// init itself.
+    Init,
+    /// The least that reaches the runtime.
+    Floor,
+    /// The daemon that stands for the runtime.
+    SmallDaemon,
+    /// init with a fault that the kernel command line names.
+    Broken,
+}
+
+impl Program {
+    /// What cargo calls it: a kind of target, and the name of one.
+    fn target(self) -> [&'static str; 2] {
+        match self {
+            Self::Init => ["--bin", "init"],
+            Self::Floor => ["--example", "floor"],
+            Self::SmallDaemon => ["--example", "small_daemon"],
+            Self::Broken => ["--example", "broken"],
+        }
+    }
+
+    /// Where cargo puts it, below the folder of the musl target.
+    fn output(self) -> String {
+        match self.target() {
+            ["--example", name] => format!("release/examples/{name}"),
+            [_, name] => format!("release/{name}"),
+        }
+    }
+}
+
+/// Compiles a program for the musl target; paths of this machine do not get into the binary.
 ///
 /// # Errors
-/// When cargo is not there or init does not compile.
-pub fn init(paths: &Paths, kind: Kind) -> Result<PathBuf> {
-    const TARGET: &str = "x86_64-unknown-linux-musl";
+/// When cargo is not there or the program does not compile.
+pub fn program(paths: &Paths, program: Program) -> Result<PathBuf> {
     let target = paths
         .out
         .parent()
@@ -48,18 +79,15 @@ pub fn init(paths: &Paths, kind: Kind) -> Result<PathBuf> {
             "--package",
             "astromesh-init",
         ])
-        .args(match kind {
-            Kind::Floor => ["--example", "floor"],
-            Kind::Ours | Kind::Control => ["--bin", "init"],
-        })
+        .args(program.target())
         .arg("--config")
         .arg(format!("target.{TARGET}.rustflags=[{}]", flags.join(",")));
-    let status = command.status().context("cannot run cargo to build init")?;
-    ensure!(status.success(), "init does not compile (see above)");
-    let program = target.join(TARGET).join(match kind {
-        Kind::Floor => "release/examples/floor",
-        Kind::Ours | Kind::Control => "release/init",
-    });
-    ensure!(program.exists(), "cargo built no {}", program.display());
-    Ok(program)
+    let [_, name] = program.target();
+    let status = command
+        .status()
+        .with_context(|| format!("cannot run cargo to build {name}"))?;
+    ensure!(status.success(), "{name} does not compile (see above)");
+    let built = target.join(TARGET).join(program.output());
+    ensure!(built.exists(), "cargo built no {}", built.display());
+    Ok(built)
 }

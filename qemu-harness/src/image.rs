@@ -11,29 +11,31 @@
 //! agree to the byte. A build whose inputs are those of the last one is not repeated.
 
 use std::fs;
-use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 use sha2::{Digest, Sha256};
 
 use crate::assemble::{self, Parts};
 use crate::audit;
-use crate::compile;
+use crate::compile::{self, Program};
 use crate::control;
 use crate::fetch::sha256_file;
+pub use crate::image_options::{ImageOptions, Kind, Runtime};
+use crate::image_root::{self, Programs};
 use crate::initramfs;
 use crate::lock::hex;
 use crate::paths::Paths;
 use crate::report;
-use crate::rootfs::{self, Base, Inputs, make_executable};
+use crate::rootfs::{self, Base, Inputs};
 use crate::tools::{Tools, run};
 use crate::tree;
 
 /// The code that makes an image of its inputs is one of them.
-const CODE: [&str; 5] = [
+const CODE: [&str; 7] = [
     include_str!("image.rs"),
+    include_str!("image_options.rs"),
+    include_str!("image_root.rs"),
     include_str!("assemble.rs"),
     include_str!("audit.rs"),
     include_str!("initramfs.rs"),
@@ -54,98 +56,6 @@ const COMPRESSION: [&str; 2] = ["-zlz4hc,9", "-C65536"];
 /// After `roothash=`: where to talk; a quiet console; reboot 10 s after a panic; all of init's
 /// lines, which printk would otherwise limit.
 const COMMAND_LINE: &str = "console=ttyS0 loglevel=5 panic=10 printk.devkmsg=on";
-
-/// What stands at `/sbin/init`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Kind {
-    /// Our init.
-    #[default]
-    Ours,
-    /// systemd, for comparison.
-    Control,
-    /// The least that reaches the runtime, for comparison.
-    Floor,
-}
-
-/// What to build.
-#[derive(Debug, Clone)]
-pub struct ImageOptions {
-    /// A static program to use as `/init` and `/sbin/init` instead of building ours.
-    pub init: Option<PathBuf>,
-    /// Version of the image (UAPI.10, without `+`).
-    pub version: String,
-    /// What stands at `/sbin/init`.
-    pub kind: Kind,
-    /// Added to the end of the kernel command line in the UKI.
-    pub command_line: Vec<String>,
-    /// An `init.toml` to use instead of `image/init.toml`.
-    pub config: Option<PathBuf>,
-    /// A file for the folder `init.toml.d` of the image: what it says is laid over the configuration.
-    pub drop_in: Option<PathBuf>,
-    /// Takes a configuration that `init check` refuses: to see what a boot does with it.
-    pub unchecked: bool,
-    /// Where to write; by default a folder under `target/appliance` for these options.
-    pub out: Option<PathBuf>,
-    /// Makes everything anew in this folder, without the cached base: to see it made twice.
-    pub scratch: Option<PathBuf>,
-}
-
-impl Default for ImageOptions {
-    fn default() -> Self {
-        Self {
-            init: None,
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            kind: Kind::Ours,
-            command_line: Vec::new(),
-            config: None,
-            drop_in: None,
-            unchecked: false,
-            out: None,
-            scratch: None,
-        }
-    }
-}
-
-impl ImageOptions {
-    /// The same root with systemd as PID 1.
-    #[must_use]
-    pub fn control() -> Self {
-        Self {
-            kind: Kind::Control,
-            ..Self::default()
-        }
-    }
-
-    /// The same root with the least that reaches the runtime.
-    #[must_use]
-    pub fn floor() -> Self {
-        Self {
-            kind: Kind::Floor,
-            ..Self::default()
-        }
-    }
-
-    fn folder(&self, paths: &Paths) -> PathBuf {
-        if let Some(out) = &self.out {
-            return out.clone();
-        }
-        match self.kind {
-            Kind::Control => paths.out.join("image-control"),
-            Kind::Floor => paths.out.join("image-floor"),
-            Kind::Ours if *self == Self::default() => paths.image_out(),
-            Kind::Ours => {
-                let digest = hex(&Sha256::digest(format!("{self:?}")));
-                paths.out.join(format!("image-{}", &digest[..8]))
-            }
-        }
-    }
-}
-
-impl PartialEq for ImageOptions {
-    fn eq(&self, other: &Self) -> bool {
-        format!("{self:?}") == format!("{other:?}")
-    }
-}
 
 /// A finished image: its files and what it is.
 #[derive(Debug, Clone)]
@@ -210,11 +120,15 @@ impl Image {
 pub fn build(paths: &Paths, tools: &Tools, options: &ImageOptions) -> Result<Image> {
     check_version(&options.version)?;
     let inputs = Inputs::read(paths)?;
-    let init = match &options.init {
-        Some(path) => path.clone(),
-        None => compile::init(paths, options.kind)?,
-    };
+    let programs = programs(paths, options)?;
     let mut base = rootfs::base(paths, tools, &inputs, options.scratch.as_deref())?;
+    if options.runtime == Runtime::Small {
+        ensure!(
+            options.kind != Kind::Control,
+            "the systemd control has the whole runtime, or compares nothing"
+        );
+        base.root = base.small.clone();
+    }
     if options.kind == Kind::Control {
         base = control::base(paths, tools, &base, options.scratch.as_deref())?;
     }
@@ -227,7 +141,7 @@ pub fn build(paths: &Paths, tools: &Tools, options: &ImageOptions) -> Result<Ima
         .with_context(|| format!("cannot lock {}", folder.display()))?;
 
     let stamp = folder.join(".inputs");
-    let digest = inputs_digest(paths, tools, options, &base, &init)?;
+    let digest = inputs_digest(paths, tools, options, &base, &programs)?;
     if let Some(roothash) = fs::read_to_string(&stamp)
         .ok()
         .and_then(|text| text.strip_prefix(&digest).map(str::to_owned))
@@ -242,13 +156,15 @@ pub fn build(paths: &Paths, tools: &Tools, options: &ImageOptions) -> Result<Ima
     tree::remove(&work)?;
     fs::create_dir_all(&work)?;
     eprintln!("building the image in {}", folder.display());
-    let image =
-        make(paths, tools, options, &inputs, &base, &init, &folder, &work).with_context(|| {
-            format!(
-                "cannot build the image (what there is of it lies in {})",
-                work.display()
-            )
-        })?;
+    let image = make(
+        paths, tools, options, &inputs, &base, &programs, &folder, &work,
+    )
+    .with_context(|| {
+        format!(
+            "cannot build the image (what there is of it lies in {})",
+            work.display()
+        )
+    })?;
     tree::remove(&work)?;
     fs::write(&stamp, format!("{digest} {}", image.roothash))?;
     Ok(image)
@@ -264,30 +180,22 @@ fn make(
     options: &ImageOptions,
     inputs: &Inputs,
     base: &Base,
-    init: &Path,
+    programs: &Programs,
     folder: &Path,
     work: &Path,
 ) -> Result<Image> {
     let definition = paths.image_definition();
     let root = work.join("root");
     tree::copy(&base.root, &root)?;
-    if options.kind != Kind::Control {
-        put_init(&root, init, options, &definition)?;
-    }
-    if options.kind == Kind::Ours && options.init.is_none() && !options.unchecked {
-        check_config(init, &root, options, &definition)?;
-    }
-    os_release(&root, &options.version)?;
+    image_root::finish(&root, programs, options, &definition)?;
     let listed = match options.kind {
         // Shell or not, the control is never shipped.
         Kind::Control => "{}\n".to_owned(),
-        Kind::Ours | Kind::Floor => audit::audit(
-            &root,
-            &[
-                &definition.join("executables.list"),
-                &base.root.with_file_name("executables.list"),
-            ],
-        )?,
+        Kind::Ours | Kind::Floor => {
+            let list = work.join("executables.list");
+            fs::write(&list, executables(options, &definition, base)?)?;
+            audit::audit(&root, &[&list])?
+        }
     };
 
     let packed = work.join("root.erofs");
@@ -310,7 +218,12 @@ fn make(
         ROOT_LIMIT >> 20
     );
     let ramdisk = work.join("initramfs.cpio.zst");
-    initramfs::write(tools, init, &base.initramfs, &ramdisk)?;
+    initramfs::write(
+        tools,
+        &programs.initramfs,
+        &initramfs_modules(base, options, work)?,
+        &ramdisk,
+    )?;
 
     let mut command_line = vec![COMMAND_LINE.to_owned()];
     if options.kind == Kind::Control {
@@ -349,60 +262,6 @@ fn make(
     Ok(image)
 }
 
-/// init, its client's name and its configuration.
-fn put_init(root: &Path, init: &Path, options: &ImageOptions, definition: &Path) -> Result<()> {
-    fs::copy(init, root.join("usr/sbin/init"))
-        .with_context(|| format!("cannot copy init from {}", init.display()))?;
-    make_executable(&root.join("usr/sbin/init"))?;
-    symlink("../sbin/init", root.join("usr/bin/initctl"))?;
-    let folder = root.join("usr/lib/astromesh/init.toml.d");
-    fs::create_dir_all(&folder)?;
-    if let Some(file) = &options.drop_in {
-        fs::copy(file, folder.join("drop-in.toml"))
-            .with_context(|| format!("cannot copy the drop-in {}", file.display()))?;
-    }
-    let config = options
-        .config
-        .clone()
-        .unwrap_or_else(|| definition.join("init.toml"));
-    fs::copy(&config, root.join("usr/lib/astromesh/init.toml"))
-        .with_context(|| format!("cannot copy the configuration {}", config.display()))?;
-    Ok(())
-}
-
-/// Has our init judge its configuration: what a boot would stumble over fails the build.
-fn check_config(init: &Path, root: &Path, options: &ImageOptions, definition: &Path) -> Result<()> {
-    let config = match (&options.drop_in, &options.config) {
-        // Only in the root is the drop-in beside what it is laid over.
-        (Some(_), _) => root.join("usr/lib/astromesh/init.toml"),
-        (None, Some(config)) => config.clone(),
-        (None, None) => definition.join("init.toml"),
-    };
-    let mut check = Command::new(init);
-    check.args(["check", "--root"]).arg(root).arg(&config);
-    let output = check
-        .output()
-        .with_context(|| format!("cannot run {} to check the configuration", init.display()))?;
-    ensure!(
-        output.status.success(),
-        "the configuration of the image is wrong:\n{}{}",
-        String::from_utf8_lossy(&output.stdout).trim_end(),
-        String::from_utf8_lossy(&output.stderr).trim_end()
-    );
-    Ok(())
-}
-
-/// os-release of the root, which mkosi also puts into the UKI: systemd-boot sorts by it.
-fn os_release(root: &Path, version: &str) -> Result<()> {
-    let text = format!(
-        "ID={IMAGE_ID}\nID_LIKE=debian\nNAME=\"Astromesh OS\"\nPRETTY_NAME=\"Astromesh OS {version}\"\n\
-         VERSION_ID={version}\nIMAGE_ID={IMAGE_ID}\nIMAGE_VERSION={version}\n"
-    );
-    fs::write(root.join("usr/lib/os-release"), text)?;
-    symlink("../usr/lib/os-release", root.join("etc/os-release"))?;
-    Ok(())
-}
-
 /// `+` starts the boot counter in the UKI's name, `_` and `/` separate parts of file names.
 fn check_version(version: &str) -> Result<()> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || "-.^~".contains(c);
@@ -417,19 +276,84 @@ fn check_version(version: &str) -> Result<()> {
     Ok(())
 }
 
+/// Compiles the programs of an image that the caller does not give.
+fn programs(paths: &Paths, options: &ImageOptions) -> Result<Programs> {
+    let init = match (&options.init, options.kind) {
+        (Some(path), _) => path.clone(),
+        (None, Kind::Floor) => compile::program(paths, Program::Floor)?,
+        (None, Kind::Ours | Kind::Control) => compile::program(paths, Program::Init)?,
+    };
+    let daemon = match options.runtime {
+        Runtime::Astromesh => None,
+        Runtime::Small => Some(compile::program(paths, Program::SmallDaemon)?),
+    };
+    Ok(Programs {
+        initramfs: options
+            .initramfs_init
+            .clone()
+            .unwrap_or_else(|| init.clone()),
+        init,
+        daemon,
+    })
+}
+
+/// The list that the audit holds the root against, without what is left out on purpose.
+fn executables(options: &ImageOptions, definition: &Path, base: &Base) -> Result<String> {
+    let lists = match options.runtime {
+        Runtime::Astromesh => vec![
+            definition.join("executables.list"),
+            base.root.with_file_name("executables.list"),
+        ],
+        Runtime::Small => vec![definition.join("executables.small.list")],
+    };
+    let mut all = String::new();
+    for list in lists {
+        let text =
+            fs::read_to_string(&list).with_context(|| format!("cannot read {}", list.display()))?;
+        let path = |line: &str| line.split('#').next().unwrap_or_default().trim().to_owned();
+        for line in text
+            .lines()
+            .filter(|line| !options.omit.contains(&path(line)))
+        {
+            all.push_str(line);
+            all.push('\n');
+        }
+    }
+    Ok(all)
+}
+
+/// The modules of the initramfs; those that are to be missing are taken out of a copy.
+fn initramfs_modules(base: &Base, options: &ImageOptions, work: &Path) -> Result<PathBuf> {
+    if options.omit_modules.is_empty() {
+        return Ok(base.initramfs.clone());
+    }
+    let modules = work.join("initramfs-modules");
+    tree::copy(&base.initramfs, &modules)?;
+    for name in &options.omit_modules {
+        let file = format!("{name}.ko");
+        let found = tree::files(&modules)?
+            .into_iter()
+            .find(|path| path.file_name().is_some_and(|name| *name == *file))
+            .with_context(|| format!("the initramfs has no module {name} that could be omitted"))?;
+        fs::remove_file(&found).with_context(|| format!("cannot remove {}", found.display()))?;
+    }
+    Ok(modules)
+}
+
 fn inputs_digest(
     paths: &Paths,
     tools: &Tools,
     options: &ImageOptions,
     base: &Base,
-    init: &Path,
+    programs: &Programs,
 ) -> Result<String> {
     let image = paths.image_definition();
     let mut hash = Sha256::new();
     let own = [
         tools.digest(),
         &base.digest,
-        &sha256_file(init)?,
+        &sha256_file(&programs.init)?,
+        &sha256_file(&programs.initramfs)?,
         &options.version,
         COMMAND_LINE,
         ROOT_FS_UUID,
@@ -443,8 +367,24 @@ fn inputs_digest(
         hash.update(text);
         hash.update("\n");
     }
-    for part in ["mkosi.conf", "repart", "layout", "boot", "executables.list"] {
+    for part in [
+        "mkosi.conf",
+        "repart",
+        "layout",
+        "boot",
+        "executables.list",
+        "executables.small.list",
+    ] {
         tree::hash_into(&image.join(part), &mut hash)?;
+    }
+    // Names as well as contents: the same image is not to be found under another set of options.
+    hash.update(format!(
+        "{:?} {:?} {:?}\n",
+        options.runtime, options.omit, options.omit_modules
+    ));
+    for file in programs.daemon.iter().chain(&options.update_keys) {
+        hash.update(format!("{}\n", file.display()));
+        tree::hash_into(file, &mut hash)?;
     }
     tree::hash_into(
         &options

@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::paths::Paths;
-use crate::rootfs::{SITE, make_executable};
+use crate::python::SITE;
+use crate::rootfs::make_executable;
 use crate::tools::{Tools, run};
 use crate::tree;
 

@@ -1,8 +1,9 @@
 //! The base: everything of the image that does not depend on our own binary.
 //!
-//! Three trees, made once per set of inputs and kept in the cache by the hash of those inputs:
+//! Four trees, made once per set of inputs and kept in the cache by the hash of those inputs:
 //!
 //! - `root`: what the root file system will hold, but for init, its configuration and os-release;
+//! - `small`: the same without interpreter and runtime, for images with a daemon of our own;
 //! - `initramfs`: the kernel modules of the initramfs;
 //! - `boot`: kernel, UKI stub and loader, laid out where mkosi looks for them.
 //!
@@ -14,9 +15,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::thread;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use sha2::{Digest, Sha256};
 
 use crate::cache;
@@ -26,13 +26,15 @@ use crate::lock::{Lock, hex};
 use crate::modules::Kernel;
 use crate::node::{self, Source};
 use crate::paths::Paths;
-use crate::tools::{Tools, run};
+use crate::python::{self, SITE};
+use crate::tools::Tools;
 use crate::tree;
 use crate::wheels::Wheels;
 
 /// The code that makes the trees is one of their inputs.
-const CODE: [&str; 5] = [
+const CODE: [&str; 6] = [
     include_str!("rootfs.rs"),
+    include_str!("python.rs"),
     include_str!("modules.rs"),
     include_str!("node.rs"),
     include_str!("tree.rs"),
@@ -40,40 +42,16 @@ const CODE: [&str; 5] = [
 ];
 /// The folder of Debian's shared libraries.
 const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
-/// The interpreter of trixie.
-pub const PYTHON: &str = "python3.13";
-/// Where the runtime's packages are.
-pub const SITE: &str = "opt/astromesh/venv/lib/python3.13/site-packages";
-
-/// Parts of the standard library that an appliance never imports: development, documentation,
-/// terminals, and the sources of what is compiled elsewhere.
-const STDLIB_WITHOUT: [&str; 14] = [
-    "__pycache__",
-    "config-3.13-x86_64-linux-gnu",
-    "curses",
-    "dbm",
-    "ensurepip",
-    "idlelib",
-    "lib2to3",
-    "pydoc_data",
-    "sitecustomize.py",
-    "test",
-    "tkinter",
-    "turtle.py",
-    "turtledemo",
-    "venv",
-];
-/// Compiled parts of it, likewise: terminals and old databases, whose libraries would come along.
-const DYNLOAD_WITHOUT: [&str; 6] = ["_curses", "_dbm", "_gdbm", "_test", "_tkinter", "readline"];
-
 /// Folders taken as they are: the locale that programs are started with, and time zones.
 const DATA: [&str; 2] = ["usr/lib/locale/C.utf8", "usr/share/zoneinfo"];
 
-/// The three trees and what they were made from.
+/// The four trees and what they were made from.
 #[derive(Debug, Clone)]
 pub struct Base {
     /// What the root will hold.
     pub root: PathBuf,
+    /// What a root without interpreter and runtime will hold.
+    pub small: PathBuf,
     /// Modules of the initramfs.
     pub initramfs: PathBuf,
     /// Kernel, stub and loader.
@@ -160,6 +138,7 @@ pub fn base(paths: &Paths, tools: &Tools, inputs: &Inputs, store: Option<&Path>)
         fs::read_to_string(done.join("kernel")).context("the cached base names no kernel")?;
     Ok(Base {
         root: done.join("root"),
+        small: done.join("small"),
         initramfs: done.join("initramfs"),
         boot: done.join("boot"),
         kernel,
@@ -177,21 +156,24 @@ fn make(
 ) -> Result<()> {
     let image = paths.image_definition();
     fetch::unpack(debs, work)?;
-    let (root, initramfs, boot) = (to.join("root"), to.join("initramfs"), to.join("boot"));
-    for folder in [&root, &initramfs, &boot] {
+    let [root, small, initramfs, boot] =
+        ["root", "small", "initramfs", "boot"].map(|name| to.join(name));
+    for folder in [&root, &small, &initramfs, &boot] {
         fs::create_dir_all(folder)?;
     }
-    skeleton(&root)?;
-    tree::copy(&image.join("rootfs"), &root)?;
-    certificates(work, &root)?;
+    for root in [&root, &small] {
+        skeleton(root)?;
+        tree::copy(&image.join("rootfs"), root)?;
+        certificates(work, root)?;
+    }
     for data in DATA {
         tree::copy(&work.join(data), &root.join(data))?;
     }
-    python(work, &root)?;
+    python::install(work, &root)?;
     let source = node::find(paths)?;
     if !matches!(source, Source::Deb(_)) {
         inputs.wheels.install(paths, tools, &root.join(SITE))?;
-        virtual_environment(&root, inputs)?;
+        python::virtual_environment(&root, inputs)?;
     }
     let interpreters = node::install(&source, tools, &root)?;
     let launchers = root.join(SITE).join("bin");
@@ -212,6 +194,7 @@ fn make(
     ];
     kernel.stage(tools, &lists[..1], &initramfs)?;
     kernel.stage(tools, &lists, &root)?;
+    kernel.stage(tools, &lists, &small)?;
     boot_files(work, &boot, &kernel.release)?;
 
     let mut executables = vec![
@@ -221,13 +204,14 @@ fn make(
     ];
     executables.extend(interpreters.iter().map(String::as_str));
     tree::normalise(&root, &executables)?;
+    tree::normalise(&small, &[])?;
     tree::normalise(&initramfs, &[])?;
     let listed: String = interpreters
         .iter()
         .map(|path| format!("/{path} # interprets the agent runtime, from its own package\n"))
         .collect();
     fs::write(to.join("executables.list"), listed)?;
-    compile(tools, &root)?;
+    python::compile(tools, &root)?;
     fs::write(to.join("kernel"), &kernel.release)?;
     Ok(())
 }
@@ -290,42 +274,6 @@ fn certificates(work: &Path, root: &Path) -> Result<()> {
     symlink(
         "/etc/ssl/certs/ca-certificates.crt",
         root.join("usr/lib/ssl/cert.pem"),
-    )?;
-    Ok(())
-}
-
-fn python(work: &Path, root: &Path) -> Result<()> {
-    let binary = format!("usr/bin/{PYTHON}");
-    fs::copy(work.join(&binary), root.join(&binary))
-        .with_context(|| format!("the packages hold no /{binary}"))?;
-    let library = format!("usr/lib/{PYTHON}");
-    tree::copy(&work.join(&library), &root.join(&library))?;
-    let top = root.join(&library);
-    let dynload = top.join("lib-dynload");
-    tree::prune(&top, &|path| {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        (path.parent() == Some(&top) && STDLIB_WITHOUT.contains(&name.as_ref()))
-            || name == "__pycache__"
-            || (path.parent() == Some(&dynload)
-                && DYNLOAD_WITHOUT.iter().any(|start| name.starts_with(start)))
-    })
-}
-
-fn virtual_environment(root: &Path, inputs: &Inputs) -> Result<()> {
-    let venv = root.join("opt/astromesh/venv");
-    fs::create_dir_all(venv.join("bin"))?;
-    symlink(format!("/usr/bin/{PYTHON}"), venv.join("bin/python3"))?;
-    symlink("python3", venv.join("bin/python"))?;
-    let package = format!("{PYTHON}-minimal");
-    let version = &inputs
-        .packages
-        .get(&package)
-        .with_context(|| format!("{package} is not locked"))?
-        .version;
-    let version = version.split('-').next().unwrap_or(version);
-    fs::write(
-        venv.join("pyvenv.cfg"),
-        format!("home = /usr/bin\ninclude-system-site-packages = false\nversion = {version}\n"),
     )?;
     Ok(())
 }
@@ -417,62 +365,6 @@ fn boot_files(work: &Path, boot: &Path, release: &str) -> Result<()> {
             .with_context(|| format!("systemd-boot-efi holds no {name}"))?;
     }
     tree::normalise(boot, &[])
-}
-
-/// Compiles all of Python to bytecode, next to its source.
-///
-/// `unchecked-hash`: the interpreter takes the bytecode without looking at the source's time or
-/// contents, which the verified root makes safe. The tools root's interpreter is of the same
-/// version. One process per tree, each in a fixed order: what a process has seen before shows in
-/// the bytecode it writes (interned strings are shared or not), so the order must not change.
-fn compile(tools: &Tools, root: &Path) -> Result<()> {
-    let tag = run(tools.command("python3").args([
-        "-c",
-        "import sys; print('python%d.%d' % sys.version_info[:2])",
-    ]))?;
-    if tag.trim() != PYTHON {
-        bail!(
-            "the tools root has {}, the image {PYTHON}: bytecode of one is not for the other",
-            tag.trim()
-        );
-    }
-    let mut trees = vec![format!("usr/lib/{PYTHON}")];
-    if root.join(SITE).is_dir() {
-        trees.push(SITE.to_owned());
-    }
-    thread::scope(|scope| {
-        let handles: Vec<_> = trees
-            .iter()
-            .map(|tree| {
-                scope.spawn(move || {
-                    let mut command = tools.command("python3");
-                    command.env("PYTHONHASHSEED", "0");
-                    command.args([
-                        "-m",
-                        "compileall",
-                        "-q",
-                        "-j",
-                        "1",
-                        "--invalidation-mode",
-                        "unchecked-hash",
-                    ]);
-                    run(command
-                        .arg("-s")
-                        .arg(root)
-                        .args(["-p", "/"])
-                        .arg(root.join(tree)))
-                    .with_context(|| format!("cannot compile {tree}"))
-                })
-            })
-            .collect();
-        for handle in handles {
-            match handle.join() {
-                Ok(result) => drop(result?),
-                Err(_) => bail!("a thread that compiled bytecode ended early"),
-            }
-        }
-        Ok(())
-    })
 }
 
 /// The versions of everything in the image that was locked, for manifest and SBOM.

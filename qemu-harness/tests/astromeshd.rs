@@ -6,7 +6,8 @@ use std::process::Command;
 
 use qemu_harness::node::{self, Source};
 use qemu_harness::paths::Paths;
-use qemu_harness::rootfs::{self, Inputs, SITE};
+use qemu_harness::python::SITE;
+use qemu_harness::rootfs::{self, Inputs};
 use qemu_harness::tools::{Tools, run};
 use qemu_harness::tree;
 

@@ -1,0 +1,141 @@
+//! A daemon that stands for the agent runtime where many images are built and booted.
+//!
+//! It keeps the runtime's contract with init: `READY=1`, `WATCHDOG=1`, `GET /v1/health` on port 8000,
+//! an end at `SIGTERM` (whose default action is just that). It ignores its arguments. The variable
+//! `SMALL_DAEMON`, set by a drop-in of the image, has it misbehave:
+//!
+//! - `dead`: runs and says that it is ready, but answers 500 from the start;
+//! - `flapping`: answers 200 for [`GOOD`], then 500 for [`BAD`], again and again.
+//!
+//! It needs nothing but the standard library, so that it is quick to build and to start.
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{Ipv6Addr, TcpListener, TcpStream};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::process::ExitCode;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// The port of the runtime.
+const PORT: u16 = 8000;
+
+/// How long it is well when it flaps: shorter than any probation worth the name.
+const GOOD: Duration = Duration::from_secs(4);
+
+/// How long it then is not.
+const BAD: Duration = Duration::from_secs(4);
+
+/// A client that says nothing does not hold a thread for longer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Longer requests are cut off.
+const REQUEST_MAX: u64 = 8192;
+
+/// What it answers about its health.
+#[derive(Clone, Copy)]
+enum Health {
+    Good,
+    Dead,
+    Flapping,
+}
+
+impl Health {
+    fn of_environment() -> Result<Self, String> {
+        match std::env::var("SMALL_DAEMON").as_deref() {
+            Err(_) | Ok("") => Ok(Self::Good),
+            Ok("dead") => Ok(Self::Dead),
+            Ok("flapping") => Ok(Self::Flapping),
+            Ok(other) => Err(format!("SMALL_DAEMON={other} is not known")),
+        }
+    }
+
+    fn is_good(self, age: Duration) -> bool {
+        match self {
+            Self::Good => true,
+            Self::Dead => false,
+            Self::Flapping => age.as_millis() % (GOOD + BAD).as_millis() < GOOD.as_millis(),
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(problem) => {
+            eprintln!("{problem}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<(), String> {
+    let health = Health::of_environment()?;
+    let started = Instant::now();
+    // One socket for both families (ipv6(7): bindv6only is 0 unless somebody set it).
+    let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, PORT))
+        .map_err(|e| format!("cannot listen on port {PORT}: {e}"))?;
+    notify("READY=1").map_err(|e| format!("cannot tell that it is ready: {e}"))?;
+    if let Some(interval) = watchdog() {
+        thread::spawn(move || {
+            loop {
+                // Should it fail, the watchdog will say so.
+                let _ = notify("WATCHDOG=1");
+                thread::sleep(interval);
+            }
+        });
+    }
+    eprintln!("listening on port {PORT}");
+    for client in listener.incoming().flatten() {
+        thread::spawn(move || {
+            // A client that went away is none of our business.
+            let _ = serve(&client, health.is_good(started.elapsed()));
+        });
+    }
+    Ok(())
+}
+
+/// Half of what init allows, as sd_watchdog_enabled(3) advises.
+fn watchdog() -> Option<Duration> {
+    let limit = std::env::var("WATCHDOG_USEC").ok()?.parse().ok()?;
+    Some(Duration::from_micros(limit) / 2)
+}
+
+/// sd_notify(3); without a socket there is nobody to tell.
+fn notify(text: &str) -> io::Result<()> {
+    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else {
+        return Ok(());
+    };
+    let address = match path.as_bytes().split_first() {
+        Some((b'@', name)) => SocketAddr::from_abstract_name(name)?,
+        _ => SocketAddr::from_pathname(&path)?,
+    };
+    UnixDatagram::unbound()?
+        .send_to_addr(text.as_bytes(), &address)
+        .map(drop)
+}
+
+/// One request, one answer.
+fn serve(mut client: &TcpStream, good: bool) -> io::Result<()> {
+    client.set_read_timeout(Some(PATIENCE))?;
+    let mut reader = BufReader::new(client.take(REQUEST_MAX));
+    let mut request = String::new();
+    reader.read_line(&mut request)?;
+    let mut line = String::new();
+    // Up to the empty line, which is `\r\n`, or the end.
+    while reader.read_line(&mut line)? > 2 {
+        line.clear();
+    }
+    let path = request.split(' ').nth(1).unwrap_or_default();
+    let (status, body) = match (path, good) {
+        ("/v1/health", true) => ("200 OK", r#"{"status":"ok","version":"small"}"#),
+        ("/v1/health", false) => ("500 Internal Server Error", r#"{"status":"dead"}"#),
+        _ => ("404 Not Found", r#"{"detail":"Not Found"}"#),
+    };
+    write!(
+        client,
+        "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+        body.len()
+    )
+}
