@@ -22,8 +22,11 @@ const USAGE: &str = "\
 usage: cargo boot [--once] [--json FILE] [--accel auto|kvm|tcg] [--cpus N] [--port PORT]
                   [--image FILE]
        cargo vm image [--out DIR] [--version VERSION] [--init FILE] [--config FILE]
-                      [--append ARGUMENT]... [--control | --floor] [--verify-reproducible]
+                      [--append ARGUMENT]... [--update-key PUBLIC.pem]... [--small]
+                      [--control | --floor] [--verify-reproducible]
                                            build the image and nothing else
+       cargo vm bundle [--key PRIVATE.pem] [--out DIR] [options as image]
+                                           build the image, and what updates to it
        cargo vm bench [--runs N] [--json FILE] [--accel ...] [--cpus N]
                                            compare with systemd and with the floor
        cargo vm chart FILE                 FILE.json of `cargo boot --json` to FILE.svg
@@ -71,6 +74,7 @@ fn dispatch(verb: &str, arguments: Vec<OsString>) -> Result<()> {
     match verb {
         "boot" => boot::run(&boot::Options::parse(arguments)?),
         "image" => image_cli::image(arguments),
+        "bundle" => image_cli::bundle(arguments),
         "bench" => crate::bench::run(&crate::bench::Options::parse(arguments)?),
         "chart" => draw(&only_one(arguments, "a report")?),
         "setup" => {
@@ -175,6 +179,8 @@ mod tests {
             &["chart"],
             &["setup", "x"],
             &["bench", "--runs", "many"],
+            &["image", "--fly"],
+            &["bundle", "--update-key"],
         ] {
             assert_eq!(status(words), wrong, "{words:?}");
         }

@@ -1,4 +1,4 @@
-//! The verbs of the command line that make things: `image` and `lock`.
+//! The verbs of the command line that make things: `image`, `bundle` and `lock`.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -7,11 +7,13 @@ use anyhow::{Context, Result, bail};
 use lexopt::ValueExt;
 use lexopt::prelude::{Long, Value};
 
-use crate::image::{self, ImageOptions, Kind};
+use crate::image::{self, ImageOptions, Kind, Runtime};
 use crate::lock::{self, Resolve};
 use crate::paths::Paths;
 use crate::reproduce;
+use crate::signing::SigningKey;
 use crate::tools::Tools;
+use crate::update_bundle::{Bundle, MANIFEST, SIGNATURE};
 use crate::wheels;
 
 /// `cargo vm tools PROGRAM [ARGUMENT...]`: runs a program of the tools root.
@@ -31,8 +33,7 @@ pub fn tools(arguments: Vec<OsString>) -> Result<()> {
     std::process::exit(status.code().unwrap_or(1));
 }
 
-/// `cargo vm image [--out DIR] [--version VERSION] [--init FILE] [--config FILE]
-/// [--append ARGUMENT]... [--unchecked] [--control | --floor] [--verify-reproducible]`: builds the image.
+/// `cargo vm image [OPTION]... [--verify-reproducible]`: builds the image.
 ///
 /// # Errors
 /// When an option is unknown or the image cannot be built.
@@ -43,14 +44,11 @@ pub fn image(arguments: Vec<OsString>) -> Result<()> {
     while let Some(argument) = parser.next()? {
         match argument {
             Long("out") => options.out = Some(absolute(parser.value()?)?),
-            Long("init") => options.init = Some(absolute(parser.value()?)?),
-            Long("config") => options.config = Some(absolute(parser.value()?)?),
-            Long("version") => options.version = parser.value()?.string()?,
-            Long("append") => options.command_line.push(parser.value()?.string()?),
-            Long("unchecked") => options.unchecked = true,
-            Long("control") => options.kind = Kind::Control,
-            Long("floor") => options.kind = Kind::Floor,
             Long("verify-reproducible") => verify = true,
+            Long(name) => {
+                let name = name.to_owned();
+                option(&mut options, &name, &mut parser)?;
+            }
             other => return Err(other.unexpected().into()),
         }
     }
@@ -64,6 +62,63 @@ pub fn image(arguments: Vec<OsString>) -> Result<()> {
     if verify {
         let count = reproduce::verify(&paths, &tools, &options)?;
         println!("built twice: {count} files are the same to the byte");
+    }
+    Ok(())
+}
+
+/// An option that says what the image is.
+fn option(options: &mut ImageOptions, name: &str, parser: &mut lexopt::Parser) -> Result<()> {
+    match name {
+        "init" => options.init = Some(absolute(parser.value()?)?),
+        "config" => options.config = Some(absolute(parser.value()?)?),
+        "version" => options.version = parser.value()?.string()?,
+        "append" => options.command_line.push(parser.value()?.string()?),
+        "unchecked" => options.unchecked = true,
+        "control" => options.kind = Kind::Control,
+        "floor" => options.kind = Kind::Floor,
+        "small" => options.runtime = Runtime::Small,
+        "update-key" => options.update_keys.push(absolute(parser.value()?)?),
+        other => return Err(Long(other).unexpected().into()),
+    }
+    Ok(())
+}
+
+/// `cargo vm bundle [--key PRIVATE.pem] [--out DIR] [OPTION]...`: builds the image and the update
+/// bundle of it.
+///
+/// # Errors
+/// When an option is unknown, the key cannot be read or the image not be built.
+pub fn bundle(arguments: Vec<OsString>) -> Result<()> {
+    let mut options = ImageOptions::default();
+    let (mut key, mut out) = (None, None);
+    let mut parser = lexopt::Parser::from_args(arguments);
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Long("out") => out = Some(absolute(parser.value()?)?),
+            Long("key") => key = Some(absolute(parser.value()?)?),
+            Long(name) => {
+                let name = name.to_owned();
+                option(&mut options, &name, &mut parser)?;
+            }
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    if options.kind != Kind::Ours {
+        bail!("a bundle of the control or the floor would update nothing");
+    }
+    // A wrong key is told before minutes of building.
+    let key = key.map(|path| SigningKey::read(&path)).transpose()?;
+    let paths = Paths::discover()?;
+    let tools = Tools::prepare(&paths)?;
+    let image = image::build(&paths, &tools, &options)?;
+    let folder = out.unwrap_or_else(|| paths.out.join(format!("bundle-{}", image.version)));
+    let bundle = Bundle::write(&image, key.as_ref(), &folder)?;
+    let manifest = bundle.file(MANIFEST);
+    println!("{}", manifest.display());
+    if key.is_none() {
+        println!(
+            "not signed; where the key is: openssl pkeyutl -sign -rawin -inkey PRIVATE.pem -in {MANIFEST} -out {SIGNATURE}"
+        );
     }
     Ok(())
 }

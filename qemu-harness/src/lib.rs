@@ -49,5 +49,6 @@ pub mod stages;
 pub mod tools;
 pub mod trace;
 pub mod tree;
+pub mod update_bundle;
 pub mod vm;
 pub mod wheels;
