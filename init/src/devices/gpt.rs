@@ -1,4 +1,5 @@
-//! GUID partition tables, read only (UEFI specification 2.10, section 5.3).
+//! GUID partition tables, read only (UEFI specification 2.10, section 5.3); [`super::gpt_edit`]
+//! changes them.
 //!
 //! The kernel has parsed the table already and made the partitions, but it does not tell a
 //! partition's unique GUID and type in sysfs; so the entries are read once more. The table is
@@ -11,6 +12,12 @@ use std::os::unix::fs::FileExt;
 
 /// Entries that are looked at; the specification's minimum, and what every tool makes, is 128.
 const ENTRIES_MAX: u32 = 256;
+
+/// Bytes of a header that mean something; the rest of its block is zero.
+pub(super) const HEADER_LEN: usize = 92;
+
+/// Bytes of an entry.
+pub(super) const ENTRY_LEN: usize = 128;
 
 /// A GUID in the mixed byte order of the disk (UEFI specification appendix A).
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -75,34 +82,16 @@ pub fn read(disk: &impl FileExt, blocks: u64, block: u64) -> io::Result<Vec<Entr
     })
 }
 
+/// One copy of the table as it stands on the disk, its checksums right.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Stored {
+    pub header: [u8; HEADER_LEN],
+    pub entries: Vec<u8>,
+}
+
 fn read_at(disk: &impl FileExt, lba: u64, block: u64) -> io::Result<Vec<Entry>> {
-    let mut header = [0u8; 92];
-    disk.read_exact_at(&mut header, lba.saturating_mul(block))?;
-    if !header.starts_with(b"EFI PART") {
-        return Err(invalid("no GPT signature"));
-    }
-    let checksum = u32_at(&header, 16);
-    header
-        .get_mut(16..20)
-        .into_iter()
-        .flatten()
-        .for_each(|byte| *byte = 0);
-    if u32_at(&header, 12) != 92 || crc32(&header) != checksum {
-        return Err(invalid("the GPT header's checksum is wrong"));
-    }
-    let entries_lba = u64_at(&header, 72);
-    let (count, size) = (u32_at(&header, 80), u32_at(&header, 84));
-    if count > ENTRIES_MAX || size != 128 {
-        return Err(invalid(
-            "the GPT has more than 256 entries, or entries of another size than 128",
-        ));
-    }
-    let mut array = vec![0u8; count as usize * size as usize];
-    disk.read_exact_at(&mut array, entries_lba.saturating_mul(block))?;
-    if crc32(&array) != u32_at(&header, 88) {
-        return Err(invalid("the GPT entries' checksum is wrong"));
-    }
-    let entries = array.chunks_exact(size as usize).zip(1..);
+    let stored = stored_at(disk, lba, block)?;
+    let entries = stored.entries.chunks_exact(ENTRY_LEN).zip(1..);
     Ok(entries
         .map(|(entry, number)| Entry {
             number,
@@ -113,7 +102,47 @@ fn read_at(disk: &impl FileExt, lba: u64, block: u64) -> io::Result<Vec<Entry>> 
         .collect())
 }
 
-fn invalid(what: &str) -> io::Error {
+/// Reads the copy whose header is at `lba`.
+pub(super) fn stored_at(disk: &impl FileExt, lba: u64, block: u64) -> io::Result<Stored> {
+    let mut header = [0u8; HEADER_LEN];
+    disk.read_exact_at(&mut header, lba.saturating_mul(block))?;
+    if !header.starts_with(b"EFI PART") {
+        return Err(invalid("no GPT signature"));
+    }
+    if u32_at(&header, 12) != 92 || header_checksum(&header) != u32_at(&header, 16) {
+        return Err(invalid("the GPT header's checksum is wrong"));
+    }
+    if u64_at(&header, 24) != lba {
+        return Err(invalid("the GPT header is that of another place"));
+    }
+    let (count, size) = (u32_at(&header, 80), u32_at(&header, 84));
+    if count > ENTRIES_MAX || size as usize != ENTRY_LEN {
+        // Not damaged, so nothing that a copy could be taken for instead to change it.
+        return Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            "the GPT has more than 256 entries, or entries of another size than 128",
+        ));
+    }
+    let mut entries = vec![0u8; count as usize * ENTRY_LEN];
+    disk.read_exact_at(&mut entries, u64_at(&header, 72).saturating_mul(block))?;
+    if crc32(&entries) != u32_at(&header, 88) {
+        return Err(invalid("the GPT entries' checksum is wrong"));
+    }
+    Ok(Stored { header, entries })
+}
+
+/// The checksum that a header should have: over itself, with zeros in the checksum's place.
+pub(super) fn header_checksum(header: &[u8; HEADER_LEN]) -> u32 {
+    let mut zeroed = *header;
+    zeroed
+        .get_mut(16..20)
+        .into_iter()
+        .flatten()
+        .for_each(|byte| *byte = 0);
+    crc32(&zeroed)
+}
+
+pub(super) fn invalid(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
 }
 
@@ -125,20 +154,20 @@ fn array_at<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
         .unwrap_or([0; N])
 }
 
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
+pub(super) fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(array_at(bytes, at))
 }
 
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
+pub(super) fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(array_at(bytes, at))
 }
 
-fn guid_at(bytes: &[u8], at: usize) -> Guid {
+pub(super) fn guid_at(bytes: &[u8], at: usize) -> Guid {
     Guid(array_at(bytes, at))
 }
 
 /// CRC-32 as UEFI means it: polynomial 0x04c11db7, reflected (ISO 3309).
-fn crc32(bytes: &[u8]) -> u32 {
+pub(super) fn crc32(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(!0, |crc, byte| {
         (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
             (crc >> 1) ^ if crc & 1 == 1 { 0xedb8_8320 } else { 0 }
@@ -180,6 +209,7 @@ mod tests {
             let mut header = [0u8; 92];
             header[..8].copy_from_slice(b"EFI PART");
             header[12..16].copy_from_slice(&92u32.to_le_bytes());
+            header[24..32].copy_from_slice(&u64::try_from(lba).unwrap().to_le_bytes());
             header[72..80].copy_from_slice(&entries_lba.to_le_bytes());
             header[80..84].copy_from_slice(&128u32.to_le_bytes());
             header[84..88].copy_from_slice(&128u32.to_le_bytes());

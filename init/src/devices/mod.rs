@@ -8,6 +8,7 @@
 pub mod disks;
 pub mod dm;
 pub mod gpt;
+pub mod gpt_edit;
 pub mod modules;
 pub mod uevent;
 pub mod watchdog;
