@@ -17,6 +17,7 @@ pub mod container;
 pub mod control;
 pub mod ctl;
 pub mod devices;
+pub mod durable;
 pub mod emit;
 pub mod failure;
 pub mod initramfs;

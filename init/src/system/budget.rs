@@ -7,6 +7,7 @@
 //! forgotten after [`SUSTAINED`] of health. Where nothing outlives a reboot, because `/var` is in
 //! memory, no service's reboot is granted at all.
 
+use crate::durable;
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -54,7 +55,7 @@ impl Budget {
         if spent >= REBOOTS_MAX {
             return Verdict::Refused(format!("{spent} reboots did not help"));
         }
-        match write_durably(path, &format!("{}\n", spent + 1)) {
+        match durable::write(path, format!("{}\n", spent + 1).as_bytes()) {
             Ok(()) => Verdict::Granted(spent + 1),
             Err(e) => Verdict::Refused(format!("{}: {e}", path.display())),
         }
@@ -66,7 +67,7 @@ impl Budget {
     /// Names the file.
     pub fn forget(&self) -> io::Result<()> {
         match &self.path {
-            Some(path) if self.spent() > 0 => write_durably(path, "0\n")
+            Some(path) if self.spent() > 0 => durable::write(path, b"0\n")
                 .map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", path.display()))),
             _ => Ok(()),
         }
@@ -82,18 +83,6 @@ impl Budget {
             Err(e) if e.kind() == io::ErrorKind::NotFound => 0,
             Err(_) => REBOOTS_MAX,
         }
-    }
-}
-
-/// Whole or not at all, and on the disk when it returns.
-fn write_durably(path: &PathBuf, text: &str) -> io::Result<()> {
-    let fresh = path.with_extension("new");
-    std::fs::write(&fresh, text)?;
-    std::fs::File::open(&fresh)?.sync_all()?;
-    std::fs::rename(&fresh, path)?;
-    match path.parent() {
-        Some(folder) => std::fs::File::open(folder)?.sync_all(),
-        None => Ok(()),
     }
 }
 
