@@ -5,6 +5,8 @@
 //! are children that PID 1 supervises like any service, because what can hang or is fed by a
 //! stranger must not be in PID 1.
 //!
+//! [`slots`] knows the two versions that a disk holds, and judges them.
+//!
 //! [`control`] is the socket at which PID 1 is asked and told, [`ctl`] its client.
 //!
 //! Everything that happens is told as an event through one [`emit::Emitter`].
@@ -27,6 +29,7 @@ pub mod mounts;
 pub mod record;
 pub mod report;
 pub mod roles;
+pub mod slots;
 #[allow(unsafe_code, reason = "the only module that may; see its prose")]
 pub mod sys;
 pub mod system;

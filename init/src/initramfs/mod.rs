@@ -9,7 +9,7 @@
 //! Waiting is done on the kernel's announcements, never by looking again and again, and is bounded
 //! by `astromesh.root-timeout`. Each failure says what was looked for and what was seen.
 
-mod root;
+pub mod root;
 pub mod switch_root;
 pub mod verity;
 
