@@ -40,6 +40,10 @@ pub struct Cmdline {
     pub root_timeout: Duration,
     /// `astromesh.watchdog=SECONDS`: after which silence the hardware watchdog is to reset the machine.
     pub watchdog: Duration,
+    /// `astromesh.update=SOURCE`: look there for a new version once, when the machine is healthy.
+    pub update: Option<String>,
+    /// `astromesh.markers`: the console has the lines of the appliance's earlier userland, too.
+    pub markers: bool,
     /// What is wrong with it, one sentence each.
     pub problems: Vec<String>,
     /// What may be wrong with it.
@@ -63,6 +67,8 @@ impl Cmdline {
             on_failure: OnFailure::default(),
             root_timeout: ROOT_TIMEOUT,
             watchdog: WATCHDOG,
+            update: None,
+            markers: false,
             problems: Vec::new(),
             warnings: Vec::new(),
         };
@@ -81,6 +87,10 @@ impl Cmdline {
                 ("astromesh.watchdog", value) => {
                     line.watchdog = line.seconds(word, value, 5).unwrap_or(WATCHDOG);
                 }
+                ("astromesh.update", source) if !source.is_empty() => {
+                    line.update = Some(source.to_owned());
+                }
+                ("astromesh.markers", "") => line.markers = true,
                 (name, _) if name.starts_with("astromesh.") => {
                     line.warnings.push(format!("{word}: unknown"));
                 }
@@ -168,5 +178,12 @@ mod tests {
             line.warnings,
             ["astromesh.watchdog=4: not a number of seconds from 5 to 3600"]
         );
+        let line =
+            Cmdline::parse("astromesh.update=http://10.0.2.2:80/update.json astromesh.markers");
+        assert_eq!(
+            line.update.as_deref(),
+            Some("http://10.0.2.2:80/update.json")
+        );
+        assert!(line.markers && line.warnings.is_empty());
     }
 }

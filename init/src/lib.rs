@@ -5,7 +5,8 @@
 //! are children that PID 1 supervises like any service, because what can hang or is fed by a
 //! stranger must not be in PID 1.
 //!
-//! [`slots`] knows the two versions that a disk holds, and judges them.
+//! Versions of the system lie in two slots: [`slots`] knows what they are, [`keeper`] is the role that
+//! keeps them, `update` the one that installs.
 //!
 //! [`control`] is the socket at which PID 1 is asked and told, [`ctl`] its client.
 //!
@@ -23,6 +24,7 @@ pub mod durable;
 pub mod emit;
 pub mod failure;
 pub mod initramfs;
+pub mod keeper;
 pub mod kmsg_logger;
 pub mod manager;
 pub mod mounts;

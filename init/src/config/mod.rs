@@ -7,6 +7,7 @@
 //! the column, and all errors are told, not only the first.
 
 mod place;
+mod update;
 
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -16,12 +17,14 @@ use std::path::{Path, PathBuf};
 use supervisor::config::ServiceConfig;
 use supervisor::logger::EVENTS_NAME;
 use supervisor::spec::{self, Spec, SpecError};
+pub use update::UpdateConfig;
+use update::UpdateSection;
 
 /// Where the machine's own file is.
 pub const PATH: &str = "/usr/lib/astromesh/init.toml";
 
 /// Services that PID 1 brings itself; their names cannot be given to others.
-pub const BUILT_IN: [&str; 3] = ["logger", "devices", "netcfg"];
+pub const BUILT_IN: [&str; 4] = ["logger", "devices", "netcfg", "slots"];
 
 /// A longer file is refused: it is read by PID 1.
 const FILE_MAX: u64 = 1 << 20;
@@ -34,6 +37,7 @@ struct File {
     directory: Vec<DirectoryConfig>,
     sysctl: BTreeMap<String, String>,
     network: Option<netcfg::Config>,
+    update: UpdateSection,
     service: BTreeMap<String, ServiceConfig>,
 }
 
@@ -75,6 +79,8 @@ pub struct Config {
     pub sysctl: BTreeMap<String, String>,
     /// `[network]`.
     pub network: netcfg::Config,
+    /// `[update]`.
+    pub update: UpdateConfig,
     /// The services, without those that PID 1 brings itself.
     pub services: Vec<Spec>,
 }
@@ -227,6 +233,10 @@ fn settle(whole: File, sources: &Sources, errors: &mut Vec<ConfigError>) -> Conf
     {
         errors.push(sources.locate(&["directory"], message));
     }
+    let update = whole.update.settle().unwrap_or_else(|(key, message)| {
+        errors.push(sources.locate(&["update", key], message));
+        UpdateConfig::default()
+    });
     let mut services = Vec::new();
     for (name, config) in whole.service {
         match Spec::from_config(&name, config) {
@@ -244,6 +254,7 @@ fn settle(whole: File, sources: &Sources, errors: &mut Vec<ConfigError>) -> Conf
         directories: whole.directory,
         sysctl: whole.sysctl,
         network: whole.network.unwrap_or_default(),
+        update,
         services,
     }
 }
@@ -255,6 +266,7 @@ impl File {
             directory,
             sysctl,
             network,
+            update,
             service,
         } = over;
         let SystemConfig { hostname, modules } = system;
@@ -263,6 +275,7 @@ impl File {
         self.directory.extend(directory);
         self.sysctl.extend(sysctl);
         self.network = network.or_else(|| self.network.take());
+        self.update.merge(update);
         for (name, config) in service {
             match self.service.get_mut(&name) {
                 Some(known) => known.merge(config),

@@ -1,6 +1,7 @@
 //! The call of `initctl`.
 
 use super::net::{self, NetCall};
+use super::slots::{self, SlotsCall};
 use crate::control::protocol::Request;
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -19,6 +20,10 @@ pub(super) const USAGE: &str = "usage: initctl [--runtime-dir DIR] [--json] VERB
   metrics                            the text for a scraper
   net [LINK]                         addresses, routes, leases and DNS, as netcfg tells them
   net renew|release LINK             ask for more time for a lease, or give it back
+  slots                              what both slots hold, and what became of earlier versions
+  update [SOURCE] [--no-reboot]      install a version into the other slot, and try it
+  bless                              keep the version on trial now
+  rollback                           back to the version in the other slot
   reboot | poweroff";
 
 /// Where init has its socket, on the machine.
@@ -42,6 +47,7 @@ pub(super) enum View {
 pub(super) enum Order {
     Init(Call),
     Net(NetCall),
+    Slots(SlotsCall),
 }
 
 /// A call.
@@ -79,6 +85,7 @@ struct Options {
     lines: Option<usize>,
     no_wait: bool,
     timeout: Option<Duration>,
+    no_reboot: bool,
 }
 
 /// Reads a call; nothing if only help is wanted.
@@ -100,6 +107,7 @@ pub(super) fn parse(
                 options.lines = Some(number("-n", &parser.value().map_err(say)?)?);
             }
             Long("no-wait") => options.no_wait = true,
+            Long("no-reboot") => options.no_reboot = true,
             Long("timeout") => {
                 let seconds = number("--timeout", &parser.value().map_err(say)?)?;
                 options.timeout = Some(Duration::from_secs(seconds));
@@ -122,6 +130,15 @@ pub(super) fn parse(
             json,
             verb,
             link,
+        })));
+    }
+    if let Some(request) = slots::parse(&verb, &mut words, options.no_reboot) {
+        nothing_after(&mut words)?;
+        check_options(&verb, None, &options)?;
+        return Ok(Some(Order::Slots(SlotsCall {
+            runtime_dir: runtime_dir.unwrap_or_else(|| slots::RUNTIME_DIR.into()),
+            json,
+            request,
         })));
     }
     let service = words.next();
@@ -205,6 +222,7 @@ fn check_options(verb: &str, request: Option<&Request>, options: &Options) -> Re
         ("-n", options.lines.is_some(), streams),
         ("--no-wait", options.no_wait, changes),
         ("--timeout", options.timeout.is_some(), changes),
+        ("--no-reboot", options.no_reboot, verb == "update"),
     ];
     match given.iter().find(|(_, given, fits)| *given && !fits) {
         Some((option, ..)) => Err(format!("{verb} has no {option}")),

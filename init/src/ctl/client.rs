@@ -51,6 +51,12 @@ pub(super) const NETCFG: Partner = Partner {
     hint: "is netcfg running with this --runtime-dir? On the machine, `initctl explain netcfg` says why not",
 };
 
+/// The keeper of the slots.
+pub(super) const SLOTS: Partner = Partner {
+    name: "the keeper of the slots",
+    hint: "it is for root; `initctl explain slots` says whether it runs",
+};
+
 /// Why there is no result.
 #[derive(Debug)]
 pub(super) enum Failure {

@@ -6,8 +6,8 @@
 //!
 //! [`arguments`] reads the call, [`client`] talks to the socket, [`wait`] waits until a service has
 //! settled. What is shown is made by pure functions: [`tree`] and [`service`] of the status, [`lines`]
-//! of events, output and exits, [`timeline`] of the boot. [`net`] is all of this for the network, which
-//! has a socket of its own. Everything they show passes [`text`],
+//! of events, output and exits, [`timeline`] of the boot. [`net`] is all of this for the network, and
+//! [`slots`] for the versions of the system, which have sockets of their own. Everything they show passes [`text`],
 //! because a service decides what its output and its status text are, and a terminal obeys.
 
 mod arguments;
@@ -15,6 +15,7 @@ mod client;
 mod lines;
 mod net;
 mod service;
+mod slots;
 mod text;
 mod timeline;
 mod tree;
@@ -60,6 +61,7 @@ pub fn run_on(
     let answered = match &order {
         Order::Init(call) => answer(call, out),
         Order::Net(call) => net::answer(call).and_then(|shown| say(out, &shown)),
+        Order::Slots(call) => slots::answer(call, |text| say(out, text)),
     };
     let (problem, status) = match answered {
         // Whoever reads what we show has seen enough, as `head` does.

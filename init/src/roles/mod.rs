@@ -11,6 +11,7 @@ mod container;
 mod devices;
 mod logger;
 mod netcfg;
+mod slots;
 
 use crate::{ctl, initramfs, system};
 use std::ffi::OsString;
@@ -21,6 +22,7 @@ const USAGE: &str = "usage: init check [--root DIR] FILE    judge a configuratio
        init container --config FILE [--runtime-dir DIR] [--cgroup DIR]
        init ctl ..., or initctl ...        talk to a running init; see `initctl --help`
        init netcfg --config FILE --state-dir DIR --runtime-dir DIR [--events FD]
+       init slots --runtime-dir DIR --events FD    keep the versions of the system
        init devices                        load drivers as devices appear
        init logger --events FD [--stream FD=NAME]... [--console PATH]
 As PID 1 it takes no arguments: it is the machine's init.";
@@ -36,6 +38,7 @@ enum Role {
     Devices,
     Logger,
     Netcfg,
+    Slots,
     Unknown,
 }
 
@@ -72,6 +75,7 @@ fn choose(situation: Situation<'_>) -> Role {
         (_, Some("devices")) => Role::Devices,
         (_, Some("logger")) => Role::Logger,
         (_, Some("netcfg")) => Role::Netcfg,
+        (_, Some("slots")) => Role::Slots,
         _ => Role::Unknown,
     }
 }
@@ -100,6 +104,7 @@ pub fn run() -> ExitCode {
         Role::Devices => devices::run(),
         Role::Logger => logger::run(rest()),
         Role::Netcfg => netcfg::run(rest()),
+        Role::Slots => slots::run(rest()),
         Role::Unknown => usage(&first.map_or_else(
             || "no role is named".into(),
             |f| format!("`{f}` is no role"),

@@ -18,7 +18,7 @@ use super::layout::{Layout, Slot};
 use super::name::EntryName;
 use super::record::{Record, Verdict};
 use super::uki::Uki;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// All that is known.
 #[derive(Clone, Copy, Debug)]
@@ -38,7 +38,7 @@ pub struct Facts<'a> {
 }
 
 /// What it comes to.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct View {
     /// The slot that runs.
@@ -55,7 +55,7 @@ pub struct View {
 }
 
 /// A slot.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct SlotView {
     /// `a` or `b`.
@@ -71,7 +71,7 @@ pub struct SlotView {
 }
 
 /// How a slot stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum State {
     /// It runs, and it is not on trial.
@@ -89,7 +89,7 @@ pub enum State {
 }
 
 /// The entry of a trial.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Trial {
     /// Its name before this boot, to which it returns if the boot is not to count.
@@ -99,7 +99,7 @@ pub struct Trial {
 }
 
 /// What is to be done.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Next {
     /// Nothing.

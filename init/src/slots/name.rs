@@ -5,7 +5,8 @@
 //! and `.efi` must follow at once. Anything else is part of the name, and such an entry is not counted:
 //! it is good. `LEFT` = 0 is "bad": the loader sorts it last and does not start it by itself.
 
-use serde::{Serialize, Serializer};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 
 /// The loader takes no larger count (`INT_MAX`).
@@ -126,6 +127,13 @@ impl fmt::Display for EntryName {
 impl Serialize for EntryName {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&self.file())
+    }
+}
+
+impl<'de> Deserialize<'de> for EntryName {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let file = String::deserialize(deserializer)?;
+        Self::parse(&file).ok_or_else(|| D::Error::custom(format!("{file:?} is no entry's name")))
     }
 }
 

@@ -18,8 +18,8 @@ const PROGRAM: &str = "/sbin/init";
 /// Where the logger keeps its files; its user owns it.
 pub const LOG_FOLDER: &str = "/var/log/astromesh-init";
 
-/// The descriptor that netcfg is passed for its events.
-const NETCFG_EVENTS: i32 = 3;
+/// The descriptor that a role is passed for its events, and PID 1's commands.
+const EVENTS: i32 = 3;
 
 /// capabilities(7): `CAP_NET_BIND_SERVICE`, `CAP_NET_ADMIN`, `CAP_NET_RAW`.
 const NETCFG_CAPABILITIES: u64 = 1 << 10 | 1 << 12 | 1 << 13;
@@ -37,7 +37,7 @@ pub fn all(config: &Config) -> Result<Vec<Spec>, String> {
         "netcfg",
         &format!(
             "exec = ['{PROGRAM}', 'netcfg', '--config', '{}', '--state-dir', '/var/lib/netcfg', \
-             '--runtime-dir', '/run/netcfg', '--events', '{NETCFG_EVENTS}']\nuser = 'netcfg'\nstop.timeout = '3s'",
+             '--runtime-dir', '/run/netcfg', '--events', '{EVENTS}']\nuser = 'netcfg'\nstop.timeout = '3s'",
             config::PATH
         ),
     )?;
@@ -45,7 +45,15 @@ pub fn all(config: &Config) -> Result<Vec<Spec>, String> {
         capabilities: NETCFG_CAPABILITIES,
         ..netcfg
     };
-    let rest = [devices, netcfg]
+    // It waits for whom PID 1 tells to stop: what it is told at the end, it does.
+    let slots = built_in(
+        "slots",
+        &format!(
+            "exec = ['{PROGRAM}', 'slots', '--runtime-dir', '/run/slots', '--events', '{EVENTS}']\n\
+             after = ['var']\nstop.timeout = '20s'"
+        ),
+    )?;
+    let rest = [devices, netcfg, slots]
         .into_iter()
         .chain(config.services.iter().cloned());
     let folder = Path::new(LOG_FOLDER);
@@ -58,14 +66,14 @@ pub fn all(config: &Config) -> Result<Vec<Spec>, String> {
     Ok(all)
 }
 
-/// Gives netcfg its end of the channel for its events; returns ours.
+/// Gives a role its end of the channel for its events; returns ours.
 ///
 /// # Errors
 /// If the kernel gives no socket.
-pub fn connect_netcfg(driver: &mut Driver) -> io::Result<OwnedFd> {
+pub fn connect(driver: &mut Driver, name: &str) -> io::Result<OwnedFd> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
-    driver.pass("netcfg", theirs);
+    driver.pass(name, theirs);
     Ok(ours)
 }
 
@@ -80,13 +88,14 @@ mod tests {
             directories: Vec::new(),
             sysctl: Default::default(),
             network: Default::default(),
+            update: Default::default(),
             services: vec![built_in("a", "exec = ['/bin/a']").unwrap()],
         };
         let specs = all(&config).unwrap();
         assert_eq!(supervisor::spec::check_order(&specs), Ok(()));
         assert_eq!(
             specs.iter().map(|s| s.name.as_str()).collect::<Vec<_>>(),
-            ["logger", "devices", "netcfg", "a"]
+            ["logger", "devices", "netcfg", "slots", "a"]
         );
         assert!(
             specs[1..]

@@ -17,6 +17,8 @@ use super::built_in;
 use super::clock::Clock;
 use super::hostname::Hostname;
 use super::power::{Buttons, Pressed};
+use super::trial::Policy;
+use super::versions::{Order, Versions};
 use super::{relay, shutdown};
 use crate::config::Config;
 use crate::devices::uevent::Uevents;
@@ -49,6 +51,7 @@ const REPORT: &str = "/run/init/boot.json";
 const NETCFG: u8 = OWNERS;
 const UEVENT: u8 = OWNERS + 1;
 const BUTTON: u8 = OWNERS + 2;
+const SLOTS: u8 = OWNERS + 3;
 
 /// See the module.
 #[derive(Debug)]
@@ -60,6 +63,7 @@ pub struct Machine {
     budget: Budget,
     clock: Clock,
     hostname: Hostname,
+    versions: Versions,
     watchdog: Watchdog,
     /// The timeout for one whose driver comes late.
     watchdog_timeout: Time,
@@ -97,11 +101,18 @@ impl Machine {
         };
         let mut manager = Manager::new(specs, &setup, signals, None, emitter)
             .map_err(fail("cgroups, sockets and users"))?;
-        let netcfg = built_in::connect_netcfg(manager.driver_mut()).map_err(fail("a socket"))?;
+        let netcfg = built_in::connect(manager.driver_mut(), "netcfg").map_err(fail("a socket"))?;
+        let slots = built_in::connect(manager.driver_mut(), "slots").map_err(fail("a socket"))?;
+        let policy = Policy {
+            probation: config.update.probation,
+            timeout: config.update.timeout,
+        };
+        let versions = Versions::new(slots, policy);
         let uevents = Uevents::open().map_err(fail("a netlink socket"))?;
         manager
             .watch(netcfg.as_fd(), NETCFG, 0)
             .and_then(|()| manager.watch(uevents.fd(), UEVENT, 0))
+            .and_then(|()| manager.watch(versions.fd(), SLOTS, 0))
             .map_err(fail("epoll"))?;
         Ok(Self {
             manager,
@@ -111,6 +122,7 @@ impl Machine {
             budget,
             clock,
             hostname: Hostname::new(config.system.hostname.is_some()),
+            versions,
             watchdog: Watchdog::default(),
             watchdog_timeout: crate::cmdline::WATCHDOG,
             healthy: false,
@@ -150,7 +162,12 @@ impl Machine {
         loop {
             self.settle(emitter);
             let stop_ends = self.stopping.map(|(_, end)| end);
-            let dues = [self.net_due, self.sustained, stop_ends];
+            let dues = [
+                self.net_due,
+                self.sustained,
+                stop_ends,
+                self.versions.deadline(),
+            ];
             let due = dues.into_iter().flatten().min();
             let owed = [due, self.manager.driver().deadline()];
             self.watchdog.turn(now(), owed.into_iter().flatten().min());
@@ -168,9 +185,16 @@ impl Machine {
     fn handle(&mut self, token: Token, emitter: &mut Emitter) {
         match token.kind {
             NETCFG => {
-                while let Some(event) = relay::receive(&self.netcfg) {
+                while let Some(event) = relay::receive(&self.netcfg, &["net."]) {
                     emitter.emit(event.clone());
                     self.heed(&event, emitter);
+                }
+            }
+            SLOTS => {
+                while let Some(event) = self.versions.receive() {
+                    emitter.emit(event.clone());
+                    let order = self.versions.heed(&event);
+                    self.follow(order, emitter);
                 }
             }
             UEVENT => {
@@ -221,6 +245,10 @@ impl Machine {
         if !self.healthy && well {
             self.boot_succeeded(emitter);
         }
+        if self.stopping.is_none() {
+            let order = self.versions.look(now(), self.manager.driver().core());
+            self.follow(order, emitter);
+        }
         if self.sustained.is_some_and(|due| due <= now()) {
             // Not healthy now: it has to prove itself for the whole time again.
             self.sustained = (!well).then(|| now() + budget::SUSTAINED);
@@ -263,11 +291,26 @@ impl Machine {
             emitter.emit(event.with("seen", e));
         }
         self.manager.set_boot(boot);
+        self.versions.healthy();
+    }
+
+    /// Does what follows from a trial, or from what is asked of the slots.
+    fn follow(&mut self, order: Option<Order>, emitter: &mut Emitter) {
+        match order {
+            Some(Order::Reboot(reason)) => self.stop(Verb::Reboot, &reason, emitter),
+            Some(Order::TryReboot(reason)) => self.reboot_for(None, &reason, emitter),
+            None => {}
+        }
     }
 
     fn decide(&mut self, outcome: Outcome, emitter: &mut Emitter) {
         match (outcome, self.stopping) {
-            (Outcome::Reboot { service }, None) => self.reboot_for(&service, emitter),
+            (Outcome::Reboot { service }, None) => {
+                if !self.versions.escalated(now(), &service) {
+                    let reason = format!("service {service} used up its restarts");
+                    self.reboot_for(Some(&service), &reason, emitter);
+                }
+            }
             (Outcome::Reboot { .. }, Some(_)) => {}
             (Outcome::AllStopped, Some((verb, _))) => {
                 shutdown::finish(emitter, verb, &mut self.watchdog)
@@ -276,23 +319,22 @@ impl Machine {
         }
     }
 
-    /// A service asks for a reboot, which the budget grants or not.
-    fn reboot_for(&mut self, service: &str, emitter: &mut Emitter) {
+    /// A service, or a failed trial, asks for a reboot, which the budget grants or not.
+    fn reboot_for(&mut self, service: Option<&str>, why: &str, emitter: &mut Emitter) {
         match self.budget.spend() {
             Verdict::Granted(count) => {
-                let reason = format!("service {service} used up its restarts, reboot {count}");
-                self.stop(Verb::Reboot, &reason, emitter);
+                self.stop(Verb::Reboot, &format!("{why}, reboot {count}"), emitter);
             }
-            Verdict::Refused(why) => {
+            Verdict::Refused(seen) => {
                 self.manager.set_degraded();
-                emitter.emit(
-                    Event::new("boot.degraded")
-                        .with("reason", "service")
-                        .with("service", service)
-                        .with("seen", why)
-                        .with("then", "staying up without it"),
-                );
-                if let Some(id) = self.manager.driver().core().find(service) {
+                let event = Event::new("boot.degraded");
+                let event = match service {
+                    Some(service) => event.with("reason", "service").with("service", service),
+                    None => event.with("reason", "trial").with("what", why),
+                };
+                emitter.emit(event.with("seen", seen).with("then", "staying up as it is"));
+                let found = service.and_then(|s| self.manager.driver().core().find(s));
+                if let Some(id) = found {
                     self.manager.feed(Input::RebootRefused(id), emitter);
                 }
             }
@@ -304,6 +346,7 @@ impl Machine {
             return;
         }
         self.stopping = Some((verb, now() + STOP_MAX));
+        self.versions.stopping();
         emitter.emit(
             Event::new("shutdown.start")
                 .with("verb", verb.name())

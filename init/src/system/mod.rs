@@ -17,7 +17,9 @@ mod power;
 mod prepare;
 pub mod relay;
 mod shutdown;
+mod trial;
 mod var;
+mod versions;
 
 use crate::cmdline::Cmdline;
 use crate::config;

@@ -1,0 +1,166 @@
+//! `[update]`: where new versions come from, and how long one is on trial.
+
+use serde::Deserialize;
+use std::time::Duration;
+use supervisor::config::DurationText;
+
+/// `[update]`, as written.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub(super) struct UpdateSection {
+    source: Option<String>,
+    check: Option<DurationText>,
+    ca: Option<String>,
+    probation: Option<DurationText>,
+    timeout: Option<DurationText>,
+    tries: Option<u32>,
+}
+
+/// `[update]`, checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpdateConfig {
+    /// Path or URL of the manifest; without one, only `initctl update SOURCE` updates.
+    pub source: Option<String>,
+    /// How often the source is looked at; never by itself if not given.
+    pub check: Option<Duration>,
+    /// A PEM file of the certificate authorities that are trusted instead of the public ones.
+    pub ca: Option<String>,
+    /// How long a new version must be healthy, with no service restarted, to be kept.
+    pub probation: Duration,
+    /// Since the kernel's start, after which a version that is not kept by then is given up.
+    pub timeout: Duration,
+    /// How often a version is tried that ends without a verdict, as by a power cut.
+    pub tries: u32,
+}
+
+impl Default for UpdateConfig {
+    fn default() -> Self {
+        Self {
+            source: None,
+            check: None,
+            ca: None,
+            probation: Duration::from_secs(120),
+            timeout: Duration::from_secs(900),
+            tries: 2,
+        }
+    }
+}
+
+/// A check is a request to somebody's server, so not too often.
+const CHECK_MIN: Duration = Duration::from_secs(10);
+
+impl UpdateSection {
+    /// Lays another over it.
+    pub fn merge(&mut self, over: Self) {
+        let Self {
+            source,
+            check,
+            ca,
+            probation,
+            timeout,
+            tries,
+        } = over;
+        self.source = source.or_else(|| self.source.take());
+        self.check = check.or(self.check);
+        self.ca = ca.or_else(|| self.ca.take());
+        self.probation = probation.or(self.probation);
+        self.timeout = timeout.or(self.timeout);
+        self.tries = tries.or(self.tries);
+    }
+
+    /// Checks the sense of it. An error names the key.
+    pub fn settle(self) -> Result<UpdateConfig, (&'static str, String)> {
+        let default = UpdateConfig::default();
+        let of = |text: Option<DurationText>, default| text.map_or(default, |text| text.0);
+        let config = UpdateConfig {
+            source: self.source,
+            check: self.check.map(|text| text.0),
+            ca: self.ca,
+            probation: of(self.probation, default.probation),
+            timeout: of(self.timeout, default.timeout),
+            tries: self.tries.unwrap_or(default.tries),
+        };
+        let wrong = |key, text: String| Err((key, format!("update.{key}: {text}")));
+        match &config.source {
+            Some(source)
+                if !["http://", "https://", "/"]
+                    .iter()
+                    .any(|s| source.starts_with(s)) =>
+            {
+                return wrong(
+                    "source",
+                    format!("{source:?} is no http:// or https:// URL and no absolute path"),
+                );
+            }
+            None if config.check.is_some() => {
+                return wrong("check", "there is no update.source to look at".into());
+            }
+            Some(_) | None => {}
+        }
+        if config.check.is_some_and(|check| check < CHECK_MIN) {
+            return wrong("check", format!("more often than every {CHECK_MIN:?}"));
+        }
+        if config.ca.as_ref().is_some_and(|ca| !ca.starts_with('/')) {
+            return wrong("ca", "is no absolute path".into());
+        }
+        if config.timeout <= config.probation {
+            return wrong(
+                "timeout",
+                format!(
+                    "{:?} leaves no time for a probation of {:?}",
+                    config.timeout, config.probation
+                ),
+            );
+        }
+        if !(1..=10).contains(&config.tries) {
+            return wrong("tries", format!("{} is not from 1 to 10", config.tries));
+        }
+        Ok(config)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settle(text: &str) -> Result<UpdateConfig, String> {
+        let section: UpdateSection = toml::from_str(text).map_err(|e| e.to_string())?;
+        section.settle().map_err(|(key, e)| {
+            assert!(e.starts_with(&format!("update.{key}: ")), "{e}");
+            e
+        })
+    }
+
+    #[test]
+    fn defaults_and_values() {
+        assert_eq!(settle(""), Ok(UpdateConfig::default()));
+        let config = settle("source = '/var/u.json'\ncheck = '6h'\ntries = 3\nprobation = '30s'");
+        let config = config.unwrap();
+        assert_eq!(config.check, Some(Duration::from_secs(6 * 3600)));
+        assert_eq!((config.tries, config.probation.as_secs()), (3, 30));
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        for (text, expected) in [
+            ("source = 'ftp://x'", "update.source"),
+            ("check = '6h'", "no update.source"),
+            ("source = '/a'\ncheck = '1s'", "more often"),
+            ("ca = 'x.pem'", "no absolute path"),
+            ("probation = '1h'", "leaves no time"),
+            ("tries = 0", "not from 1 to 10"),
+            ("sauce = '/a'", "unknown field"),
+        ] {
+            let error = settle(text).unwrap_err();
+            assert!(error.contains(expected), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn laid_over_key_by_key() {
+        let mut below: UpdateSection = toml::from_str("source = '/a'\ntries = 3").unwrap();
+        below.merge(toml::from_str("tries = 4\ncheck = '1h'").unwrap());
+        let config = below.settle().unwrap();
+        assert_eq!((config.source.as_deref(), config.tries), (Some("/a"), 4));
+    }
+}

@@ -1,0 +1,127 @@
+//! What there is: the slots, the ESP, the firmware's variables and the record, looked at together.
+//!
+//! The ESP is mounted for as long as this look is held, and no longer: a file system that is not
+//! mounted is not left dirty by a power cut.
+
+use super::steps::Situation;
+use crate::cmdline::Cmdline;
+use crate::devices::disks;
+use crate::slots::efivar::{self, BootVariables};
+use crate::slots::esp::{Esp, Found};
+use crate::slots::judgement::{self, Facts, View};
+use crate::slots::layout::{self, Layout};
+use crate::slots::name::EntryName;
+use crate::slots::record::{self, Record};
+use crate::slots::uki::{self, Uki};
+use std::path::Path;
+
+/// Where the firmware's variables are.
+pub const VARIABLES: &str = "/sys/firmware/efi/efivars";
+
+/// One look.
+#[derive(Debug)]
+pub struct Look {
+    /// The partitions.
+    pub layout: Layout,
+    /// The entries.
+    pub found: Vec<Found>,
+    /// What the loader said.
+    pub variables: BootVariables,
+    /// The running version.
+    pub running: Uki,
+    /// What is known of earlier trials; empty if it cannot be read.
+    pub record: Record,
+    /// Why it cannot.
+    pub record_error: Option<String>,
+    /// The mounted ESP.
+    pub esp: Esp,
+}
+
+/// Looks at everything.
+///
+/// # Errors
+/// What is missing for slots: a machine that was not started by this layout has none.
+pub fn look() -> Result<Look, String> {
+    let read = |path: &str| std::fs::read_to_string(path).map_err(|e| format!("{path}: {e}"));
+    let roothash = Cmdline::parse(&read("/proc/cmdline")?)
+        .roothash
+        .ok_or("the kernel command line has no roothash=")?;
+    let release = read("/usr/lib/os-release")?;
+    let field = |key: &str| {
+        uki::os_release(&release, key).ok_or_else(|| format!("/usr/lib/os-release has no {key}="))
+    };
+    let running = Uki {
+        image: field("IMAGE_ID")?,
+        version: field("IMAGE_VERSION")?,
+        roothash,
+    };
+    let variables = efivar::read(Path::new(VARIABLES));
+    let partitions = disks::partitions(&mut |_, _| {});
+    let layout = layout::find(&partitions, &roothash, variables.device)?;
+    let device = layout.esp.path();
+    let fail = |e| format!("the ESP {}: {e}", device.display());
+    let esp = Esp::mount(&device).map_err(fail)?;
+    let found = esp.list().map_err(fail)?;
+    let (record, record_error) = match Record::load(Path::new(record::PATH)) {
+        Ok(record) => (record, None),
+        Err(e) => (Record::default(), Some(e)),
+    };
+    Ok(Look {
+        layout,
+        found,
+        variables,
+        running,
+        record,
+        record_error,
+        esp,
+    })
+}
+
+impl Look {
+    /// What is known; a trial is given up after so many tries without a verdict.
+    #[must_use]
+    pub fn facts(&self, tries: u32) -> Facts<'_> {
+        Facts {
+            running: &self.running,
+            found: &self.found,
+            layout: &self.layout,
+            variables: &self.variables,
+            record: &self.record,
+            tries,
+        }
+    }
+
+    /// What it comes to.
+    #[must_use]
+    pub fn view(&self, tries: u32) -> View {
+        judgement::judge(&self.facts(tries))
+    }
+
+    /// The root hash of an entry that was found.
+    #[must_use]
+    pub fn roothash_of(&self, entry: &EntryName) -> Option<[u8; 32]> {
+        let found = self.found.iter().find(|found| found.name == *entry)?;
+        Some(found.uki.as_ref().ok()?.roothash)
+    }
+
+    /// Where things stand for the steps.
+    ///
+    /// # Errors
+    /// If no entry on the ESP is the one that this boot came from.
+    pub fn situation(&self, view: &View) -> Result<Situation, String> {
+        let entry = view.running.entry.clone().ok_or_else(|| {
+            format!(
+                "no entry on the ESP {} is that of the running version {}",
+                self.layout.esp.path().display(),
+                self.running.version
+            )
+        })?;
+        Ok(Situation {
+            version: self.running.version.clone(),
+            roothash: self.running.roothash,
+            entry,
+            before: view.trial.as_ref().map(|trial| trial.before.clone()),
+            fallback: view.fallback.clone(),
+        })
+    }
+}

@@ -1,0 +1,273 @@
+//! What is done to the slots, step by step: pure, from where things stand.
+//!
+//! Each list of steps is in the order in which a power cut between any two of them does no harm:
+//!
+//! * **bless**: the rename comes first, for it is what the loader reads. A record that misses it is set
+//!   right at the next start, which finds a running entry without a counter.
+//! * **condemn**: the reason is on the disk before the reboot that would lose it. The entry is out of
+//!   tries already if it was started by `LoaderEntryOneShot`; if the loader counted it, it is renamed.
+//! * **keep** (a reboot or power-off that has nothing to do with the trial): the name goes back to what
+//!   it was, then the loader is told to start it once more. Cut between the two, the other version
+//!   starts, finds the trial without a verdict, and tries it again.
+//! * **roll back**: first the verdict, then the name. Cut between the two, the version starts once more,
+//!   and nothing is lost but the wish.
+
+use crate::slots::name::EntryName;
+
+/// Where things stand, as far as the steps hang on it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Situation {
+    /// The running version.
+    pub version: String,
+    /// Its root hash.
+    pub roothash: [u8; 32],
+    /// The entry that it was started from, by the name that it has now.
+    pub entry: EntryName,
+    /// The name that the entry had before this boot, if the running version is on trial.
+    pub before: Option<EntryName>,
+    /// The entry of the other slot, if it can be gone back to.
+    pub fallback: Option<EntryName>,
+}
+
+impl Situation {
+    /// Whether the running version is on trial.
+    #[must_use]
+    pub fn is_trial(&self) -> bool {
+        self.before.is_some()
+    }
+}
+
+/// One step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Give an entry another name, durably.
+    Rename(EntryName, EntryName),
+    /// Write down a verdict, durably.
+    Record(Change),
+    /// Have the loader start this entry at the next start, and only then.
+    Arm(EntryName),
+    /// Start the machine anew, and why.
+    Reboot(String),
+}
+
+/// What is written down about a version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// Which version.
+    pub version: String,
+    /// Its root hash.
+    pub roothash: [u8; 32],
+    /// What became of it.
+    pub fate: Fate,
+}
+
+/// What became of a version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// The loader is told to start it next.
+    Armed,
+    /// It has reached its system stage once more.
+    Started,
+    /// It is kept; older ones are not installed any more.
+    Blessed,
+    /// It is not, and why.
+    Bad(String),
+}
+
+fn change(situation: &Situation, fate: Fate) -> Step {
+    Step::Record(Change {
+        version: situation.version.clone(),
+        roothash: situation.roothash,
+        fate,
+    })
+}
+
+/// A trial begins.
+#[must_use]
+pub fn begin(situation: &Situation) -> Vec<Step> {
+    vec![change(situation, Fate::Started)]
+}
+
+/// The running version is kept. Nothing but the record is written if it is already.
+#[must_use]
+pub fn bless(situation: &Situation) -> Vec<Step> {
+    let rename = Step::Rename(situation.entry.clone(), situation.entry.good());
+    let mut steps = vec![rename, change(situation, Fate::Blessed)];
+    if situation.entry.is_good() {
+        steps.remove(0);
+    }
+    steps
+}
+
+/// The trial has failed.
+///
+/// # Errors
+/// If there is nothing to go back to.
+pub fn condemn(situation: &Situation, reason: &str) -> Result<Vec<Step>, String> {
+    let Some(fallback) = &situation.fallback else {
+        return Err(format!(
+            "version {} has no other version to go back to: {reason}",
+            situation.version
+        ));
+    };
+    let mut steps = vec![change(situation, Fate::Bad(reason.to_owned()))];
+    steps.extend(out_of_tries(situation));
+    steps.push(Step::Reboot(format!(
+        "version {} is bad, back to {}",
+        situation.version, fallback.stem
+    )));
+    Ok(steps)
+}
+
+/// A reboot, or a power-off, that is not the version's fault.
+#[must_use]
+pub fn keep(situation: &Situation) -> Vec<Step> {
+    let Some(before) = &situation.before else {
+        return Vec::new();
+    };
+    let mut steps = vec![Step::Rename(situation.entry.clone(), before.clone())];
+    // An entry that the loader counts down starts by itself again.
+    if before.is_bad() {
+        steps.push(Step::Arm(before.clone()));
+    }
+    steps
+}
+
+/// Back to the other version, because somebody wishes it.
+///
+/// # Errors
+/// If there is nothing to go back to.
+pub fn roll_back(situation: &Situation, who: &str) -> Result<Vec<Step>, String> {
+    let Some(fallback) = &situation.fallback else {
+        return Err(
+            "the other slot holds no version that can be gone back to; `initctl slots` shows why"
+                .into(),
+        );
+    };
+    let reason = format!("rolled back by {who}");
+    let mut steps = vec![change(situation, Fate::Bad(reason))];
+    steps.extend(out_of_tries(situation));
+    steps.push(Step::Reboot(format!("rollback to {}", fallback.stem)));
+    Ok(steps)
+}
+
+/// A trial that came to nothing is tried once more. That it was armed is counted first: where the
+/// firmware loses the variable, nothing else bounds the tries.
+#[must_use]
+pub fn retry(entry: &EntryName, version: &str, roothash: [u8; 32]) -> Vec<Step> {
+    let armed = Change {
+        version: version.to_owned(),
+        roothash,
+        fate: Fate::Armed,
+    };
+    vec![
+        Step::Record(armed),
+        Step::Arm(entry.clone()),
+        Step::Reboot(format!("{} is tried again", entry.stem)),
+    ]
+}
+
+/// The rename that has the loader start the entry last, if it has another name.
+fn out_of_tries(situation: &Situation) -> Option<Step> {
+    let done = situation.entry.tries.map_or(1, |tries| tries.done.max(1));
+    let bad = situation.entry.with(0, done);
+    (bad != situation.entry).then(|| Step::Rename(situation.entry.clone(), bad))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(file: &str) -> EntryName {
+        EntryName::parse(file).unwrap()
+    }
+
+    fn on(entry: &str, fallback: Option<&str>) -> Situation {
+        let before = |now: &str| match now {
+            "a_2+0-1.efi" => Some(name("a_2+0-0.efi")),
+            "a_2+2-1.efi" | "a_1+2-1.efi" => Some(name(now).with(3, 0)),
+            _ => None,
+        };
+        Situation {
+            version: "2".into(),
+            roothash: [2; 32],
+            entry: name(entry),
+            before: before(entry),
+            fallback: fallback.map(name),
+        }
+    }
+
+    fn renames(steps: &[Step]) -> Vec<(String, String)> {
+        let of = |step: &Step| match step {
+            Step::Rename(from, to) => Some((from.file(), to.file())),
+            _ => None,
+        };
+        steps.iter().filter_map(of).collect()
+    }
+
+    #[test]
+    fn a_blessing_takes_the_counter_off_and_is_written_down() {
+        let steps = bless(&on("a_2+0-1.efi", Some("a_1.efi")));
+        assert_eq!(
+            renames(&steps),
+            [("a_2+0-1.efi".into(), "a_2.efi".to_owned())]
+        );
+        assert!(
+            matches!(&steps[1], Step::Record(c) if c.fate == Fate::Blessed && c.version == "2")
+        );
+        let again = bless(&on("a_2.efi", None));
+        assert!(matches!(&again[..], [Step::Record(_)]), "{again:?}");
+    }
+
+    #[test]
+    fn the_reason_is_written_before_anything_else() {
+        for (entry, renamed) in [("a_2+0-1.efi", 0), ("a_2+2-1.efi", 1)] {
+            let steps = condemn(&on(entry, Some("a_1.efi")), "no health").unwrap();
+            assert!(
+                matches!(&steps[0], Step::Record(c) if c.fate == Fate::Bad("no health".into()))
+            );
+            assert_eq!(renames(&steps).len(), renamed, "{entry}");
+            assert!(matches!(steps.last(), Some(Step::Reboot(_))));
+        }
+        let error = condemn(&on("a_2+0-1.efi", None), "no health").unwrap_err();
+        assert!(
+            error.contains("no other version") && error.contains("no health"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn an_ordinary_reboot_gives_the_try_back() {
+        let steps = keep(&on("a_2+0-1.efi", Some("a_1.efi")));
+        assert_eq!(
+            renames(&steps),
+            [("a_2+0-1.efi".into(), "a_2+0-0.efi".to_owned())]
+        );
+        assert_eq!(steps.last(), Some(&Step::Arm(name("a_2+0-0.efi"))));
+        // Counted by the loader, as the first image of a machine is.
+        let steps = keep(&on("a_1+2-1.efi", None));
+        assert_eq!(
+            renames(&steps),
+            [("a_1+2-1.efi".into(), "a_1+3-0.efi".to_owned())]
+        );
+        assert_eq!(steps.len(), 1);
+        assert_eq!(keep(&on("a_2.efi", None)), []);
+    }
+
+    #[test]
+    fn a_rollback_leaves_the_entry_without_tries() {
+        let steps = roll_back(&on("a_2.efi", Some("a_1.efi")), "uid 0").unwrap();
+        assert!(
+            matches!(&steps[0], Step::Record(c) if c.fate == Fate::Bad("rolled back by uid 0".into()))
+        );
+        assert_eq!(
+            renames(&steps),
+            [("a_2.efi".into(), "a_2+0-1.efi".to_owned())]
+        );
+        assert!(
+            roll_back(&on("a_2.efi", None), "uid 0")
+                .unwrap_err()
+                .contains("initctl slots")
+        );
+    }
+}

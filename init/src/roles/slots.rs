@@ -1,0 +1,41 @@
+//! The role `slots`: the keeper of the slots; see [`crate::keeper`].
+
+use crate::keeper::{self, Options};
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use supervisor::logger::passed;
+
+pub(super) fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    match parse(arguments) {
+        Ok(options) => {
+            let Err(e) = keeper::run(options);
+            eprintln!("slots: {e}");
+            ExitCode::FAILURE
+        }
+        Err(problem) => super::usage(&problem),
+    }
+}
+
+fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Options, String> {
+    let mut parser = lexopt::Parser::from_args(arguments);
+    let (mut runtime_dir, mut events) = (None, None);
+    while let Some(argument) = parser.next().map_err(|e| e.to_string())? {
+        match argument {
+            lexopt::Arg::Long("runtime-dir") => {
+                runtime_dir = Some(PathBuf::from(parser.value().map_err(|e| e.to_string())?));
+            }
+            lexopt::Arg::Long("events") => {
+                let value = parser.value().map_err(|e| e.to_string())?;
+                let number = value.to_string_lossy().parse();
+                let number = number.map_err(|_| "`--events` wants a descriptor".to_owned())?;
+                events = Some(passed(number).map_err(|e| e.to_string())?);
+            }
+            other => return Err(other.unexpected().to_string()),
+        }
+    }
+    Ok(Options {
+        runtime_dir: runtime_dir.ok_or("slots needs --runtime-dir DIR")?,
+        events: events.ok_or("slots needs --events FD")?,
+    })
+}
