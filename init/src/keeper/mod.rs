@@ -413,12 +413,7 @@ impl Keeper {
             .fields()
             .map(|(key, value)| (key, value.to_owned()))
             .collect();
-        // A full channel means that PID 1 is far behind; it will not miss one event more.
-        let _ = rustix::net::send(
-            &self.channel,
-            &relay::encode(event.name(), &fields),
-            rustix::net::SendFlags::NOSIGNAL,
-        );
+        relay::send(&self.channel, event.name(), &fields);
         self.server.publish(&event_line(now(), event));
     }
 

@@ -73,12 +73,7 @@ struct Channel(OwnedFd);
 
 impl netcfg::Outlet for Channel {
     fn event(&mut self, name: &str, fields: &[(&str, String)]) {
-        // A full channel means that PID 1 is far behind; it will not miss one event more.
-        let _ = rustix::net::send(
-            &self.0,
-            &relay::encode(name, fields),
-            rustix::net::SendFlags::NOSIGNAL,
-        );
+        relay::send(&self.0, name, fields);
     }
 }
 

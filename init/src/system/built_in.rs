@@ -3,9 +3,9 @@
 //! They are services like any other, with their own user and cgroup, and are restarted for ever; the
 //! logger, which a container has, too, is [`crate::manager::logging`]'s.
 
+use super::relay::{Channel, Teller};
 use crate::config::{self, BUILT_IN, Config};
 use crate::manager::logging::{built_in, with_logger};
-use rustix::fd::OwnedFd;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use std::io;
 use std::path::Path;
@@ -18,8 +18,23 @@ const PROGRAM: &str = "/sbin/init";
 /// Where the logger keeps its files; its user owns it.
 pub const LOG_FOLDER: &str = "/var/log/astromesh-init";
 
-/// The descriptor that a role is passed for its events, and PID 1's commands.
+/// The descriptor that a role is passed for its events, before any other.
 const EVENTS: i32 = 3;
+
+/// The roles that tell events, and what they may tell of.
+pub const TELLERS: [Teller; 2] = [
+    Teller {
+        service: "netcfg",
+        prefixes: &["net."],
+    },
+    Teller {
+        service: KEEPER,
+        prefixes: &["slot.", "update."],
+    },
+];
+
+/// The service that keeps the slots; it is told things, too.
+pub const KEEPER: &str = "slots";
 
 /// capabilities(7): `CAP_NET_BIND_SERVICE`, `CAP_NET_ADMIN`, `CAP_NET_RAW`.
 const NETCFG_CAPABILITIES: u64 = 1 << 10 | 1 << 12 | 1 << 13;
@@ -70,11 +85,11 @@ pub fn all(config: &Config) -> Result<Vec<Spec>, String> {
 ///
 /// # Errors
 /// If the kernel gives no socket.
-pub fn connect(driver: &mut Driver, name: &str) -> io::Result<OwnedFd> {
+pub fn connect(driver: &mut Driver, teller: Teller) -> io::Result<Channel> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
-    driver.pass(name, theirs);
-    Ok(ours)
+    let (fd, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+    driver.pass(teller.service, theirs);
+    Ok(Channel { teller, fd })
 }
 
 #[cfg(test)]
@@ -96,6 +111,17 @@ mod tests {
         assert_eq!(
             specs.iter().map(|s| s.name.as_str()).collect::<Vec<_>>(),
             ["logger", "devices", "netcfg", "slots", "a"]
+        );
+        let built_in: Vec<&str> = specs
+            .iter()
+            .map(|s| s.name.as_str())
+            .take(BUILT_IN.len())
+            .collect();
+        assert_eq!(built_in, BUILT_IN);
+        assert!(
+            TELLERS
+                .iter()
+                .all(|t| built_in.contains(&t.service) && !t.prefixes.is_empty())
         );
         assert!(
             specs[1..]

@@ -1,6 +1,6 @@
 //! The running machine: what PID 1 sees to besides its services.
 //!
-//! The loop is the [`Manager`]'s; this is its owner on a machine. Events of netcfg, devices'
+//! The loop is the [`Manager`]'s; this is its owner on a machine. Events of the roles, devices'
 //! announcements and buttons are here, and the decisions about the whole machine. The only state of its
 //! own is whether the boot has succeeded yet, and whether the machine is being stopped:
 //!
@@ -17,9 +17,10 @@ use super::built_in;
 use super::clock::Clock;
 use super::hostname::Hostname;
 use super::power::{Buttons, Pressed};
+use super::relay::Channel;
+use super::shutdown;
 use super::trial::Policy;
 use super::versions::{Order, Versions};
-use super::{relay, shutdown};
 use crate::config::Config;
 use crate::devices::uevent::Uevents;
 use crate::devices::watchdog::Watchdog;
@@ -28,7 +29,7 @@ use crate::failure::Failure;
 use crate::manager::{self, Happened, Manager, OWNERS, Verb};
 use crate::report;
 use nix::sys::signalfd::SignalFd;
-use rustix::fd::{AsFd, OwnedFd};
+use rustix::fd::AsFd;
 use std::convert::Infallible;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -48,17 +49,18 @@ const NET_WAIT: Time = Time::from_secs(10);
 /// Where the report of the boot is.
 const REPORT: &str = "/run/init/boot.json";
 
-const NETCFG: u8 = OWNERS;
+/// A role has told something; the number is that of its channel.
+const ROLE: u8 = OWNERS;
 const UEVENT: u8 = OWNERS + 1;
 const BUTTON: u8 = OWNERS + 2;
-const SLOTS: u8 = OWNERS + 3;
 
 /// See the module.
 #[derive(Debug)]
 pub struct Machine {
     manager: Manager,
     uevents: Uevents,
-    netcfg: OwnedFd,
+    /// The roles' events, in the order of [`built_in::TELLERS`].
+    channels: Vec<Channel>,
     buttons: Buttons,
     budget: Budget,
     clock: Clock,
@@ -101,23 +103,26 @@ impl Machine {
         };
         let mut manager = Manager::new(specs, &setup, signals, None, emitter)
             .map_err(fail("cgroups, sockets and users"))?;
-        let netcfg = built_in::connect(manager.driver_mut(), "netcfg").map_err(fail("a socket"))?;
-        let slots = built_in::connect(manager.driver_mut(), "slots").map_err(fail("a socket"))?;
+        let channels = built_in::TELLERS
+            .into_iter()
+            .map(|teller| built_in::connect(manager.driver_mut(), teller))
+            .collect::<io::Result<Vec<Channel>>>()
+            .map_err(fail("a socket"))?;
         let policy = Policy {
             probation: config.update.probation,
             timeout: config.update.timeout,
         };
-        let versions = Versions::new(slots, policy);
+        let versions = Versions::new(&channels, policy).map_err(fail("a descriptor"))?;
         let uevents = Uevents::open().map_err(fail("a netlink socket"))?;
-        manager
-            .watch(netcfg.as_fd(), NETCFG, 0)
+        (0..)
+            .zip(&channels)
+            .try_for_each(|(number, channel)| manager.watch(channel.fd.as_fd(), ROLE, number))
             .and_then(|()| manager.watch(uevents.fd(), UEVENT, 0))
-            .and_then(|()| manager.watch(versions.fd(), SLOTS, 0))
             .map_err(fail("epoll"))?;
         Ok(Self {
             manager,
             uevents,
-            netcfg,
+            channels,
             buttons: Buttons::default(),
             budget,
             clock,
@@ -184,17 +189,10 @@ impl Machine {
 
     fn handle(&mut self, token: Token, emitter: &mut Emitter) {
         match token.kind {
-            NETCFG => {
-                while let Some(event) = relay::receive(&self.netcfg, &["net."]) {
+            ROLE => {
+                while let Some(event) = self.told_by(token.number) {
                     emitter.emit(event.clone());
                     self.heed(&event, emitter);
-                }
-            }
-            SLOTS => {
-                while let Some(event) = self.versions.receive() {
-                    emitter.emit(event.clone());
-                    let order = self.versions.heed(&event);
-                    self.follow(order, emitter);
                 }
             }
             UEVENT => {
@@ -224,7 +222,14 @@ impl Machine {
         }
     }
 
-    /// Does what follows from an event of netcfg.
+    /// The next event of a role.
+    fn told_by(&self, number: u32) -> Option<Event> {
+        let place = usize::try_from(number).ok()?;
+        self.channels.get(place)?.receive()
+    }
+
+    /// Does what follows from an event of a role. Its name says whose it is, see
+    /// [`built_in::TELLERS`].
     fn heed(&mut self, event: &Event, emitter: &mut Emitter) {
         match event.name() {
             "net.address" => {
@@ -235,7 +240,10 @@ impl Machine {
                 }
             }
             "net.time" => self.clock.take(event, now(), emitter),
-            _ => {}
+            _ => {
+                let order = self.versions.heed(event);
+                self.follow(order, emitter);
+            }
         }
     }
 

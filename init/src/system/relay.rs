@@ -1,8 +1,9 @@
-//! Events of init's own children, on their way to the one emitter; and commands, the other way.
+//! Events of our own roles, on their way to the one emitter; and commands, the other way.
 //!
-//! Some of them read what strangers send, so their word is taken with care: a message of bounded size, a
-//! name that starts as those of that child do, keys of letters, digits and `_`; values may be anything,
-//! as the event line quotes them. A message has the form `NAME NUL KEY NUL VALUE NUL KEY NUL VALUE ...`.
+//! Some of them read what strangers send, so their word is taken with care: a message of bounded
+//! size, a name that starts as those of this role do, keys of letters, digits and `_`; values may be
+//! anything, as the event line quotes them. A message has the form
+//! `NAME NUL KEY NUL VALUE NUL KEY NUL VALUE ...`.
 
 use rustix::fd::{AsFd, OwnedFd};
 use supervisor::event::Event;
@@ -10,8 +11,37 @@ use supervisor::event::Event;
 /// A longer message is cut by the kernel and then refused here.
 pub const MESSAGE_MAX: usize = 2048;
 
-/// The next event that was sent, if there is one. Its name starts with one of `prefixes`, each the name
-/// of an area with its dot, as in `net.`. A message that breaks the rules is an event about that.
+/// Of a value, so much is sent: an event line has less room for it.
+const VALUE_MAX: usize = 600;
+
+/// A role that tells events, and how their names start: `net.` for `net.address`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Teller {
+    /// The service.
+    pub service: &'static str,
+    /// What it may tell of. The first has a `warning`, for when it tells something else.
+    pub prefixes: &'static [&'static str],
+}
+
+/// PID 1's end of the channel that a role tells events by.
+#[derive(Debug)]
+pub struct Channel {
+    /// Who is at the other end.
+    pub teller: Teller,
+    /// This end.
+    pub fd: OwnedFd,
+}
+
+impl Channel {
+    /// The next event that was sent, if there is one.
+    #[must_use]
+    pub fn receive(&self) -> Option<Event> {
+        receive(&self.fd, self.teller.prefixes)
+    }
+}
+
+/// The next message of a channel, if there is one. Its name starts with one of `prefixes`; a message
+/// that breaks the rules is an event about that.
 #[must_use]
 pub fn receive(channel: &OwnedFd, prefixes: &[&str]) -> Option<Event> {
     let mut message = [0u8; MESSAGE_MAX];
@@ -21,20 +51,26 @@ pub fn receive(channel: &OwnedFd, prefixes: &[&str]) -> Option<Event> {
         rustix::net::RecvFlags::DONTWAIT,
     );
     match received {
-        // 0 is the end of the other side: it is being restarted, with the same channel.
+        // 0 is the end of the other side: the role is being restarted, with the same channel.
         Ok((0, _)) | Err(_) => None,
-        Ok((count, _)) => {
-            let message = message.get(..count).unwrap_or_default();
-            Some(decode(message, prefixes).unwrap_or_else(|| {
-                let area = prefixes.first().unwrap_or(&"init.");
-                Event::new(format!("{area}warning")).with("reason", "a malformed event was sent")
-            }))
-        }
+        Ok((count, _)) => Some(
+            decode(message.get(..count).unwrap_or_default(), prefixes).unwrap_or_else(|| {
+                let prefix = prefixes.first().copied().unwrap_or("init.");
+                Event::new(format!("{prefix}warning")).with("reason", "a malformed event was sent")
+            }),
+        ),
     }
 }
 
-/// Of a value, so much is sent: an event line has less room for it.
-const VALUE_MAX: usize = 600;
+/// Sends an event from the role's end, or a command from the other.
+pub fn send(channel: &OwnedFd, name: &str, fields: &[(&str, String)]) {
+    // A full channel means that whoever reads is far behind, and will not miss one more.
+    let _ = rustix::net::send(
+        channel,
+        &encode(name, fields),
+        rustix::net::SendFlags::NOSIGNAL,
+    );
+}
 
 /// The message for an event, as [`receive`] reads it.
 #[must_use]
@@ -55,8 +91,8 @@ fn decode(message: &[u8], prefixes: &[&str]) -> Option<Event> {
     let mut parts = message.split(|b| *b == 0);
     let name = std::str::from_utf8(parts.next()?).ok()?;
     let good_name = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b".-_".contains(&b);
-    let known = prefixes.iter().any(|prefix| name.starts_with(prefix));
-    if !known || name.len() > 40 || !name.bytes().all(good_name) {
+    let own = prefixes.iter().any(|prefix| name.starts_with(prefix));
+    if !own || name.len() > 40 || !name.bytes().all(good_name) {
         return None;
     }
     let mut event = Event::new(name.to_owned());
@@ -97,9 +133,10 @@ mod tests {
     }
 
     #[test]
-    fn nothing_but_events_of_the_area_comes_over() {
+    fn nothing_but_the_roles_own_events_comes_over() {
         for message in [
             &b"boot.healthy"[..],
+            b"net",
             b"net.a b",
             b"net.x\0key",
             b"net.x\0k=y\0v",
@@ -108,6 +145,29 @@ mod tests {
         ] {
             assert_eq!(decode(message, &["net."]), None, "{message:?}");
         }
+        let two = ["slot.", "update."];
+        assert!(decode(b"slot.state", &two).is_some() && decode(b"update.start", &two).is_some());
+        assert_eq!(decode(b"net.address", &two), None);
+    }
+
+    #[test]
+    fn a_malformed_event_is_told_as_the_roles() {
+        let flags = rustix::net::SocketFlags::CLOEXEC;
+        let kind = rustix::net::SocketType::SEQPACKET;
+        let (fd, theirs) =
+            rustix::net::socketpair(rustix::net::AddressFamily::UNIX, kind, flags, None).unwrap();
+        let teller = Teller {
+            service: "grow",
+            prefixes: &["var."],
+        };
+        let channel = Channel { teller, fd };
+        send(&theirs, "var.grown", &[("ms", "7".into())]);
+        send(&theirs, "net.lost", &[]);
+        assert_eq!(channel.receive().unwrap().field("ms"), Some("7"));
+        let refused = channel.receive().unwrap();
+        assert_eq!(refused.name(), "var.warning");
+        assert_eq!(refused.field("reason"), Some("a malformed event was sent"));
+        assert_eq!(channel.receive(), None);
     }
 
     proptest! {

@@ -11,10 +11,12 @@
 //!   then, which infers the reason;
 //! * `slot.keep`, before a reboot that has nothing to do with the trial.
 
-use super::relay;
+use super::built_in::KEEPER;
+use super::relay::{self, Channel};
 use super::trial::{Policy, Seen, Trial, Verdict};
 use crate::slots::efivar;
-use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fd::{AsFd, OwnedFd};
+use std::io;
 use std::path::Path;
 use supervisor::Time;
 use supervisor::core::Core;
@@ -42,21 +44,19 @@ pub enum Order {
 }
 
 impl Versions {
-    /// Over this channel to the keeper, by this policy.
-    #[must_use]
-    pub fn new(channel: OwnedFd, policy: Policy) -> Self {
+    /// Over the keeper's one of these channels, by this policy.
+    ///
+    /// # Errors
+    /// If the kernel gives no further descriptor, or none of the channels is the keeper's.
+    pub fn new(channels: &[Channel], policy: Policy) -> io::Result<Self> {
+        let keeper = channels.iter().find(|c| c.teller.service == KEEPER);
+        let keeper = keeper.ok_or(io::ErrorKind::NotFound)?;
         let counted = efivar::read(Path::new(crate::keeper::gather::VARIABLES)).count_path;
-        Self {
-            channel,
+        Ok(Self {
+            channel: supervisor::logger::copy(keeper.fd.as_fd())?,
             trial: counted.map(|_| Trial::new(policy)),
             unanswered: None,
-        }
-    }
-
-    /// What to wait for.
-    #[must_use]
-    pub fn fd(&self) -> BorrowedFd<'_> {
-        self.channel.as_fd()
+        })
     }
 
     /// When to look again, if nothing happens before.
@@ -112,12 +112,6 @@ impl Versions {
         self.unanswered = None;
     }
 
-    /// The next thing that the keeper said.
-    #[must_use]
-    pub fn receive(&self) -> Option<Event> {
-        relay::receive(&self.channel, &["slot.", "update."])
-    }
-
     /// Does what follows from what the keeper said.
     pub fn heed(&mut self, event: &Event) -> Option<Order> {
         match event.name() {
@@ -150,11 +144,6 @@ impl Versions {
     }
 
     fn send(&self, name: &str, fields: &[(&str, String)]) {
-        // The channel holds far more than is ever sent; a keeper that reads nothing does not answer.
-        let _ = rustix::net::send(
-            &self.channel,
-            &relay::encode(name, fields),
-            rustix::net::SendFlags::NOSIGNAL,
-        );
+        relay::send(&self.channel, name, fields);
     }
 }
