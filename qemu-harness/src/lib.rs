@@ -41,6 +41,7 @@ pub mod pe;
 pub mod python;
 pub mod qemu;
 pub mod qmp;
+pub mod random;
 pub mod report;
 pub mod reproduce;
 pub mod rootfs;
