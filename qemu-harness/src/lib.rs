@@ -39,6 +39,7 @@ pub mod node;
 pub mod paths;
 pub mod pe;
 pub mod python;
+pub mod powercut;
 pub mod qemu;
 pub mod qmp;
 pub mod random;

@@ -44,10 +44,10 @@ pub struct Qemu {
 /// Where the sockets are. Their path must fit into `sun_path` (108 bytes, unix(7)), which a
 /// folder deep in a workspace does not, so they get a short one of their own for a moment.
 #[derive(Debug)]
-struct Sockets(PathBuf);
+pub(crate) struct Sockets(PathBuf);
 
 impl Sockets {
-    fn new() -> Result<Self> {
+    pub(crate) fn new() -> Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let dir = Path::new("/tmp").join(format!("vm-{}-{number}", std::process::id()));
@@ -55,8 +55,12 @@ impl Sockets {
         Ok(Self(dir))
     }
 
-    fn listen(&self, name: &str) -> Result<UnixListener> {
-        let path = self.0.join(name);
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    pub(crate) fn listen(&self, name: &str) -> Result<UnixListener> {
+        let path = self.path(name);
         let listener = UnixListener::bind(&path)
             .with_context(|| format!("cannot listen on {}", path.display()))?;
         listener.set_nonblocking(true)?;
@@ -94,12 +98,12 @@ impl Qemu {
             .args(["-mon", "chardev=qmp,mode=control", "-chardev"])
             .arg(format!(
                 "socket,id=qmp,path={}",
-                sockets.0.join("qmp").display()
+                sockets.path("qmp").display()
             ));
         if serial {
             command.arg("-chardev").arg(format!(
                 "socket,id=serial0,path={}",
-                sockets.0.join("serial").display()
+                sockets.path("serial").display()
             ));
             command.args(["-serial", "chardev:serial0"]);
         } else {
