@@ -6,7 +6,9 @@
 //! boots the same machine again by hand. A run that passed removes the folder. One that failed or
 //! panicked keeps it, with the error, and says where it is.
 
+use crate::disk::Disk;
 use crate::host::Host;
+use crate::powercut::Recorder;
 use crate::vm::{Vm, VmConfig};
 use anyhow::{Context, Result, anyhow, ensure};
 use std::fs::{self, File};
@@ -138,10 +140,33 @@ impl Run {
     /// # Errors
     /// When QEMU does not start; the message names what is wrong.
     pub fn boot(&mut self, config: &VmConfig) -> Result<Vm> {
+        let logs = self.logs()?;
+        Vm::start(&self.host, config, &self.disk(), &self.variables(), &logs)
+    }
+
+    /// Switches the machine on with its disk recorded (see [`powercut`](crate::powercut)). The disk's
+    /// file stays as it is: what the machine writes is only in the recording, which the recorder gives
+    /// when the machine is off and which stays in the folder of this boot.
+    ///
+    /// # Errors
+    /// As [`Self::boot`].
+    pub fn boot_recorded(&mut self, config: &VmConfig) -> Result<(Vm, Recorder)> {
+        let logs = self.logs()?;
+        let recorder = Recorder::start(&self.disk(), &logs)?;
+        let config = VmConfig {
+            disk: Disk::Nbd(recorder.socket().to_owned()),
+            ..config.clone()
+        };
+        let vm = Vm::start(&self.host, &config, &self.disk(), &self.variables(), &logs)?;
+        Ok((vm, recorder))
+    }
+
+    /// The folder of the next boot.
+    fn logs(&mut self) -> Result<PathBuf> {
         self.boots += 1;
         let logs = self.dir.join(format!("boot-{}", self.boots));
         fs::create_dir(&logs).with_context(|| format!("cannot make {}", logs.display()))?;
-        Vm::start(&self.host, config, &self.disk(), &self.variables(), &logs)
+        Ok(logs)
     }
 }
 

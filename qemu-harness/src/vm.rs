@@ -7,15 +7,16 @@
 
 use crate::accel::{Accel, FIRMWARE};
 use crate::api::Api;
+use crate::disk::{Disk, option_value};
 use crate::host::{Host, Place};
 use crate::qemu::{PROGRAM, Qemu};
 use crate::qmp::{Qmp, QmpEvent};
+use crate::replay;
 use crate::segment::Cable;
 use crate::serial::{Seen, Serial};
 use crate::trace::{self, Read};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
-use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -52,6 +53,8 @@ pub struct VmConfig {
     pub memory_mib: u32,
     /// Processors; `None` is what suits the accelerator, see [`VmConfig::processors`].
     pub cpus: Option<u32>,
+    /// What is behind its disk.
+    pub disk: Disk,
     /// How it is connected.
     pub network: Network,
     /// Whether it has a serial port.
@@ -75,6 +78,7 @@ impl Default for VmConfig {
         Self {
             memory_mib: 1024,
             cpus: None,
+            disk: Disk::File,
             network: Network::User(None),
             serial: true,
             reboots: false,
@@ -115,7 +119,7 @@ impl VmConfig {
         })
     }
 
-    /// The same machine where its segment is no more.
+    /// The same machine where its segment and the server of its disk are no more.
     fn alone(&self) -> Self {
         let network = match &self.network {
             Network::Segment { .. } => Network::User(None),
@@ -123,6 +127,7 @@ impl VmConfig {
         };
         Self {
             network,
+            disk: self.disk.alone(),
             ..self.clone()
         }
     }
@@ -146,9 +151,8 @@ impl VmConfig {
             "-drive",
             format!("{store},file={}", option_value(variables)),
         );
-        let drive = "if=none,id=disk0,format=raw,discard=unmap";
-        add("-drive", format!("{drive},file={}", option_value(disk)));
-        add("-device", "virtio-blk-pci,drive=disk0,bootindex=0".into());
+        words.extend(self.disk.arguments(disk));
+        let mut add = |option: &str, value: String| words.extend([option.to_owned(), value]);
         match &self.network {
             Network::None => {}
             Network::User(_) => {
@@ -209,11 +213,6 @@ fn segment_card(cable: &Cable) -> Value {
     })
 }
 
-/// QEMU reads `,` in an option value as its end; a doubled one stands for itself.
-fn option_value(path: &Path) -> String {
-    path.display().to_string().replace(',', ",,")
-}
-
 /// How a machine ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ended {
@@ -254,7 +253,7 @@ impl Vm {
         };
         let alone = config.alone();
         let again = alone.arguments(host, disk, variables, port);
-        write_replay(host, &alone, &again, logs)?;
+        replay::write(host, alone.serial, &again, logs)?;
         let reads = logs.join("reads.log");
         let mut arguments = config.arguments(host, disk, variables, port);
         if config.trace_reads {
@@ -495,34 +494,6 @@ fn explain(error: anyhow::Error, port: Option<u16>) -> anyhow::Error {
     }
 }
 
-fn write_replay(host: &Host, config: &VmConfig, arguments: &[String], logs: &Path) -> Result<()> {
-    let quoted: Vec<String> = arguments.iter().map(|word| shell_word(word)).collect();
-    let console = if config.serial {
-        "-serial mon:stdio"
-    } else {
-        "-serial none -monitor stdio"
-    };
-    let script = format!(
-        "#!/bin/sh\n# Boots this machine again; its disk and variables go on from where they are.\n\
-         # With a serial port: Ctrl-a x ends it, Ctrl-a c is QEMU's monitor.\n\
-         cd {} || exit 1\nexec cargo vm tools {PROGRAM} -nodefaults -no-user-config -display none \
-         {console} \\\n  {}\n",
-        shell_word(&host.paths.workspace.display().to_string()),
-        quoted.join(" ")
-    );
-    let path = logs.join("replay.sh");
-    fs::write(&path, script).with_context(|| format!("cannot write {}", path.display()))
-}
-
-fn shell_word(word: &str) -> String {
-    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_./=,:@%+".contains(&b);
-    if !word.is_empty() && word.bytes().all(plain) {
-        word.to_owned()
-    } else {
-        format!("'{}'", word.replace('\'', r"'\''"))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -537,13 +508,6 @@ mod tests {
             "{error:#}"
         );
         assert_ne!(free_port(None).expect("some port"), 0);
-    }
-
-    #[test]
-    fn words_survive_the_shell() {
-        assert_eq!(shell_word("-smp"), "-smp");
-        assert_eq!(shell_word(""), "''");
-        assert_eq!(shell_word("a b'c"), r"'a b'\''c'");
     }
 
     #[test]
