@@ -1,6 +1,8 @@
 use super::*;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
+use std::fs;
+use std::io::Read;
 use std::sync::atomic::{AtomicU32, Ordering};
 use ureq::http::Response;
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
