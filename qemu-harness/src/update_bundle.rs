@@ -3,7 +3,7 @@
 //! A folder with the UKI, the root and its hash tree as the image build made them, a manifest
 //! `update.json` that names them with sizes and hashes, and `update.json.sig`, the signature over
 //! its exact bytes. `docs/interfaces.md` has the format. What can be wrong with one is made
-//! by [`crate::broken`].
+//! by [`crate::damage`].
 
 use std::fs;
 use std::path::{Path, PathBuf};
