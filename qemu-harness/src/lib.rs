@@ -37,6 +37,7 @@ pub mod image_options;
 mod image_root;
 pub mod initramfs;
 pub mod journal;
+pub mod judge;
 pub mod lock;
 pub mod modules;
 pub mod node;
