@@ -1,16 +1,16 @@
 //! What the slots are, and what is to be done next: pure, from what was read.
 //!
-//! The entry that runs is the one that the loader named *and* whose roothash is the running one. A kernel
-//! that was started in another way (kexec, a direct boot) has variables of an earlier boot or none; then no
-//! entry runs, nothing is blessed and no trial is begun.
-//!
-//! **A trial** is: the running entry has a counter. It ends with a verdict, or with a boot of the old version, which finds
-//! the trial in the other slot. An attempt is a boot that the loader counted (`DONE`), or one that was armed: the
+//! **A trial** is: the loader started the running entry with a counter, and it still has one. It ends with a
+//! verdict, or with a boot of the old version, which finds the trial in the other slot. An attempt is a boot that the loader counted (`DONE`), or one that was armed: the
 //! latter bounds the attempts where the firmware loses the variable and the loader never counts.
 //!
-//! **What may be removed** is asked twice. [`stale`] are entries that start nothing on this disk. [`before_install`] are
-//! those that would start the slot that is about to be overwritten, whole or in parts. Neither ever has the
-//! running entry, the last good one, or the one that the loader counted in this boot.
+//! What may be removed from the ESP is judged in [`removal`].
+
+mod boot;
+pub mod removal;
+
+use boot::{running_entry, trial};
+pub use removal::{before_install, marked_bad, stale};
 
 use super::efivar::BootVariables;
 use super::esp::Found;
@@ -137,143 +137,6 @@ pub fn judge(facts: &Facts<'_>) -> View {
     }
 }
 
-/// Entries that start nothing on this disk and may be removed.
-#[must_use]
-pub fn stale(facts: &Facts<'_>) -> Vec<EntryName> {
-    let layout = facts.layout;
-    let starts_nothing = |uki: &Uki| {
-        uki.image == facts.running.image
-            && !layout.running.touches(&uki.roothash)
-            && !layout.other.touches(&uki.roothash)
-    };
-    let is_stale = |found: &&Found| found.uki.as_ref().is_ok_and(starts_nothing);
-    let (stale, kept): (Vec<&Found>, Vec<&Found>) =
-        facts.found.iter().partition(|found| is_stale(found));
-    let good_is_kept = kept.iter().any(|f| f.name.is_good() && f.uki.is_ok());
-    stale
-        .into_iter()
-        .map(|found| &found.name)
-        .filter(|name| !named(facts, name) && (good_is_kept || !name.is_good()))
-        .cloned()
-        .collect()
-}
-
-/// Entries that must go before the other slot is overwritten.
-///
-/// # Errors
-/// Why it must not be overwritten now: there would be nothing to fall back to.
-pub fn before_install(facts: &Facts<'_>) -> Result<Vec<EntryName>, String> {
-    let version = &facts.running.version;
-    let Some(running) = running_entry(facts) else {
-        return Err(format!(
-            "no entry on the ESP is known to start the running version {version}: boot it through the boot loader first"
-        ));
-    };
-    if let Some(reason) = facts.record.is_bad(version) {
-        return Err(format!(
-            "the running version {version} is marked bad ({reason}), and the other slot is its fallback: reboot first"
-        ));
-    }
-    if !running.name.is_good() {
-        return Err(format!(
-            "the running version {version} is on trial ({}), and the other slot is its fallback: wait until it is blessed",
-            running.name
-        ));
-    }
-    let doomed = |found: &&Found| match &found.uki {
-        Ok(uki) => {
-            facts.layout.other.touches(&uki.roothash) && uki.roothash != facts.running.roothash
-        }
-        // What it would start cannot be told, and it is ours by its name.
-        Err(_) => found
-            .name
-            .stem
-            .starts_with(&format!("{}_", facts.running.image)),
-    };
-    let doomed = facts.found.iter().filter(doomed).map(|found| &found.name);
-    let doomed: Vec<EntryName> = doomed
-        .filter(|name| **name != running.name)
-        .cloned()
-        .collect();
-    match doomed.iter().find(|name| counted(facts, name)) {
-        Some(name) => Err(format!(
-            "the boot loader counted this boot for {name}, which starts the other slot: reboot first"
-        )),
-        None => Ok(doomed),
-    }
-}
-
-/// The entry that this boot came from.
-fn running_entry<'a>(facts: &Facts<'a>) -> Option<&'a Found> {
-    let same = |found: &&Found| is(found, &facts.running.roothash);
-    let candidates: Vec<&Found> = facts.found.iter().filter(same).collect();
-    let by = |name: &EntryName| candidates.iter().find(|found| found.name == *name);
-    let loader = loader_named(facts)?;
-    // Within this boot it may have been blessed, or returned to its name before: then the variables still say
-    // what it was called.
-    let stem = || {
-        candidates
-            .iter()
-            .find(|found| found.name.stem == loader.stem)
-    };
-    by(&loader)
-        .or_else(|| by(&loader.good()))
-        .or_else(stem)
-        .copied()
-}
-
-/// What the loader called the entry, as it is after counting.
-fn loader_named(facts: &Facts<'_>) -> Option<EntryName> {
-    let variables = facts.variables;
-    let counted = variables.count_path.as_deref();
-    EntryName::parse(counted.or(variables.stub_image.as_deref())?)
-}
-
-/// Whether the loader named this entry as the one of this boot.
-fn named(facts: &Facts<'_>, name: &EntryName) -> bool {
-    let said = [&facts.variables.count_path, &facts.variables.stub_image];
-    said.into_iter()
-        .flatten()
-        .any(|file| EntryName::parse(file).as_ref() == Some(name))
-}
-
-/// Whether the loader counted this boot for this entry.
-fn counted(facts: &Facts<'_>, name: &EntryName) -> bool {
-    let said = facts.variables.count_path.as_deref();
-    said.and_then(EntryName::parse).as_ref() == Some(name)
-}
-
-/// The running entry as a trial, if it is one.
-fn trial(facts: &Facts<'_>, now: &EntryName) -> Option<Trial> {
-    let tries = now.tries?;
-    if !named(facts, now) || facts.record.is_bad(&facts.running.version).is_some() {
-        return None;
-    }
-    // The id of the selected entry is its name before the loader counted, in lower case.
-    let selected = facts.variables.selected.as_deref();
-    let before = selected
-        .and_then(EntryName::parse)
-        .filter(|before| before.stem == now.stem.to_ascii_lowercase())
-        .and_then(|before| before.tries)
-        .map(|before| now.with(before.left, before.done));
-    let inferred = || match tries.done.checked_sub(1) {
-        // `+0-N` came of `+0-M` or `+1-M`; the former never starts by itself.
-        Some(done) => now.with(tries.left.saturating_add(u32::from(tries.left > 0)), done),
-        None => now.clone(),
-    };
-    Some(Trial {
-        before: before.unwrap_or_else(inferred),
-        now: now.clone(),
-    })
-}
-
-fn is(found: &Found, roothash: &[u8; 32]) -> bool {
-    found
-        .uki
-        .as_ref()
-        .is_ok_and(|uki| uki.roothash == *roothash)
-}
-
 fn running_slot(facts: &Facts<'_>, entry: Option<&Found>, on_trial: bool) -> SlotView {
     let reason = facts.record.is_bad(&facts.running.version);
     SlotView {
@@ -377,13 +240,10 @@ fn next(facts: &Facts<'_>, running: Option<&Found>, other: &SlotView) -> Next {
 /// What became of a trial that left no verdict.
 fn reason(done: u32, boots: u32) -> String {
     match (done, boots) {
-        (0, 0) => {
-            "it did not start: the firmware could not load it, or lost LoaderEntryOneShot".into()
-        }
-        (_, 0) => "it never reached the system stage: it panicked, hung, or found no root".into(),
-        (_, boots) => {
-            format!("it ended without a verdict after reaching the system stage {boots} times")
-        }
+        (0, 0) => "did not start: the firmware lost LoaderEntryOneShot, or could not load it".into(),
+        (_, 0) => "never reached the system stage: it could not be loaded, panicked, hung, or found no root".into(),
+        (_, 1) => "ended without a verdict after reaching the system stage once".into(),
+        (_, boots) => format!("ended without a verdict after reaching the system stage {boots} times"),
     }
 }
 

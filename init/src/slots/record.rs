@@ -214,3 +214,6 @@ fn higher<'a>(a: &'a str, b: &'a str) -> &'a str {
         a
     }
 }
+
+#[cfg(test)]
+mod tests;

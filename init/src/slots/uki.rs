@@ -150,7 +150,7 @@ fn signature(optional: &[u8], len: u64) -> Result<(), String> {
     };
     if directories > 4 && size > 0 && u64::from(at) + u64::from(size) > len {
         return Err(format!(
-            "PE headers: the signature ends at byte {}, the file at {len}",
+            "PE headers: the signature ends at byte {}, the file at {len}: it was cut short",
             u64::from(at) + u64::from(size)
         ));
     }

@@ -1,0 +1,197 @@
+//! The record on the disk and in memory.
+
+use super::*;
+use crate::slots::name::EntryName;
+use crate::slots::uki::Uki;
+use std::path::PathBuf;
+
+struct File(PathBuf);
+
+impl File {
+    fn new(name: &str) -> Self {
+        let folder = std::env::temp_dir().join(format!("record-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        Self(folder.join("slots.json"))
+    }
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        std::fs::remove_dir_all(self.0.parent().unwrap()).unwrap();
+    }
+}
+
+fn found(file: &str, image: &str, version: &str) -> Found {
+    Found {
+        name: EntryName::parse(file).unwrap(),
+        bytes: 1,
+        uki: Ok(Uki {
+            image: image.into(),
+            version: version.into(),
+            roothash: [0; 32],
+        }),
+    }
+}
+
+#[test]
+fn what_is_written_is_read() {
+    let file = File::new("write");
+    assert_eq!(Record::load(&file.0), Ok(Record::default()));
+    let mut record = Record::default();
+    record.blessed("1", &[1; 32]);
+    record.installed("2", &[2; 32]);
+    record.armed("2", &[2; 32]);
+    record.started("2", &[2; 32]);
+    record.bad("2", &[2; 32], "astromeshd was not healthy");
+    record.save(&file.0).unwrap();
+    assert_eq!(Record::load(&file.0), Ok(record));
+    let text = std::fs::read_to_string(&file.0).unwrap();
+    assert!(text.contains("\"verdict\": \"bad\"") && text.contains(&"02".repeat(32)));
+}
+
+#[test]
+fn a_damaged_record_names_its_file() {
+    let file = File::new("damaged");
+    for text in [
+        "",
+        "{",
+        "\"floor\"",
+        "{\"floor\": 3}",
+        "{\"trials\": [{\"verdict\": \"odd\"}]}",
+        &" ".repeat(70_000),
+    ] {
+        std::fs::write(&file.0, text).unwrap();
+        let error = Record::load(&file.0).unwrap_err();
+        assert!(
+            error.starts_with(&format!("{}: ", file.0.display())),
+            "{error}"
+        );
+    }
+    let folder = file.0.parent().unwrap();
+    assert!(Record::load(folder).unwrap_err().contains("directory"));
+    let error = Record::default().save(&folder.join("no/slots.json"));
+    assert!(error.unwrap_err().to_string().contains("no/slots.json: "));
+}
+
+#[test]
+fn a_newer_versions_fields_are_passed_over() {
+    let file = File::new("newer");
+    std::fs::write(
+        &file.0,
+        "{\"floor\": \"3\", \"new\": {}, \"trials\": [{\"version\": \"4\", \"new\": 1}]}",
+    )
+    .unwrap();
+    let record = Record::load(&file.0).unwrap();
+    assert_eq!(record.floor.as_deref(), Some("3"));
+    assert_eq!(record.trial("4").unwrap().verdict, Verdict::Installed);
+}
+
+#[test]
+fn the_life_of_a_version() {
+    let mut record = Record::default();
+    let hash = [2; 32];
+    record.installed("2", &hash);
+    record.armed("2", &hash);
+    let trial = |record: &Record| record.trial("2").cloned().unwrap();
+    assert_eq!(
+        (
+            trial(&record).verdict,
+            trial(&record).armed,
+            trial(&record).boots
+        ),
+        (Verdict::Installed, 1, 0)
+    );
+    record.started("2", &hash);
+    record.started("2", &hash);
+    assert_eq!(
+        (trial(&record).verdict, trial(&record).boots),
+        (Verdict::Running, 2)
+    );
+    record.bad("2", &hash, "why");
+    assert_eq!(record.is_bad("2"), Some("why"));
+    record.started("2", &hash);
+    assert_eq!(
+        record.is_bad("2"),
+        Some("why"),
+        "a boot does not take a verdict back"
+    );
+    record.blessed("2", &hash);
+    assert_eq!(
+        (record.is_bad("2"), trial(&record).reason.as_str()),
+        (None, "")
+    );
+    assert_eq!(record.trials.len(), 1);
+    // Another build of it is another thing.
+    record.started("2", &[3; 32]);
+    assert_eq!(
+        (trial(&record).verdict, trial(&record).boots),
+        (Verdict::Running, 1)
+    );
+    record.installed("2", &[3; 32]);
+    assert_eq!((trial(&record).boots, record.trials.len()), (0, 1));
+}
+
+#[test]
+fn a_version_is_found_in_any_spelling() {
+    let mut record = Record::default();
+    record.bad("1.02", &[1; 32], "why");
+    assert_eq!(record.is_bad("1.2"), Some("why"));
+    assert_eq!(record.is_bad("1.20"), None);
+}
+
+#[test]
+fn the_newest_are_kept_and_reasons_are_bounded() {
+    let mut record = Record::default();
+    for version in 0..40 {
+        record.bad(&version.to_string(), &[1; 32], &"\u{e4}".repeat(400));
+    }
+    let versions: Vec<&str> = record.trials.iter().map(|t| t.version.as_str()).collect();
+    assert_eq!(
+        (versions.len(), versions.first(), versions.last()),
+        (16, Some(&"24"), Some(&"39"))
+    );
+    assert!(record.trials.iter().all(|t| t.reason.len() == 512));
+    assert!(serde_json::to_vec_pretty(&record).unwrap().len() as u64 <= SIZE_MAX);
+}
+
+#[test]
+fn the_floor_rises_and_never_falls() {
+    let mut record = Record::default();
+    for (version, floor) in [("9", "9"), ("10", "10"), ("2", "10"), ("10~rc1", "10")] {
+        record.blessed(version, &[1; 32]);
+        assert_eq!(record.floor.as_deref(), Some(floor));
+    }
+    record.bad("10", &[1; 32], "why");
+    assert_eq!(record.floor("2", &[]), "10");
+}
+
+#[test]
+fn a_lost_floor_is_found_on_the_esp() {
+    let esp = [
+        found("os_2.efi", "os", "2"),
+        found("os_3.efi", "os", "3"),
+        found("os_4+0-0.efi", "os", "4"),
+        found("x_9.efi", "x", "9"),
+        Found {
+            uki: Err("torn".into()),
+            ..found("os_8.efi", "os", "8")
+        },
+    ];
+    let mut record = Record::default();
+    assert_eq!(record.floor("2", &esp), "3");
+    assert_eq!(record.floor("4", &esp), "4");
+    assert_eq!(record.floor("7", &[]), "7");
+    record.floor = Some("1".into());
+    assert_eq!(
+        record.floor("2", &esp),
+        "3",
+        "a cut came between a blessing and its record"
+    );
+    assert_eq!(
+        record.floor("4", &esp),
+        "3",
+        "the running version is on trial"
+    );
+    record.floor = Some("5".into());
+    assert_eq!(record.floor("2", &esp), "5");
+}
