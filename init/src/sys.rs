@@ -171,6 +171,77 @@ pub fn watchdog_identity(device: &impl AsFd) -> io::Result<String> {
     Ok(String::from_utf8_lossy(name.unwrap_or_default()).into_owned())
 }
 
+/// `struct blkpg_partition` (kernel: `include/uapi/linux/blkpg.h`).
+#[repr(C)]
+struct BlkpgPartition {
+    start: libc::c_longlong,
+    length: libc::c_longlong,
+    number: libc::c_int,
+    /// Ignored by the kernel, as the other name is.
+    device: [u8; 64],
+    volume: [u8; 64],
+}
+
+/// `struct blkpg_ioctl_arg` (same file).
+#[repr(C)]
+struct BlkpgArgument {
+    operation: libc::c_int,
+    flags: libc::c_int,
+    length: libc::c_int,
+    data: *mut BlkpgPartition,
+}
+
+/// Tells the kernel the length of a partition, which may be mounted. It stays where it starts. All in
+/// bytes.
+///
+/// # Errors
+/// What the kernel says: no such partition there, another one in the way, no privilege.
+pub fn resize_partition(disk: &impl AsFd, number: u32, start: u64, length: u64) -> io::Result<()> {
+    /// `BLKPG` is `_IO(0x12, 105)`.
+    const BLKPG: u64 = 0x1269;
+    const BLKPG_RESIZE_PARTITION: libc::c_int = 3;
+    let too_large = |_| io::Error::from(io::ErrorKind::InvalidInput);
+    let mut partition = BlkpgPartition {
+        start: start.try_into().map_err(too_large)?,
+        length: length.try_into().map_err(too_large)?,
+        number: number.try_into().map_err(too_large)?,
+        device: [0; 64],
+        volume: [0; 64],
+    };
+    let mut argument = BlkpgArgument {
+        operation: BLKPG_RESIZE_PARTITION,
+        flags: 0,
+        length: size_of::<BlkpgPartition>().try_into().map_err(too_large)?,
+        data: &raw mut partition,
+    };
+    // SAFETY: the kernel reads one `blkpg_ioctl_arg` at the pointer and one `blkpg_partition` at the
+    // pointer in it; both have its layout and are valid for the call.
+    let result = unsafe { libc::ioctl(disk.as_fd().as_raw_fd(), BLKPG as _, &raw mut argument) };
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
+/// Lets a mounted ext4 grow to so many of its blocks (kernel: `Documentation/admin-guide/ext4.rst`,
+/// `EXT4_IOC_RESIZE_FS`); `file` is any of its files or directories.
+///
+/// # Errors
+/// What the kernel says: its device is smaller, it has errors, no privilege.
+pub fn resize_ext4(file: &impl AsFd, blocks: u64) -> io::Result<()> {
+    // `_IOW('f', 16, __u64)`.
+    const RESIZE_FS: u64 = 1 << 30 | 8 << 16 | 0x66 << 8 | 16;
+    // SAFETY: the kernel reads one u64 at the pointer, which is valid for it.
+    let result =
+        unsafe { libc::ioctl(file.as_fd().as_raw_fd(), RESIZE_FS as _, &raw const blocks) };
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
 /// Makes Ctrl-Alt-Del a `SIGINT` to PID 1 in place of an instant reset (reboot(2)).
 ///
 /// # Errors

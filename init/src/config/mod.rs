@@ -24,7 +24,7 @@ use update::UpdateSection;
 pub const PATH: &str = "/usr/lib/astromesh/init.toml";
 
 /// Services that PID 1 brings itself; their names cannot be given to others.
-pub const BUILT_IN: [&str; 4] = ["logger", "devices", "netcfg", "slots"];
+pub const BUILT_IN: [&str; 5] = ["logger", "devices", "netcfg", "grow", "slots"];
 
 /// A longer file is refused: it is read by PID 1.
 const FILE_MAX: u64 = 1 << 20;

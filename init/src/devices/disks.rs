@@ -85,7 +85,9 @@ fn partition(path: &Path, disk: &Path, entries: &[gpt::Entry]) -> Option<Partiti
     })
 }
 
-fn number(path: &Path) -> Option<u64> {
+/// The number in a file of sysfs.
+#[must_use]
+pub fn number(path: &Path) -> Option<u64> {
     std::fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 

@@ -23,14 +23,16 @@
 //! Of two valid copies that differ the primary counts, for the kernel, the firmware and here, so a
 //! change is made the moment the primary's header is.
 //!
-//! Whoever reads a table to change it holds [`lock`] from before it reads.
+//! Whoever reads a table to change it holds [`lock`] from before it reads; [`open`] does both.
 
+use super::disks::number;
 use super::gpt::{self, ENTRY_LEN, Guid, HEADER_LEN, Stored, crc32, guid_at, u32_at, u64_at};
 use rustix::fs::{FlockOperation, flock};
 use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 
 /// Where the primary header is, and its entries by default (UEFI specification, section 5.3.2).
 const PRIMARY: u64 = 1;
@@ -73,6 +75,26 @@ pub struct Table {
     /// The header that all fields are taken from which do not follow from the rest.
     header: [u8; HEADER_LEN],
     entries: Vec<u8>,
+}
+
+/// Opens a disk by its name, such as `vda`, and reads its table to change it. Whoever else wants to do
+/// that waits until the file is closed.
+///
+/// # Errors
+/// Of the device, or as [`Table::read`].
+pub fn open(disk: &str) -> io::Result<(File, Table)> {
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .open(Path::new("/dev").join(disk))?;
+    lock(&file)?;
+    let queue = Path::new("/sys/class/block").join(disk);
+    let block = number(&queue.join("queue/logical_block_size")).unwrap_or(512);
+    let sectors = number(&queue.join("size")).unwrap_or(0);
+    // sysfs counts in sectors of 512 whatever the block size is.
+    let blocks = sectors.saturating_mul(512) / block.max(1);
+    let table = Table::read(&file, blocks, block)?;
+    Ok((file, table))
 }
 
 /// Makes whoever else wants to change this disk's table wait, until `disk` is closed.
@@ -149,9 +171,15 @@ impl Table {
         Ok(())
     }
 
-    /// The blocks of a partition.
+    /// The place of a partition on the disk, in bytes.
     #[must_use]
-    pub fn extent(&self, number: u32) -> Option<Range<u64>> {
+    pub fn bytes(&self, number: u32) -> Option<Range<u64>> {
+        let blocks = self.extent(number)?;
+        let place = |at: u64| at.checked_mul(self.block);
+        Some(place(blocks.start)?..place(blocks.end)?)
+    }
+
+    fn extent(&self, number: u32) -> Option<Range<u64>> {
         let mut all = self.extents();
         all.find_map(|(found, extent)| (found == number).then_some(extent))
     }

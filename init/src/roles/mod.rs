@@ -9,6 +9,7 @@
 mod check;
 mod container;
 mod devices;
+mod grow;
 mod logger;
 mod netcfg;
 mod slots;
@@ -24,6 +25,7 @@ const USAGE: &str = "usage: init check [--root DIR] FILE    judge a configuratio
        init netcfg --config FILE --state-dir DIR --runtime-dir DIR [--events FD]
        init slots --runtime-dir DIR --events FD    keep the versions of the system
        init devices                        load drivers as devices appear
+       init grow [--events FD]             let /var grow to the end of its disk
        init logger --events FD [--stream FD=NAME]... [--console PATH]
 As PID 1 it takes no arguments: it is the machine's init.";
 
@@ -36,6 +38,7 @@ enum Role {
     Check,
     Ctl,
     Devices,
+    Grow,
     Logger,
     Netcfg,
     Slots,
@@ -73,6 +76,7 @@ fn choose(situation: Situation<'_>) -> Role {
         (_, Some("container")) => Role::Container,
         (_, Some("ctl")) => Role::Ctl,
         (_, Some("devices")) => Role::Devices,
+        (_, Some("grow")) => Role::Grow,
         (_, Some("logger")) => Role::Logger,
         (_, Some("netcfg")) => Role::Netcfg,
         (_, Some("slots")) => Role::Slots,
@@ -102,6 +106,7 @@ pub fn run() -> ExitCode {
         Role::Ctl => ctl::run(rest()),
         Role::Check => check::run(rest()),
         Role::Devices => devices::run(),
+        Role::Grow => grow::run(rest()),
         Role::Logger => logger::run(rest()),
         Role::Netcfg => netcfg::run(rest()),
         Role::Slots => slots::run(rest()),

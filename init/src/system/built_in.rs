@@ -1,7 +1,8 @@
 //! The services that PID 1 brings itself on a machine: the other roles of this program.
 //!
-//! They are services like any other, with their own user and cgroup, and are restarted for ever; the
-//! logger, which a container has, too, is [`crate::manager::logging`]'s.
+//! They are services like any other, with their own user and cgroup, and are restarted for ever, but
+//! for `grow`, which has one thing to do; the logger, which a container has, too, is
+//! [`crate::manager::logging`]'s.
 
 use super::relay::{Channel, Teller};
 use crate::config::{self, BUILT_IN, Config};
@@ -9,8 +10,10 @@ use crate::manager::logging::{built_in, with_logger};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use std::io;
 use std::path::Path;
+use std::time::Duration;
+use supervisor::config::{Escalation, RestartPolicy};
 use supervisor::driver::Driver;
-use supervisor::spec::Spec;
+use supervisor::spec::{Intensity, Spec};
 
 /// Where this program is on the root.
 const PROGRAM: &str = "/sbin/init";
@@ -22,10 +25,14 @@ pub const LOG_FOLDER: &str = "/var/log/astromesh-init";
 const EVENTS: i32 = 3;
 
 /// The roles that tell events, and what they may tell of.
-pub const TELLERS: [Teller; 2] = [
+pub const TELLERS: [Teller; 3] = [
     Teller {
         service: "netcfg",
         prefixes: &["net."],
+    },
+    Teller {
+        service: "grow",
+        prefixes: &["var."],
     },
     Teller {
         service: KEEPER,
@@ -68,7 +75,7 @@ pub fn all(config: &Config) -> Result<Vec<Spec>, String> {
              after = ['var']\nstop.timeout = '20s'"
         ),
     )?;
-    let rest = [devices, netcfg, slots]
+    let rest = [devices, netcfg, grow()?, slots]
         .into_iter()
         .chain(config.services.iter().cloned());
     let folder = Path::new(LOG_FOLDER);
@@ -79,6 +86,24 @@ pub fn all(config: &Config) -> Result<Vec<Spec>, String> {
         }
     }
     Ok(all)
+}
+
+/// `/var` grows once, behind the services that start at the same time. A few tries are enough for what
+/// another try helps against; the next boot has more.
+fn grow() -> Result<Spec, String> {
+    let form = format!(
+        "exec = ['{PROGRAM}', 'grow', '--events', '{EVENTS}']\ntype = 'oneshot'\nnice = 19\nstart-timeout = '10m'"
+    );
+    Ok(Spec {
+        restart: RestartPolicy::OnFailure,
+        intensity: Intensity {
+            restarts: 2,
+            within: Duration::from_secs(60),
+            then: Escalation::Degraded,
+            retry_after: None,
+        },
+        ..built_in("grow", &form)?
+    })
 }
 
 /// Gives a role its end of the channel for its events; returns ours.
@@ -95,6 +120,7 @@ pub fn connect(driver: &mut Driver, teller: Teller) -> io::Result<Channel> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use supervisor::config::ServiceType;
 
     #[test]
     fn the_forms_are_valid_and_the_logger_comes_first() {
@@ -110,7 +136,7 @@ mod tests {
         assert_eq!(supervisor::spec::check_order(&specs), Ok(()));
         assert_eq!(
             specs.iter().map(|s| s.name.as_str()).collect::<Vec<_>>(),
-            ["logger", "devices", "netcfg", "slots", "a"]
+            ["logger", "devices", "netcfg", "grow", "slots", "a"]
         );
         let built_in: Vec<&str> = specs
             .iter()
@@ -123,6 +149,8 @@ mod tests {
                 .iter()
                 .all(|t| built_in.contains(&t.service) && !t.prefixes.is_empty())
         );
+        // Whether it ends well or not, the boot is as healthy without it.
+        assert!(!specs[3].required && specs[3].kind == ServiceType::Oneshot);
         assert!(
             specs[1..]
                 .iter()

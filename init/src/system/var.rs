@@ -58,7 +58,7 @@ pub fn mount_var() -> Event {
 }
 
 /// The partition for `/var`: of its type, on the root's disk. Two of them are a riddle, not a choice.
-fn find(partitions: &[Partition], disk: Option<&str>) -> Result<Partition, String> {
+pub(super) fn find(partitions: &[Partition], disk: Option<&str>) -> Result<Partition, String> {
     let disk = disk.ok_or("the root is on no disk that sysfs tells")?;
     let mut fitting = partitions
         .iter()
@@ -75,7 +75,7 @@ fn find(partitions: &[Partition], disk: Option<&str>) -> Result<Partition, Strin
 
 /// The disk below the root's mapping, from sysfs: the device of `/`, what it is made of, and the
 /// disk that those are parts of.
-fn root_disk() -> Option<String> {
+pub(super) fn root_disk() -> Option<String> {
     use std::os::unix::fs::MetadataExt;
     let device = std::fs::metadata("/").ok()?.dev();
     let block = format!(
