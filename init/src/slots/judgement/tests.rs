@@ -305,7 +305,7 @@ fn the_view_as_json() {
         "other": {"slot": "b", "state": "trial", "version": "2", "entry": "os_2+0-2.efi", "reason": null},
         "trial": null,
         "fallback": null,
-        "next": {"fell-back": {"version": "2", "reason": "it ended without a verdict after reaching the system stage once"}},
+        "next": {"fell-back": {"version": "2", "reason": "ended without a verdict after reaching the system stage once"}},
     });
     assert_eq!(json, expected);
 }

@@ -1,0 +1,151 @@
+//! From version to version: each is kept, the slots alternate, the ESP does not fill, `/var` stays.
+
+use super::fleet::{Fleet, UPDATE, blessed, fetching, looking_at, put_on_var, var_file};
+use anyhow::{Context, Result, ensure};
+use appliance_tests::appliance::{BOOT, POWER_OFF, in_order};
+use qemu_harness::bundle::Run;
+use qemu_harness::esp::Esp;
+use qemu_harness::file_server::FileServer;
+use qemu_harness::image_options::Runtime;
+use qemu_harness::update_bundle::MANIFEST;
+
+const MACHINE_ID: &str = "/lib/astromesh-init/machine-id";
+
+#[test]
+fn four_versions_in_two_slots() -> Result<()> {
+    let fleet = Fleet::new("course", Runtime::Small)?;
+    let first = fleet.version("1")?;
+    let server = fleet.serve()?;
+    fleet.publish(&fleet.version("2")?)?;
+    Run::scoped(&fleet.host, "course", &first.raw, |run| {
+        let mut vm = run.boot(&fetching(&server))?;
+        let mut mark = 0;
+        for (version, slot) in [("2", "b"), ("3", "a"), ("4", "b")] {
+            let installed = [("version", version), ("slot", slot)];
+            let installed = vm.wait(mark, "update.installed", &installed, UPDATE)?;
+            mark = blessed(&vm, installed.index, version)?.index;
+            if let Some(next) = ["3", "4"].into_iter().find(|next| *next > version) {
+                fleet.publish(&fleet.version(next)?)?;
+                vm.reset()?;
+            }
+        }
+        vm.power_down(POWER_OFF)?;
+        let entries = Esp::of(&fleet.host.tools, &run.disk())?.entries()?;
+        ensure!(
+            entries == ["astromesh-os_3.efi", "astromesh-os_4.efi"],
+            "the ESP has {entries:?}"
+        );
+        let record = var_file(run, "/lib/astromesh-init/slots.json")?;
+        ensure!(
+            record.contains("\"floor\": \"4\""),
+            "the record is {record}"
+        );
+        Ok(())
+    })
+}
+
+#[test]
+fn the_real_runtime_over_https_and_var_stays() -> Result<()> {
+    let fleet = Fleet::new("https", Runtime::Astromesh)?;
+    let authority = "ca = \"/var/authority.pem\"\n";
+    let first = fleet.version_with("1", "https", authority)?;
+    fleet.publish(&fleet.version_with("2", "https", authority)?)?;
+    let server = FileServer::https(fleet.folder())?;
+    Run::scoped(&fleet.host, "https", &first.raw, |run| {
+        // The authority lies on /var, where a machine's own things are.
+        let authority = run.dir().join("authority.pem");
+        std::fs::write(&authority, server.authority().context("no authority")?)?;
+        put_on_var(run, &authority, "/authority.pem")?;
+        let source = server.guest_url(MANIFEST);
+        let mut vm = run.boot(&looking_at(&source))?;
+        blessed(&vm, 0, "1")?;
+        let start = vm.wait(0, "update.start", &[], BOOT)?;
+        let installed = vm.wait(start.index, "update.installed", &[("version", "2")], UPDATE)?;
+        let kept = blessed(&vm, installed.index, "2")?;
+        vm.wait_healthy(BOOT)?;
+        let told = vm.serial().events(0);
+        in_order(
+            &told,
+            &[
+                ("slot.state", &[("version", "1"), ("slot", "a")]),
+                ("slot.blessed", &[("version", "1")]),
+                ("update.manifest", &[("version", "2")]),
+                ("update.installed", &[("slot", "b")]),
+                ("slot.reboot", &[]),
+                (
+                    "slot.state",
+                    &[("version", "2"), ("slot", "b"), ("trial", "true")],
+                ),
+                ("slot.trial", &[("version", "2")]),
+                ("slot.blessed", &[("version", "2")]),
+            ],
+        )?;
+        eprintln!(
+            "from the start of the update to its blessing: {:?}; {}",
+            kept.at.saturating_sub(start.at),
+            installed.event
+        );
+        vm.power_down(POWER_OFF)?;
+        let id = var_file(run, MACHINE_ID)?;
+        ensure!(id.trim().len() == 32, "the machine id is {id:?}");
+        let before: Vec<_> = told
+            .iter()
+            .filter(|event| event.name == "boot.var")
+            .map(|event| event.get("device").map(str::to_owned))
+            .collect();
+        ensure!(
+            before.len() >= 2 && before.windows(2).all(|two| two[0] == two[1]),
+            "/var was another one: {before:?}"
+        );
+        ensure!(
+            var_file(run, "/authority.pem")? == std::fs::read_to_string(&authority)?,
+            "what was on /var is there no more"
+        );
+        Ok(())
+    })
+}
+
+#[test]
+fn from_a_file_on_var() -> Result<()> {
+    let fleet = Fleet::new("file", Runtime::Small)?;
+    let first = fleet.version("1")?;
+    let bundle = fleet.publish(&fleet.version("2")?)?;
+    Run::scoped(&fleet.host, "file", &first.raw, |run| {
+        for file in std::fs::read_dir(bundle.folder())? {
+            let path = file?.path();
+            let name = path.file_name().context("a file has a name")?;
+            put_on_var(run, &path, &format!("/{}", name.to_string_lossy()))?;
+        }
+        let mut vm = run.boot(&looking_at("/var/update.json"))?;
+        blessed(&vm, 0, "2")?;
+        vm.power_down(POWER_OFF)?;
+        ensure!(
+            var_file(run, "/update.json")?.contains("\"version\""),
+            "the bundle is gone"
+        );
+        Ok(())
+    })
+}
+
+#[test]
+fn a_broken_connection_is_resumed() -> Result<()> {
+    use qemu_harness::file_server::Fault;
+    let fleet = Fleet::new("resume", Runtime::Small)?;
+    let first = fleet.version("1")?;
+    let bundle = fleet.publish(&fleet.version("2")?)?;
+    let server = fleet.serve()?;
+    let root = bundle.manifest()?.root.name;
+    server.fault(&root, Fault::CutOnce(300_000));
+    Run::scoped(&fleet.host, "resume", &first.raw, |run| {
+        let mut vm = run.boot(&fetching(&server))?;
+        blessed(&vm, 0, "2")?;
+        let asked = server.seen(&root);
+        ensure!(
+            asked
+                .iter()
+                .any(|request| request.from.is_some_and(|at| at > 0)),
+            "it was not resumed: {asked:?}"
+        );
+        vm.power_down(POWER_OFF)
+    })
+}

@@ -1,0 +1,152 @@
+//! Versions of the appliance, published, and machines that fetch them.
+
+use anyhow::{Context, Result};
+use appliance_tests::appliance::{host, image};
+use qemu_harness::bundle::Run;
+use qemu_harness::file_server::FileServer;
+use qemu_harness::host::Host;
+use qemu_harness::image::{Image, ImageOptions};
+use qemu_harness::image_options::Runtime;
+use qemu_harness::serial::Seen;
+use qemu_harness::signing::SigningKey;
+use qemu_harness::update_bundle::{Bundle, MANIFEST};
+use qemu_harness::vm::{Vm, VmConfig};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// An update and a trial: three boots, and what lies between.
+pub const UPDATE: Duration = Duration::from_secs(400);
+
+/// A trial that is over quickly, well or not.
+const QUICK: &str = "[update]\nprobation = \"3s\"\ntimeout = \"60s\"\n";
+
+/// The key that the images believe.
+pub fn key() -> SigningKey {
+    SigningKey::from_seed(7)
+}
+
+/// Who builds and publishes.
+pub struct Fleet {
+    pub host: Host,
+    pub runtime: Runtime,
+    folder: PathBuf,
+}
+
+impl Fleet {
+    /// With a folder `name` for what is published.
+    pub fn new(name: &str, runtime: Runtime) -> Result<Self> {
+        let host = host()?;
+        let folder = host.paths.out.join("published").join(name);
+        std::fs::create_dir_all(&folder)?;
+        Ok(Self {
+            host,
+            runtime,
+            folder,
+        })
+    }
+
+    /// Where the newest version is published.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// A version as it should be.
+    pub fn version(&self, version: &str) -> Result<Image> {
+        self.build(ImageOptions {
+            version: version.to_owned(),
+            runtime: self.runtime,
+            ..ImageOptions::default()
+        })
+    }
+
+    /// A version with more in the section `[update]` of its configuration; `name` is that of the text.
+    pub fn version_with(&self, version: &str, name: &str, text: &str) -> Result<Image> {
+        let folder = self.host.paths.out.join("published-config");
+        std::fs::create_dir_all(&folder)?;
+        let drop_in = folder.join(format!("{name}.toml"));
+        std::fs::write(&drop_in, text)?;
+        self.build(ImageOptions {
+            version: version.to_owned(),
+            runtime: self.runtime,
+            drop_in: Some(drop_in),
+            ..ImageOptions::default()
+        })
+    }
+
+    /// A version with these options; the key, and a quick trial, are added.
+    pub fn build(&self, mut options: ImageOptions) -> Result<Image> {
+        let folder = self.host.paths.out.join("published");
+        std::fs::create_dir_all(&folder)?;
+        options.update_keys = vec![key().write_public(&folder, "key")?];
+        let more = match &options.drop_in {
+            Some(file) => std::fs::read_to_string(file)?,
+            None => String::new(),
+        };
+        let name = match &options.drop_in {
+            Some(file) => file.file_name().context("a drop-in has a name")?.to_owned(),
+            None => "plain.toml".into(),
+        };
+        let drop_in = folder.join(name);
+        let text = format!("{QUICK}{more}");
+        // Another thread may be building with it.
+        if std::fs::read_to_string(&drop_in).ok().as_ref() != Some(&text) {
+            std::fs::write(&drop_in, text)?;
+        }
+        options.drop_in = Some(drop_in);
+        image(&self.host, &options)
+    }
+
+    /// Publishes a version, signed, in place of the one before.
+    pub fn publish(&self, image: &Image) -> Result<Bundle> {
+        for file in std::fs::read_dir(&self.folder)? {
+            std::fs::remove_file(file?.path())?;
+        }
+        Bundle::write(image, Some(&key()), &self.folder)
+    }
+
+    /// A server for what is published.
+    pub fn serve(&self) -> Result<FileServer> {
+        FileServer::http(&self.folder)
+    }
+}
+
+/// A machine that looks for updates at this server whenever it has become healthy, and has a watchdog.
+pub fn fetching(server: &FileServer) -> VmConfig {
+    looking_at(&server.guest_url(MANIFEST))
+}
+
+/// The same with any source.
+pub fn looking_at(source: &str) -> VmConfig {
+    VmConfig {
+        reboots: true,
+        watchdog: true,
+        ..VmConfig::default()
+    }
+    .kernel_argument(&format!("astromesh.update={source}"))
+}
+
+/// Waits until this version is kept.
+pub fn blessed(vm: &Vm, from: usize, version: &str) -> Result<Seen> {
+    vm.wait(from, "slot.blessed", &[("version", version)], UPDATE)
+        .with_context(|| format!("version {version} is not kept"))
+}
+
+/// What `/var` has at this path, read while the machine is off.
+pub fn var_file(run: &Run, path: &str) -> Result<String> {
+    debugfs(run, &format!("cat {path}"))
+}
+
+/// Puts a file onto `/var` while the machine is off.
+pub fn put_on_var(run: &Run, from: &Path, to: &str) -> Result<()> {
+    debugfs(run, &format!("write {} {to}", from.display())).map(drop)
+}
+
+fn debugfs(run: &Run, command: &str) -> Result<String> {
+    use qemu_harness::gpt;
+    let tools = &run.host().tools;
+    let partitions = gpt::partitions(tools, &run.disk())?;
+    let var = gpt::only(&partitions, "/var", |p| p.name == "var")?;
+    let disk = format!("{}?offset={}", run.disk().display(), var.start);
+    let mut debugfs = tools.command("debugfs");
+    qemu_harness::tools::run(debugfs.args(["-w", "-R", command, &disk]))
+}

@@ -1,0 +1,70 @@
+//! The two gates of the appliance's earlier userland: the update gate, and the rollback gate with a
+//! version whose health is dead. They wait for lines of the console, which `astromesh.markers` brings.
+
+use super::fleet::{Fleet, UPDATE, fetching};
+use anyhow::{Result, ensure};
+use appliance_tests::appliance::BOOT;
+use qemu_harness::broken::Broken;
+use qemu_harness::bundle::Run;
+use qemu_harness::image_options::Runtime;
+use qemu_harness::vm::Vm;
+use std::time::{Duration, Instant};
+
+/// Waits for a line with this text, and returns where it is.
+fn line(vm: &Vm, from: usize, text: &str, within: Duration) -> Result<usize> {
+    let found = vm
+        .serial()
+        .wait_line(from, Instant::now() + within, text, |line| {
+            line.text.contains(text)
+        });
+    found.map(|(index, _)| index)
+}
+
+#[test]
+fn update() -> Result<()> {
+    let fleet = Fleet::new("gate-update", Runtime::Astromesh)?;
+    let first = fleet.version("1")?;
+    fleet.publish(&fleet.version("2")?)?;
+    let server = fleet.serve()?;
+    Run::scoped(&fleet.host, "gate-update", &first.raw, |run| {
+        let vm = run.boot(&fetching(&server).kernel_argument("astromesh.markers"))?;
+        let first = line(&vm, 0, "ASTROMESH_BUILD=1", BOOT)?;
+        vm.wait_healthy(BOOT)?;
+        line(&vm, first, "ASTROMESH_BUILD=2", UPDATE)?;
+        vm.wait_healthy(BOOT)?;
+        Ok(())
+    })
+}
+
+#[test]
+fn rollback() -> Result<()> {
+    let fleet = Fleet::new("gate-rollback", Runtime::Astromesh)?;
+    let first = fleet.version("1")?;
+    let options = Broken::HealthDead.options(&fleet.host.paths, "2", Runtime::Astromesh)?;
+    fleet.publish(&fleet.build(options)?)?;
+    let server = fleet.serve()?;
+    Run::scoped(&fleet.host, "gate-rollback", &first.raw, |run| {
+        let vm = run.boot(&fetching(&server).kernel_argument("astromesh.markers"))?;
+        let installed = line(&vm, 0, "installed trial UKI", UPDATE)?;
+        let second = line(&vm, installed, "ASTROMESH_BUILD=2", UPDATE)?;
+        let unhealthy = vm.serial().wait_line(
+            second,
+            Instant::now() + UPDATE,
+            "boot-check UNHEALTHY",
+            |line| line.text.contains("boot-check") && line.text.contains("UNHEALTHY"),
+        );
+        let (unhealthy, _) = unhealthy?;
+        line(&vm, unhealthy, "ASTROMESH_BUILD=1", UPDATE)?;
+        line(&vm, unhealthy, "not retrying", UPDATE)?;
+        vm.wait_healthy(BOOT)?;
+        let lines = vm.serial().lines(unhealthy);
+        let last = lines.iter().rev().find_map(|line| {
+            line.text
+                .split("ASTROMESH_BUILD=")
+                .nth(1)
+                .map(str::to_owned)
+        });
+        ensure!(last.as_deref() == Some("1"), "the last build was {last:?}");
+        Ok(())
+    })
+}

@@ -1,0 +1,12 @@
+//! Updates of a whole machine: versions that are kept, versions that must not be, and updates that
+//! must not even be installed.
+//!
+//! [`course`] is the way of a machine over several versions, with the real runtime; [`broken`] goes through all
+//! versions that do not work, [`refused`] through all updates that are wrong, both with a small daemon
+//! in place of the runtime; [`gates`] are the two gates of the appliance's earlier userland.
+
+mod broken;
+mod course;
+mod fleet;
+mod gates;
+mod refused;
