@@ -24,7 +24,9 @@ impl Rig {
         let folder = paths.out.join(format!("{name}-{}", std::process::id()));
         fs::create_dir(&folder).unwrap();
         let base = folder.join("disk.raw");
-        let bytes: Vec<u8> = (0..SIZE).map(|n| (n / 512 % 251) as u8).collect();
+        let bytes: Vec<u8> = (0..SIZE)
+            .map(|n| u8::try_from(n / 512 % 251).unwrap_or(0))
+            .collect();
         fs::write(&base, bytes).unwrap();
         let recorder = Recorder::start(&base, &folder).unwrap();
         Rig {
@@ -136,7 +138,7 @@ fn a_whole_disk_goes_in_and_out() {
     let rig = Rig::new("nbd-convert");
     let (source, url) = (rig.folder.join("source.raw"), rig.url());
     let pattern: Vec<u8> = (0..SIZE)
-        .map(|n| (n / 4096 % 3 * (n % 250)) as u8)
+        .map(|n| u8::try_from(n / 4096 % 3 * (n % 250) % 256).unwrap_or(0))
         .collect();
     fs::write(&source, &pattern).unwrap();
     let source = source.display().to_string();

@@ -4,5 +4,7 @@
 
 pub mod appliance;
 pub mod background;
+pub mod cuts;
 pub mod dhcp;
+pub mod fleet;
 pub mod ntp;

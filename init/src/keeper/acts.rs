@@ -20,7 +20,7 @@ impl Keeper {
     /// Where things stand now.
     pub(super) fn situation(&self) -> Result<(Look, Situation), String> {
         let (look, view) = self.see()?;
-        let situation = look.situation(&view)?;
+        let situation = look.situation(&view, self.config.tries)?;
         Ok((look, situation))
     }
 

@@ -108,7 +108,7 @@ impl Look {
     ///
     /// # Errors
     /// If no entry on the ESP is the one that this boot came from.
-    pub fn situation(&self, view: &View) -> Result<Situation, String> {
+    pub fn situation(&self, view: &View, tries: u32) -> Result<Situation, String> {
         let entry = view.running.entry.clone().ok_or_else(|| {
             format!(
                 "no entry on the ESP {} is that of the running version {}",
@@ -122,6 +122,7 @@ impl Look {
             entry,
             before: view.trial.as_ref().map(|trial| trial.before.clone()),
             fallback: view.fallback.clone(),
+            tries,
         })
     }
 }

@@ -153,7 +153,7 @@ impl Keeper {
     /// The first look.
     fn begin(&mut self) {
         let (look, view, situation) = match self.see() {
-            Ok((look, view)) => match look.situation(&view) {
+            Ok((look, view)) => match look.situation(&view, self.config.tries) {
                 Ok(situation) => (look, view, situation),
                 Err(why) => return self.warn("slots", &why),
             },

@@ -12,6 +12,7 @@
 //! * **roll back**: first the verdict, then the name. Cut between the two, the version starts once more,
 //!   and nothing is lost but the wish.
 
+use crate::slots::judgement::marked_bad;
 use crate::slots::name::EntryName;
 
 /// Where things stand, as far as the steps hang on it.
@@ -27,6 +28,8 @@ pub struct Situation {
     pub before: Option<EntryName>,
     /// The entry of the other slot, if it can be gone back to.
     pub fallback: Option<EntryName>,
+    /// How often a version is tried that ends without a verdict.
+    pub tries: u32,
 }
 
 impl Situation {
@@ -167,10 +170,9 @@ pub fn retry(entry: &EntryName, version: &str, roothash: [u8; 32]) -> Vec<Step> 
     ]
 }
 
-/// The rename that has the loader start the entry last, if it has another name.
+/// The rename that has the loader start the entry last, and that outlives the record.
 fn out_of_tries(situation: &Situation) -> Option<Step> {
-    let done = situation.entry.tries.map_or(1, |tries| tries.done.max(1));
-    let bad = situation.entry.with(0, done);
+    let bad = marked_bad(&situation.entry, situation.tries);
     (bad != situation.entry).then(|| Step::Rename(situation.entry.clone(), bad))
 }
 
@@ -194,6 +196,7 @@ mod tests {
             entry: name(entry),
             before: before(entry),
             fallback: fallback.map(name),
+            tries: 1,
         }
     }
 

@@ -2,9 +2,10 @@
 //! is to do in the next one.
 //!
 //! In efivarfs a variable is a file `NAME-VENDOR`: 4 bytes of attributes, then the value (kernel:
-//! `Documentation/filesystems/efivarfs.rst`). Texts are UTF-16LE and end with a NUL. Files of variables that the kernel does not know
-//! to be harmless are immutable, so that no stray `rm -r` makes a brick of a machine; the flag is taken off before one is
-//! written or removed. A write is the whole variable or nothing: one write(2).
+//! `Documentation/filesystems/efivarfs.rst`). Texts are UTF-16LE and end with a NUL. Files of variables
+//! that the kernel does not know to be harmless are immutable, so that no stray `rm -r` makes a brick of a
+//! machine; the flag is taken off before one is written or removed. A write is the whole variable or
+//! nothing: one write(2).
 //!
 //! Without this firmware there is nothing to read, which is no error: the machine was started in another way.
 

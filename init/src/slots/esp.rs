@@ -4,8 +4,9 @@
 //! Nobody else can see or hold it, and it is gone with the process, however that ends; no mount point is left
 //! over that a shutdown would have to know of.
 //!
-//! What a power cut in the middle of a change leaves, and what is done about it, is told in `fat.rs`. For those who read the
-//! list it means: two entries may be the same UKI, and one may be empty or cut short. [`Esp::list`] gives them as they are.
+//! What a power cut in the middle of a change leaves, and what is done about it, is told in `fat.rs`. For
+//! those who read the list it means: two entries may be the same UKI, and one may be empty or cut short.
+//! [`Esp::list`] gives them as they are.
 
 mod fat;
 
@@ -97,8 +98,8 @@ impl Esp {
 
     /// The folder of boot entries. The path is good for this process alone, and as long as this value.
     ///
-    /// Files that are made here on the way to an entry are named `*.new`, and only after [`Esp::sweep`]: writing
-    /// into one that a power cut has left could be writing into an entry.
+    /// Files that are made here on the way to an entry are named `*.new`, and only after [`Esp::sweep`]:
+    /// writing into one that a power cut has left could be writing into an entry.
     #[must_use]
     pub fn folder(&self) -> &Path {
         &self.folder.0
@@ -143,6 +144,15 @@ impl Esp {
             (None, None) => Err(io::ErrorKind::NotFound.into()),
         };
         renamed.map_err(|e| self.fault(&format!("/{from}: rename to {to}"), &e))
+    }
+
+    /// Makes an entry of a finished file of the folder (`*.new`); on the disk when this returns.
+    ///
+    /// # Errors
+    /// Names the entry; `AlreadyExists` if another one has the name.
+    pub fn place(&self, file: &str, name: &EntryName) -> io::Result<()> {
+        let placed = self.folder.rename(file, &name.file());
+        placed.map_err(|e| self.fault(&format!("/{file}: rename to {name}"), &e))
     }
 
     /// Removes an entry; on the disk when this returns. One that is not there is no error.

@@ -1,8 +1,9 @@
 //! What the slots are, and what is to be done next: pure, from what was read.
 //!
-//! **A trial** is: the loader started the running entry with a counter, and it still has one. It ends with a
-//! verdict, or with a boot of the old version, which finds the trial in the other slot. An attempt is a boot that the loader counted (`DONE`), or one that was armed: the
-//! latter bounds the attempts where the firmware loses the variable and the loader never counts.
+//! **A trial** is: the loader started the running entry with a counter, and it still has one. It ends with
+//! a verdict, or with a boot of the old version, which finds the trial in the other slot. An attempt is a
+//! boot that the loader counted (`DONE`), or one that was armed: the latter bounds the attempts where the
+//! firmware loses the variable and the loader never counts.
 //!
 //! What may be removed from the ESP is judged in [`removal`].
 

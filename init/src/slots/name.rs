@@ -1,9 +1,9 @@
 //! The file name of a boot entry, with the loader's count of tries in it.
 //!
 //! The rules are systemd-boot's (`src/boot/boot.c`, `boot_entry_parse_tries`; UAPI.1 Boot Loader
-//! Specification, "Boot counting"): the last `+` of the name starts the counters, `LEFT` or `LEFT-DONE` in digits,
-//! and `.efi` must follow at once. Anything else is part of the name, and such an entry is not counted:
-//! it is good. `LEFT` = 0 is "bad": the loader sorts it last and does not start it by itself.
+//! Specification, "Boot counting"): the last `+` of the name starts the counters, `LEFT` or `LEFT-DONE` in
+//! digits, and `.efi` must follow at once. Anything else is part of the name, and such an entry is not
+//! counted: it is good. `LEFT` = 0 is "bad": the loader sorts it last and does not start it by itself.
 
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};

@@ -1,9 +1,9 @@
 //! What the ESP and the partition table cannot say: verdicts with their reasons, and the floor.
 //!
-//! The record is one small file on `/var`, which both versions share and which a reset of the machine's data may take
-//! away. So nothing that a boot needs is in it: without it no trial is known to be bad and
-//! the floor is found anew from what is on the ESP. A newer version may have written fields that an
-//! older one does not know; they are passed over, since the older one is what a trial falls back to.
+//! The record is one small file on `/var`, which both versions share and which a reset of the machine's
+//! data may take away. So nothing that a boot needs is in it: without it no trial is known to be bad and
+//! the floor is found anew from what is on the ESP. A newer version may have written fields that an older
+//! one does not know; they are passed over, since the older one is what a trial falls back to.
 
 use super::esp::Found;
 use super::version;

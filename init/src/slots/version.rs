@@ -8,7 +8,8 @@
 //! ```
 //!
 //! Digits compare as numbers of any length, letters as ASCII text. Characters that are none of these
-//! separate parts and count for nothing: `1_2` is the parts 1 and 2. Since it is a comparison of lists, the order is total.
+//! separate parts and count for nothing: `1_2` is the parts 1 and 2. Since it is a comparison of lists, the
+//! order is total.
 
 use std::cmp::Ordering;
 

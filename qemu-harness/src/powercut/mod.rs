@@ -22,6 +22,7 @@ pub mod entry;
 pub mod extents;
 pub mod files;
 pub mod journal;
+mod judged;
 pub mod nbd;
 mod protocol;
 pub mod recorder;

@@ -135,7 +135,8 @@ impl View<'_> {
         self.materialise(&(0..self.size), out)
     }
 
-    fn tiles(&self, start: u64, end: u64) -> Vec<Tile> {
+    /// Where each sector of a range comes from.
+    pub(super) fn tiles(&self, start: u64, end: u64) -> Vec<Tile> {
         let layered = |tile: Tile| match tile.source {
             Some(_) => vec![tile],
             None => self.durable.tiles(tile.start, tile.start + tile.sectors),

@@ -1,9 +1,9 @@
 //! Versions that do not work, each validly signed: the machine tries them, and is healthy on the
 //! old version again by itself, with the reason told and kept.
 
-use super::fleet::{Fleet, UPDATE, fetching, var_file};
 use anyhow::{Context, Result, ensure};
 use appliance_tests::appliance::{BOOT, POWER_OFF};
+use appliance_tests::fleet::{Fleet, UPDATE, fetching, var_file};
 use qemu_harness::broken::Broken;
 use qemu_harness::bundle::Run;
 use qemu_harness::damage;

@@ -1,8 +1,8 @@
 //! From version to version: each is kept, the slots alternate, the ESP does not fill, `/var` stays.
 
-use super::fleet::{Fleet, UPDATE, blessed, fetching, looking_at, put_on_var, var_file};
 use anyhow::{Context, Result, ensure};
 use appliance_tests::appliance::{BOOT, POWER_OFF, in_order};
+use appliance_tests::fleet::{Fleet, UPDATE, blessed, fetching, looking_at, put_on_var, var_file};
 use qemu_harness::bundle::Run;
 use qemu_harness::esp::Esp;
 use qemu_harness::file_server::FileServer;

@@ -1,9 +1,9 @@
 //! The two gates of the appliance's earlier userland: the update gate, and the rollback gate with a
 //! version whose health is dead. They wait for lines of the console, which `astromesh.markers` brings.
 
-use super::fleet::{Fleet, UPDATE, fetching};
 use anyhow::{Result, ensure};
 use appliance_tests::appliance::BOOT;
+use appliance_tests::fleet::{Fleet, UPDATE, fetching};
 use qemu_harness::broken::Broken;
 use qemu_harness::bundle::Run;
 use qemu_harness::image_options::Runtime;

@@ -7,6 +7,5 @@
 
 mod broken;
 mod course;
-mod fleet;
 mod gates;
 mod refused;

@@ -1,8 +1,8 @@
 //! Updates that are wrong: each is refused with its reason, and what the machine runs from is as it was.
 
-use super::fleet::{Fleet, UPDATE, blessed, fetching, key};
 use anyhow::{Context, Result, ensure};
 use appliance_tests::appliance::POWER_OFF;
+use appliance_tests::fleet::{Fleet, UPDATE, blessed, fetching, key};
 use qemu_harness::bundle::Run;
 use qemu_harness::damage::Piece;
 use qemu_harness::esp::Esp;

@@ -3,27 +3,27 @@
 //! FAT has no journal and the image no fsck. What goes to the disk between two flushes goes in any order, so
 //! each change here is made of steps with a flush between them wherever the order matters.
 //!
-//! A **flush** is syncfs(2) and then fsync(2) of the folder. The order is that way round since on FAT only an
-//! fsync makes the disk empty its cache (kernel: `fs/fat/file.c`, `fat_file_fsync`), and since a renamed file's new name
-//! has no clusters before its inode is written back, which syncfs does.
+//! A **flush** is syncfs(2) and then fsync(2) of the folder. The order is that way round since on FAT only
+//! an fsync makes the disk empty its cache (kernel: `fs/fat/file.c`, `fat_file_fsync`), and since a renamed
+//! file's new name has no clusters before its inode is written back, which syncfs does.
 //!
 //! # What a cut leaves
 //!
-//! A rename writes the new name and marks the old one free. Most often both are in one sector: then the cut leaves
-//! **either name**. If they are in two, it may also leave
+//! A rename writes the new name and marks the old one free. Most often both are in one sector: then the cut
+//! leaves **either name**. If they are in two, it may also leave
 //!
-//! - **both names**, for the *same* clusters ("twins"). Removing one would free the clusters of the other. So
-//!   [`Folder::remove`] first gives every twin clusters of its own. Twins are told by their bytes, since FAT tells nobody a
-//!   file's clusters: a copy too many does no harm;
+//! - **both names**, for the *same* clusters ("twins"). Removing one would free the clusters of the other.
+//!   So [`Folder::remove`] first gives every twin clusters of its own. Twins are told by their bytes, since
+//!   FAT tells nobody a file's clusters: a copy too many does no harm;
 //! - **the new name, empty**: it is removed when the rename is done again;
 //! - **no name**: the clusters are lost. That version is then not there any more; the other slot's is.
 //!
-//! A removal marks the name free and then the clusters. The clusters wait until the name is surely gone (the file is
-//! kept open for so long), so that no name is left for clusters that are free: the next file would get them. A cut leaves
-//! clusters that nobody has.
+//! A removal marks the name free and then the clusters. The clusters wait until the name is surely gone
+//! (the file is kept open for so long), so that no name is left for clusters that are free: the next file
+//! would get them. A cut leaves clusters that nobody has.
 //!
-//! Clusters that are freed twice, as with twins, are an error that the kernel tells in its log and that does nothing else
-//! if the mount says `errors=continue` (kernel: `fs/fat/fatent.c`, `fat_free_clusters`).
+//! Clusters that are freed twice, as with twins, are an error that the kernel tells in its log and that
+//! does nothing else if the mount says `errors=continue` (kernel: `fs/fat/fatent.c`, `fat_free_clusters`).
 
 use rustix::fs::{CWD, RenameFlags};
 use std::fs::File;

@@ -174,6 +174,22 @@ fn what_was_on_its_way_is_swept_and_entries_are_not() {
 }
 
 #[test]
+fn a_finished_file_becomes_an_entry() {
+    let disk = Disk::new(
+        "place",
+        &[("os_2+0-0.efi.new", b"two"), ("os_1.efi", b"one")],
+    );
+    let error = disk.esp.place("os_2+0-0.efi.new", &name("os_1.efi"));
+    assert_eq!(error.unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+    disk.esp
+        .place("os_2+0-0.efi.new", &name("os_2+0-0.efi"))
+        .unwrap();
+    assert_eq!(disk.files(), ["os_1.efi", "os_2+0-0.efi"]);
+    let error = disk.esp.place("os_2+0-0.efi.new", &name("os_3.efi"));
+    assert_eq!(error.unwrap_err().kind(), io::ErrorKind::NotFound);
+}
+
+#[test]
 fn an_entry_is_found_by_what_its_name_means() {
     let disk = Disk::new(
         "resolve",

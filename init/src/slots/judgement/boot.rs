@@ -14,8 +14,8 @@ pub(super) fn running_entry<'a>(facts: &Facts<'a>) -> Option<&'a Found> {
     let candidates: Vec<&Found> = facts.found.iter().filter(same).collect();
     let by = |name: &EntryName| candidates.iter().find(|found| found.name == *name);
     let loader = loader_named(facts)?;
-    // Within this boot it may have been blessed, marked bad, or given its former name: then the variables still
-    // say what it was called.
+    // Within this boot it may have been blessed, marked bad, or given its former name: then the variables
+    // still say what it was called.
     let stem = || {
         candidates
             .iter()

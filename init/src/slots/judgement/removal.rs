@@ -1,9 +1,9 @@
 //! What may be removed from the ESP, and what must be.
 //!
-//! It is asked twice. [`stale`] are entries that start nothing on this disk. [`before_install`] are those that would
-//! start the slot that is about to be overwritten, whole or in parts: they go first, so that a cut in the middle leaves no
-//! entry for half a root. Neither ever has the running entry, the last good one, or the one that the loader counted in
-//! this boot, which whoever blesses it will look for.
+//! It is asked twice. [`stale`] are entries that start nothing on this disk. [`before_install`] are those
+//! that would start the slot that is about to be overwritten, whole or in parts: they go first, so that a
+//! cut in the middle leaves no entry for half a root. Neither ever has the running entry, the last good
+//! one, or the one that the loader counted in this boot, which whoever blesses it will look for.
 
 use super::Facts;
 use super::boot::{counted, named, running_entry};
@@ -79,7 +79,7 @@ pub fn before_install(facts: &Facts<'_>) -> Result<Vec<EntryName>, String> {
         .collect();
     match doomed.iter().find(|name| counted(facts, name)) {
         Some(name) => Err(format!(
-            "the boot loader counted this boot for {name}, which starts the other slot: reboot first"
+            "the boot loader counted this boot for {name}, which would have to go: reboot first"
         )),
         None => Ok(doomed),
     }

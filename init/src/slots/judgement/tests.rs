@@ -296,6 +296,25 @@ fn what_goes_before_an_installation() {
 }
 
 #[test]
+fn what_the_loader_counted_stays_until_the_next_boot() {
+    let found = vec![
+        entry("os_1.efi", "1", RUNNING),
+        entry("os_1+0-1.efi", "2", OTHER),
+    ];
+    let mut machine = Machine::started("os_1+0-1.efi", found);
+    assert_eq!(machine.view().running.entry, Some(name("os_1.efi")));
+    let refused = before_install(&machine.facts()).unwrap_err();
+    assert!(
+        refused.contains("for os_1+0-1.efi, which would have to go"),
+        "{refused}"
+    );
+    machine.found[1] = entry("os_1+0-1.efi", "1", GONE);
+    assert_eq!(stale(&machine.facts()), []);
+    machine.variables = Machine::started("os_1.efi", vec![]).variables;
+    assert_eq!(stale(&machine.facts()), [name("os_1+0-1.efi")]);
+}
+
+#[test]
 fn the_view_as_json() {
     let mut machine = beside("os_2+0-2.efi");
     machine.record.started("2", &hash(3, 4));

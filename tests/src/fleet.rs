@@ -1,7 +1,7 @@
 //! Versions of the appliance, published, and machines that fetch them.
 
+use crate::appliance::{host, image};
 use anyhow::{Context, Result};
-use appliance_tests::appliance::{host, image};
 use qemu_harness::bundle::Run;
 use qemu_harness::file_server::FileServer;
 use qemu_harness::host::Host;
@@ -21,19 +21,26 @@ pub const UPDATE: Duration = Duration::from_secs(400);
 const QUICK: &str = "[update]\nprobation = \"3s\"\ntimeout = \"60s\"\n";
 
 /// The key that the images believe.
+#[must_use]
 pub fn key() -> SigningKey {
     SigningKey::from_seed(7)
 }
 
 /// Who builds and publishes.
+#[derive(Debug)]
 pub struct Fleet {
+    /// Where machines run.
     pub host: Host,
+    /// What the versions run.
     pub runtime: Runtime,
     folder: PathBuf,
 }
 
 impl Fleet {
     /// With a folder `name` for what is published.
+    ///
+    /// # Errors
+    /// When the host cannot run machines, or the folder not be made.
     pub fn new(name: &str, runtime: Runtime) -> Result<Self> {
         let host = host()?;
         let folder = host.paths.out.join("published").join(name);
@@ -46,11 +53,15 @@ impl Fleet {
     }
 
     /// Where the newest version is published.
+    #[must_use]
     pub fn folder(&self) -> &Path {
         &self.folder
     }
 
     /// A version as it should be.
+    ///
+    /// # Errors
+    /// When it cannot be built.
     pub fn version(&self, version: &str) -> Result<Image> {
         self.build(ImageOptions {
             version: version.to_owned(),
@@ -60,6 +71,9 @@ impl Fleet {
     }
 
     /// A version with more in the section `[update]` of its configuration; `name` is that of the text.
+    ///
+    /// # Errors
+    /// When it cannot be built.
     pub fn version_with(&self, version: &str, name: &str, text: &str) -> Result<Image> {
         let folder = self.host.paths.out.join("published-config");
         std::fs::create_dir_all(&folder)?;
@@ -74,6 +88,9 @@ impl Fleet {
     }
 
     /// A version with these options; the key, and a quick trial, are added.
+    ///
+    /// # Errors
+    /// When it cannot be built.
     pub fn build(&self, mut options: ImageOptions) -> Result<Image> {
         let folder = self.host.paths.out.join("published");
         std::fs::create_dir_all(&folder)?;
@@ -97,6 +114,9 @@ impl Fleet {
     }
 
     /// Publishes a version, signed, in place of the one before.
+    ///
+    /// # Errors
+    /// When the bundle cannot be written.
     pub fn publish(&self, image: &Image) -> Result<Bundle> {
         for file in std::fs::read_dir(&self.folder)? {
             std::fs::remove_file(file?.path())?;
@@ -105,17 +125,22 @@ impl Fleet {
     }
 
     /// A server for what is published.
+    ///
+    /// # Errors
+    /// When there is no port.
     pub fn serve(&self) -> Result<FileServer> {
         FileServer::http(&self.folder)
     }
 }
 
 /// A machine that looks for updates at this server whenever it has become healthy, and has a watchdog.
+#[must_use]
 pub fn fetching(server: &FileServer) -> VmConfig {
     looking_at(&server.guest_url(MANIFEST))
 }
 
 /// The same with any source.
+#[must_use]
 pub fn looking_at(source: &str) -> VmConfig {
     VmConfig {
         reboots: true,
@@ -126,17 +151,26 @@ pub fn looking_at(source: &str) -> VmConfig {
 }
 
 /// Waits until this version is kept.
+///
+/// # Errors
+/// When it is not, for as long as an update may take.
 pub fn blessed(vm: &Vm, from: usize, version: &str) -> Result<Seen> {
     vm.wait(from, "slot.blessed", &[("version", version)], UPDATE)
         .with_context(|| format!("version {version} is not kept"))
 }
 
 /// What `/var` has at this path, read while the machine is off.
+///
+/// # Errors
+/// When there is no such file.
 pub fn var_file(run: &Run, path: &str) -> Result<String> {
     debugfs(run, &format!("cat {path}"))
 }
 
 /// Puts a file onto `/var` while the machine is off.
+///
+/// # Errors
+/// When `/var` cannot be written.
 pub fn put_on_var(run: &Run, from: &Path, to: &str) -> Result<()> {
     debugfs(run, &format!("write {} {to}", from.display())).map(drop)
 }
