@@ -6,7 +6,7 @@
 //!
 //! Which of them a flush covers is another order, that of the answers: a flush covers what the
 //! client had been told about when it asked. [`Device::settled`] counts that. Whoever reads requests
-//! looks at it when the request arrives, and says [`Device::answered`] when an answer has gone out.
+//! looks at it when the request arrives, and says [`Device::answered`] when an answer goes out.
 
 use super::SECTOR;
 use super::entry::Entry;
@@ -35,7 +35,7 @@ struct State {
     log: Writer,
     /// The end of the data file.
     position: u64,
-    /// Entries whose answer has not gone out.
+    /// Entries that were not answered.
     unanswered: BTreeSet<usize>,
     /// Why the recording is not complete.
     fault: Option<String>,
@@ -143,7 +143,7 @@ impl Device {
         self.lock().append(&Entry::Mark(text.to_owned())).map(drop)
     }
 
-    /// The answer to entry `index` has gone out.
+    /// The answer to entry `index` goes out now.
     pub fn answered(&self, index: usize) {
         self.lock().unanswered.remove(&index);
     }
@@ -238,6 +238,30 @@ mod tests {
         assert_eq!(device.settled(), 0);
         device.answered(first);
         assert_eq!(device.settled(), 3);
+    }
+
+    #[test]
+    fn after_something_was_not_recorded_nothing_is() {
+        let scratch = Scratch::new("fault");
+        let device = Device::create(&scratch.image(8), scratch.path()).expect("a disk");
+        device.write(0, &[1; 512], false).expect("written");
+        assert_eq!(device.fault(), None);
+        let full = device
+            .lock()
+            .check::<()>(Err(io::ErrorKind::StorageFull.into()));
+        full.expect_err("the host is full");
+        device
+            .write(512, &[2; 512], false)
+            .expect_err("not any more");
+        device
+            .zero(512, 512, false, false)
+            .expect_err("not any more");
+        device.flush(0).expect_err("not any more");
+        let fault = device.fault().expect("a fault");
+        assert!(fault.contains("could not be recorded"), "{fault}");
+        let mut bytes = vec![0; 1024];
+        device.read(0, &mut bytes).expect("it can still be read");
+        assert_eq!((bytes[0], bytes[512]), (1, 101));
     }
 
     #[test]

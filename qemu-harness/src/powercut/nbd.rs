@@ -23,10 +23,10 @@ pub fn serve(stream: UnixStream, device: &Arc<Device>) -> io::Result<()> {
         wire: Wire::new(stream, Arc::clone(device)),
         device: Arc::clone(device),
     };
-    if session.handshake()? {
-        while session.request()? {}
-    }
-    Ok(())
+    let result = session.run();
+    // Whoever else has the socket does not keep the client waiting for its end.
+    session.wire.close();
+    result
 }
 
 struct Session {
@@ -35,6 +35,13 @@ struct Session {
 }
 
 impl Session {
+    fn run(&mut self) -> io::Result<()> {
+        if self.handshake()? {
+            while self.request()? {}
+        }
+        Ok(())
+    }
+
     /// True when requests follow.
     fn handshake(&mut self) -> io::Result<bool> {
         let flags = u16::try_from(HANDSHAKE_FLAGS).unwrap_or_default();
@@ -160,12 +167,12 @@ impl Session {
     /// Answers a request that changed the disk.
     fn changed(&mut self, cookie: u64, result: &io::Result<usize>) -> io::Result<()> {
         let drained = self.wire.drain();
-        let answered = drained.and_then(|()| self.answer(cookie, code(result), &[]));
-        // Nor does anybody wait for the answer when the client is gone.
+        // Before the answer, not after it: once it is out, a flush may come on any connection. And
+        // when the client is gone, nobody waits for it.
         if let Ok(index) = result {
             self.device.answered(*index);
         }
-        answered
+        drained.and_then(|()| self.answer(cookie, code(result), &[]))
     }
 
     fn answer(&mut self, cookie: u64, error: u32, data: &[u8]) -> io::Result<()> {

@@ -61,3 +61,64 @@ impl Recorder {
         Recording::open(&self.base, &self.folder)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::powercut::client::Client;
+    use crate::powercut::protocol::{CMD_FLUSH, CMD_WRITE};
+    use crate::powercut::testing::Scratch;
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+
+    fn connect(recorder: &Recorder) -> Client {
+        Client::go(UnixStream::connect(recorder.socket()).expect("the server listens"))
+    }
+
+    fn lines(recording: &Recording) -> Vec<String> {
+        let entries = recording.journal.entries();
+        entries.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn clients_come_and_go_and_all_of_it_is_recorded() {
+        let scratch = Scratch::new("recorder");
+        let base = scratch.image(8);
+        let recorder = Recorder::start(&base, scratch.path()).expect("a server");
+        let (mut first, mut second) = (connect(&recorder), connect(&recorder));
+        assert_eq!(first.write(0, &[1; 512], 0), 0);
+        recorder.mark("both are here").expect("marked");
+        assert_eq!(second.read(0, 512), Ok(vec![1; 512]));
+        assert_eq!(second.call(CMD_FLUSH, 0, 0, 0), 0);
+        first.leave();
+        drop(second);
+        assert_eq!(connect(&recorder).read(0, 512), Ok(vec![1; 512]));
+        let socket = recorder.socket().to_owned();
+        let recording = recorder.finish().expect("complete");
+        let expected = ["write 0 512 0", "mark both are here", "flush 2"];
+        assert_eq!(lines(&recording), expected);
+        assert!(UnixStream::connect(socket).is_err(), "it still listens");
+    }
+
+    #[test]
+    fn what_a_machine_sent_last_is_recorded_and_then_its_disk_is_gone() {
+        let scratch = Scratch::new("last");
+        let recorder = Recorder::start(&scratch.image(8), scratch.path()).expect("a server");
+        let mut client = connect(&recorder);
+        let mut requests = Vec::new();
+        for sector in 0..4 {
+            requests.extend(Client::request(CMD_WRITE, 0, sector * 512, 512));
+            requests.extend([7; 512]);
+        }
+        // Nobody waits for the answers.
+        client.stream.write_all(&requests).expect("sent");
+        let recording = recorder.finish().expect("complete");
+        assert_eq!(recording.journal.entries().len(), 4);
+        let mut answers = Vec::new();
+        client
+            .stream
+            .read_to_end(&mut answers)
+            .expect("closed in order");
+        assert_eq!(answers.len(), 4 * 16);
+    }
+}

@@ -11,7 +11,7 @@ use super::files::Files;
 use super::journal::Recording;
 use super::states::State;
 use anyhow::{Context, Result, ensure};
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::ops::Range;
 use std::path::Path;
@@ -107,7 +107,7 @@ impl View<'_> {
         self.files.read(&tiles, offset, buffer)
     }
 
-    /// Writes some bytes of the disk into a sparse file, such as a partition to be checked.
+    /// Writes some bytes of the disk into a new sparse file, such as a partition to be checked.
     ///
     /// # Errors
     /// When they are not whole sectors of the disk, or a file cannot be read or written.
@@ -119,7 +119,15 @@ impl View<'_> {
             "bytes {start}..{end} are no sectors of a disk of {} bytes",
             self.size
         );
-        let file = File::create(out).with_context(|| format!("cannot make {shown}"))?;
+        // A new file, not the old one emptied: ext4 has a file that was cut to nothing on the disk of
+        // the host as soon as it is closed (ext4(5), auto_da_alloc), and here are thousands.
+        match fs::remove_file(out) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                return Err(e).with_context(|| format!("cannot replace {shown}"));
+            }
+            _ => {}
+        }
+        let file = File::create_new(out).with_context(|| format!("cannot make {shown}"))?;
         let written = file.set_len(end - start).and_then(|()| {
             let tiles = self.tiles(start / SECTOR, end / SECTOR);
             self.files.copy(&tiles, start, &file)
@@ -127,7 +135,7 @@ impl View<'_> {
         written.with_context(|| format!("cannot write a part of the disk to {shown}"))
     }
 
-    /// Writes the disk into a sparse file, to be booted.
+    /// Writes the disk into a new sparse file, to be booted.
     ///
     /// # Errors
     /// When a file cannot be read or written.

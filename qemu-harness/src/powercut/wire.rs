@@ -12,6 +12,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
 use std::collections::VecDeque;
 use std::io::{self, Write};
+use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
@@ -120,6 +121,12 @@ impl Wire {
     /// When the client is gone.
     pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.stream.write_all(bytes)
+    }
+
+    /// Ends the connection for everybody who has it.
+    pub fn close(&self) {
+        // Fails when the client has ended it.
+        let _ = self.stream.shutdown(Shutdown::Both);
     }
 
     /// Waits until there are `len` bytes; false if the connection ends before.
