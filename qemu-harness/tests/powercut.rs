@@ -10,6 +10,12 @@ use std::path::PathBuf;
 /// Bytes of the disk.
 const SIZE: usize = 8 << 20;
 
+/// A disk whose blocks of this size differ, every 251st being zero.
+fn pattern(block: usize) -> Vec<u8> {
+    let bytes = (0..251_u8).cycle().flat_map(|n| vec![n; block]);
+    bytes.take(SIZE).collect()
+}
+
 struct Rig {
     tools: Tools,
     folder: PathBuf,
@@ -24,10 +30,7 @@ impl Rig {
         let folder = paths.out.join(format!("{name}-{}", std::process::id()));
         fs::create_dir(&folder).unwrap();
         let base = folder.join("disk.raw");
-        let bytes: Vec<u8> = (0..SIZE)
-            .map(|n| u8::try_from(n / 512 % 251).unwrap_or(0))
-            .collect();
-        fs::write(&base, bytes).unwrap();
+        fs::write(&base, pattern(512)).unwrap();
         let recorder = Recorder::start(&base, &folder).unwrap();
         Rig {
             tools,
@@ -137,9 +140,7 @@ fn each_request_of_qemu_is_in_the_journal_as_what_it_was() {
 fn a_whole_disk_goes_in_and_out() {
     let rig = Rig::new("nbd-convert");
     let (source, url) = (rig.folder.join("source.raw"), rig.url());
-    let pattern: Vec<u8> = (0..SIZE)
-        .map(|n| u8::try_from(n / 4096 % 3 * (n % 250) % 256).unwrap_or(0))
-        .collect();
+    let pattern = pattern(4096);
     fs::write(&source, &pattern).unwrap();
     let source = source.display().to_string();
     let convert = ["convert", "-n", "-f", "raw", "-O", "raw", &source, &url];
