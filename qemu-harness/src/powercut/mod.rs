@@ -9,7 +9,7 @@
 //!
 //! When the machine is off, every moment of its life is still there. A [state](states::State) is
 //! one disk that a cut at one moment may have left: all that was guaranteed by then, and a part of
-//! the rest. A [`View`](view::View) reads it, or writes it out to be booted. One boot gives any number of
+//! the rest. A [`View`] reads it, or writes it out to be booted. One boot gives any number of
 //! power cuts that way, and each can be had again from the recording and the text of its state.
 //!
 //! What is guaranteed is what a guest may rely on: a write with FUA when it has been answered, and
