@@ -81,10 +81,11 @@ impl EntryName {
         }
     }
 
-    /// What the loader's variables call it: the file name in lower case (`strtolower16`, which is of ASCII).
+    /// What the loader's variables call it: the file name without counters, in lower case (`strtolower16`, which
+    /// is of ASCII). Measured with systemd-boot 257.13 of Debian: a name with counters is not found.
     #[must_use]
     pub fn id(&self) -> String {
-        self.file().to_ascii_lowercase()
+        self.good().file().to_ascii_lowercase()
     }
 
     /// Its name once it is blessed: without counters.
@@ -208,7 +209,7 @@ mod tests {
     #[test]
     fn names_of_one_entry() {
         let name = EntryName::parse("Os_1+0-0.efi").unwrap();
-        assert_eq!(name.id(), "os_1+0-0.efi");
+        assert_eq!(name.id(), "os_1.efi");
         assert_eq!(name.good().file(), "Os_1.efi");
         assert_eq!(name.with(0, 3).to_string(), "Os_1+0-3.efi");
         assert!(name.is_bad() && !name.is_good() && name.good().is_good());
