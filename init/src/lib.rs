@@ -35,3 +35,4 @@ pub mod slots;
 #[allow(unsafe_code, reason = "the only module that may; see its prose")]
 pub mod sys;
 pub mod system;
+pub mod update;

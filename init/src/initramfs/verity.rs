@@ -18,10 +18,14 @@ pub const SUPERBLOCK_LEN: usize = 512;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Superblock {
     uuid: [u8; 16],
-    data_block_size: u32,
-    hash_block_size: u32,
-    data_blocks: u64,
-    salt: Vec<u8>,
+    /// Size of a block of data in bytes; a power of two.
+    pub data_block_size: u32,
+    /// Size of a block of hashes in bytes; a power of two.
+    pub hash_block_size: u32,
+    /// How many blocks of data there are, not 0.
+    pub data_blocks: u64,
+    /// What is hashed before each block.
+    pub salt: Vec<u8>,
 }
 
 impl Superblock {

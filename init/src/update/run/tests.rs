@@ -1,0 +1,330 @@
+//! Whole updates of a machine that is made of files, cut, broken and refused.
+
+mod rig;
+
+use super::*;
+use crate::slots::record::Verdict;
+use crate::update::fetch::tests::Shelf;
+use crate::update::hash::Digest;
+use crate::update::keys::tests::pair;
+use rig::{Bundle, OLD, RUNNING, Rig, SLOT_SIZE, uki};
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+
+/// Why it was refused; nothing was changed.
+fn refused(rig: &Rig, shelf: &mut Shelf) -> String {
+    let before = rig.state();
+    let (result, heard) = rig.install(shelf);
+    assert!(before == rig.state(), "something was changed: {result:?}");
+    let (name, fields) = heard.last();
+    assert_eq!(name, "update.refused", "{fields:?}");
+    assert!(matches!(result, Err(End::Refused(_) | End::Nothing(_))));
+    fields["reason"].to_owned()
+}
+
+fn failed(rig: &Rig, shelf: &mut Shelf) -> String {
+    let (result, heard) = rig.install(shelf);
+    assert!(matches!(result, Err(End::Failed { .. })), "{result:?}");
+    let (name, fields) = heard.last();
+    assert_eq!((name, fields["version"]), ("update.failed", "2"));
+    fields["reason"].to_owned()
+}
+
+#[test]
+fn a_version_is_installed_and_armed() {
+    let (rig, bundle) = (Rig::new("good"), Bundle::new("2"));
+    let (result, heard) = rig.install(&mut bundle.shelf());
+    assert_eq!(result, Ok(()));
+    rig.assert_safe(&bundle, "installed");
+    let files: Vec<String> = rig
+        .machine()
+        .esp
+        .list()
+        .unwrap()
+        .iter()
+        .map(|f| f.name.file())
+        .collect();
+    assert_eq!(files, ["astromesh-os_1.efi", "astromesh-os_2+0-0.efi"]);
+    assert_eq!(
+        fs::read(rig.linux().join("astromesh-os_2+0-0.efi")).unwrap(),
+        bundle.uki
+    );
+    let one_shot = efivar::read(&rig.path("efivars")).one_shot;
+    assert_eq!(one_shot.as_deref(), Some("astromesh-os_2+0-0.efi"));
+    let record = Record::load(&rig.path("var/slots.json")).unwrap();
+    let trial = record.trial("2").unwrap();
+    assert_eq!((trial.verdict, trial.armed), (Verdict::Installed, 1));
+
+    let names: Vec<&str> = heard.0.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(
+        (names[0], names[names.len() - 1]),
+        ("update.manifest", "update.installed")
+    );
+    for file in ["os.efi", "root.raw", "verity.raw"] {
+        let mine = |(_, fields): &&(String, Vec<(String, String)>)| {
+            fields[0] == ("file".into(), file.into())
+        };
+        let reports: Vec<&str> = heard
+            .0
+            .iter()
+            .filter(mine)
+            .map(|(_, f)| f[1].1.as_str())
+            .collect();
+        assert!(
+            (1..=20).contains(&reports.len()) && reports.last() == Some(&"100"),
+            "{reports:?}"
+        );
+    }
+    let (_, fields) = heard.last();
+    assert_eq!((fields["version"], fields["slot"]), ("2", "b"));
+    assert_eq!(fields["entry"], "astromesh-os_2+0-0.efi");
+    let parts = bundle.root.len() + bundle.verity.len() + bundle.uki.len();
+    let written: usize = fields["bytes_written"].parse().unwrap();
+    assert!(written > parts && written < parts + 200_000, "{written}");
+
+    let why = refused(&rig, &mut bundle.shelf());
+    assert!(why.contains("the next boot tries it"), "{why}");
+}
+
+#[test]
+fn cut_anywhere_it_is_safe_and_starts_over_to_the_same_end() {
+    let bundle = Bundle::new("2");
+    let whole = Rig::new("whole");
+    whole.install(&mut bundle.shelf()).0.unwrap();
+    let strip = |rig: &Rig| -> BTreeMap<PathBuf, Vec<u8>> {
+        let files = rig.state().into_iter();
+        files
+            .map(|(path, bytes)| (path.strip_prefix(&rig.0).unwrap().to_owned(), bytes))
+            .collect()
+    };
+    let expected = strip(&whole);
+    let mut cuts = Vec::new();
+    for cut in 0.. {
+        let rig = Rig::new("cut");
+        let mut count = 0;
+        let mut stop = |step: &Step| {
+            count += 1;
+            if count > cut {
+                cuts.push(step.clone());
+                return Err(End::failed("cut"));
+            }
+            Ok(())
+        };
+        let (result, _) = rig.update(&mut bundle.shelf(), &mut stop);
+        rig.assert_safe(&bundle, &format!("cut {cut}"));
+        if result.is_ok() {
+            break;
+        }
+        // A newer version in place of the interrupted one is as good.
+        rig.install(&mut bundle.shelf()).0.unwrap();
+        rig.assert_safe(&bundle, &format!("again after cut {cut}"));
+        assert!(strip(&rig) == expected, "another end after cut {cut}");
+    }
+    assert_eq!(cuts.len(), 9, "{cuts:?}");
+    assert!(matches!(cuts[0], Step::Remove(_)));
+    assert_eq!(cuts.last(), Some(&Step::Arm));
+}
+
+#[test]
+fn a_line_that_stays_broken_costs_the_other_slot_only() {
+    let bundle = Bundle::new("2");
+    // In the manifest, the signature, the UKI; the root, the tree.
+    for opening in 0..5 {
+        let rig = Rig::new("line");
+        let before = rig.state();
+        let mut shelf = bundle.shelf();
+        shelf.breaks = (0..opening).map(|_| None).chain([Some(5); 20]).collect();
+        let (result, _) = rig.install(&mut shelf);
+        assert!(
+            matches!(
+                result,
+                Err(End::Failed {
+                    transient: true,
+                    ..
+                })
+            ),
+            "{result:?}"
+        );
+        rig.assert_safe(&bundle, &format!("opening {opening}"));
+        assert_eq!(before == rig.state(), opening < 3, "opening {opening}");
+        rig.install(&mut bundle.shelf()).0.unwrap();
+        rig.assert_safe(&bundle, "again");
+    }
+}
+
+#[test]
+fn what_is_not_signed_or_not_for_us_changes_nothing() {
+    let (rig, good) = (Rig::new("refused"), Bundle::new("2"));
+    let change = |file: usize, change: &dyn Fn(&mut Vec<u8>)| {
+        let mut shelf = good.shelf();
+        change(&mut shelf.files[file].1);
+        refused(&rig, &mut shelf)
+    };
+    assert!(change(0, &|bytes| bytes[30] ^= 1).contains("update.json: not signed"));
+    assert!(change(0, &|bytes| bytes.truncate(100)).contains("not signed"));
+    assert!(change(1, &|bytes| bytes[5] ^= 1).contains("not signed"));
+    assert!(change(1, &|bytes| bytes.truncate(63)).contains("63 bytes"));
+    assert!(
+        change(1, &|bytes| *bytes = pair(2)
+            .0
+            .sign(good.manifest.to_string().as_bytes())
+            .as_ref()
+            .to_vec())
+        .contains("not signed")
+    );
+    assert!(change(2, &|bytes| bytes.push(0)).contains("root.raw: it has 524289 bytes"));
+    assert!(change(3, &|bytes| bytes.truncate(9)).contains("verity.raw: it has 9 bytes"));
+    assert!(change(4, &|bytes| bytes[900] ^= 1).contains("os.efi: its SHA-256"));
+    assert!(change(4, &|bytes| bytes.truncate(9)).contains("ends after 9 bytes"));
+
+    let with = |change: &dyn Fn(&mut Bundle)| {
+        let mut bundle = good.clone();
+        change(&mut bundle);
+        refused(&rig, &mut bundle.shelf())
+    };
+    let manifest =
+        |key: &'static str, value: &'static str| with(&move |b| b.manifest[key] = value.into());
+    assert!(manifest("image", "other").contains("the image is other"));
+    assert!(manifest("architecture", "vax").contains("vax"));
+    assert!(manifest("version", "0.9").contains("older than 1"));
+    assert!(manifest("version", "3").contains("another version than the manifest"));
+    assert!(manifest("format", "x").contains("update.json"));
+    assert!(
+        with(&|b| b.manifest["root"]["size"] = (SLOT_SIZE + 1).into())
+            .contains("the slot on this disk")
+    );
+    assert!(
+        with(&|b| b.manifest["verity"]["size"] = (SLOT_SIZE + 1).into())
+            .contains("the hash tree has")
+    );
+    assert!(
+        with(&|b| {
+            b.uki = uki("2", OLD);
+            b.describe();
+        })
+        .contains("another roothash")
+    );
+    assert!(
+        with(&|b| {
+            b.uki = vec![b'M'; 5000];
+            b.describe();
+        })
+        .contains("not a whole UKI")
+    );
+
+    let mut record = Record::default();
+    record.bad("2", &good.roothash, "it hung");
+    fs::create_dir_all(rig.path("var")).unwrap();
+    record.save(&rig.path("var/slots.json")).unwrap();
+    assert!(refused(&rig, &mut good.shelf()).contains("is bad: it hung"));
+    Record {
+        floor: Some("2".into()),
+        ..Record::default()
+    }
+    .save(&rig.path("var/slots.json"))
+    .unwrap();
+    assert!(refused(&rig, &mut good.shelf()).contains("not newer than 2"));
+    fs::remove_file(rig.path("keys/one.pem")).unwrap();
+    assert!(refused(&rig, &mut good.shelf()).contains("no key NAME.pem"));
+}
+
+#[test]
+fn without_a_proven_entry_to_fall_back_to_nothing_is_changed() {
+    let bundle = Bundle::new("2");
+    let rig = Rig::new("trial");
+    fs::rename(
+        rig.linux().join("astromesh-os_1.efi"),
+        rig.linux().join("astromesh-os_1+2-1.efi"),
+    )
+    .unwrap();
+    rig.variable(
+        "StubImageIdentifier",
+        "\\EFI\\Linux\\astromesh-os_1+2-1.efi",
+    );
+    assert!(refused(&rig, &mut bundle.shelf()).contains("on trial"));
+    let rig = Rig::new("direct");
+    fs::remove_dir_all(rig.path("efivars")).unwrap();
+    fs::create_dir(rig.path("efivars")).unwrap();
+    assert!(refused(&rig, &mut bundle.shelf()).contains("boot it through the boot loader"));
+    let mut same = Bundle::new("1");
+    same.manifest["roothash"] = Digest(RUNNING).to_string().into();
+    let rig = Rig::new("same");
+    let (result, _) = rig.install(&mut same.shelf());
+    assert!(matches!(result, Err(End::Nothing(_))), "{result:?}");
+}
+
+#[test]
+fn what_only_the_device_can_show_fails_without_an_entry() {
+    // The sizes cannot be told before, or the content is wrong though the sizes are right.
+    let bundle = Bundle::new("2");
+    let flip = |bytes: &mut Vec<u8>| bytes[4200] ^= 1;
+    for (file, change, say) in [
+        (2, &flip as &dyn Fn(&mut Vec<u8>), "root.raw: its SHA-256"),
+        (
+            2,
+            &|bytes: &mut Vec<u8>| bytes.push(0),
+            "root.raw: longer than",
+        ),
+        (
+            2,
+            &|bytes: &mut Vec<u8>| bytes.truncate(1000),
+            "root.raw: it ends after 1000",
+        ),
+        (3, &flip, "verity.raw: its SHA-256"),
+    ] {
+        let rig = Rig::new("stream");
+        let mut shelf = bundle.shelf();
+        shelf.tells = false;
+        change(&mut shelf.files[file].1);
+        let why = failed(&rig, &mut shelf);
+        assert!(why.contains(say), "{why}");
+        rig.assert_safe(&bundle, say);
+        assert_eq!(rig.machine().esp.list().unwrap().len(), 1);
+    }
+    // Signed, but the tree is not that of the roothash.
+    let mut wrong = bundle.clone();
+    wrong.root[4096 * 3] ^= 1;
+    wrong.describe();
+    let rig = Rig::new("proof");
+    let why = failed(&rig, &mut wrong.shelf());
+    assert!(
+        why.contains("/root: block 3 is not what the roothash stands for"),
+        "{why}"
+    );
+    rig.assert_safe(&wrong, "proof");
+    assert_eq!(rig.machine().esp.list().unwrap().len(), 1);
+}
+
+#[test]
+fn leftovers_are_swept_and_a_newer_version_replaces_a_waiting_one() {
+    let rig = Rig::new("leftovers");
+    rig.entry("astromesh-os_2+0-0.efi.new", b"torn");
+    rig.install(&mut Bundle::new("2").shelf()).0.unwrap();
+    let names = |rig: &Rig| -> Vec<String> {
+        let entries = fs::read_dir(rig.linux()).unwrap();
+        let mut names: Vec<String> = entries
+            .map(|e| e.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    };
+    assert_eq!(
+        names(&rig),
+        ["astromesh-os_1.efi", "astromesh-os_2+0-0.efi"]
+    );
+    let mut steps = Vec::new();
+    let three = Bundle::new("3");
+    let (result, _) = rig.update(&mut three.shelf(), &mut |step| {
+        steps.push(step.clone());
+        Ok(())
+    });
+    result.unwrap();
+    assert_eq!(steps[0], Step::Disarm);
+    assert_eq!(
+        names(&rig),
+        ["astromesh-os_1.efi", "astromesh-os_3+0-0.efi"]
+    );
+    let one_shot = efivar::read(&rig.path("efivars")).one_shot;
+    assert_eq!(one_shot.as_deref(), Some("astromesh-os_3+0-0.efi"));
+}
