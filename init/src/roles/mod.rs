@@ -13,6 +13,7 @@ mod grow;
 mod logger;
 mod netcfg;
 mod slots;
+mod update;
 
 use crate::{ctl, initramfs, system};
 use std::ffi::OsString;
@@ -26,6 +27,7 @@ const USAGE: &str = "usage: init check [--root DIR] FILE    judge a configuratio
        init slots --runtime-dir DIR --events FD    keep the versions of the system
        init devices                        load drivers as devices appear
        init grow [--events FD]             let /var grow to the end of its disk
+       init update [--events FD] [--ca FILE] [--keys DIR] SOURCE
        init logger --events FD [--stream FD=NAME]... [--console PATH]
 As PID 1 it takes no arguments: it is the machine's init.";
 
@@ -42,6 +44,7 @@ enum Role {
     Logger,
     Netcfg,
     Slots,
+    Update,
     Unknown,
 }
 
@@ -80,6 +83,7 @@ fn choose(situation: Situation<'_>) -> Role {
         (_, Some("logger")) => Role::Logger,
         (_, Some("netcfg")) => Role::Netcfg,
         (_, Some("slots")) => Role::Slots,
+        (_, Some("update")) => Role::Update,
         _ => Role::Unknown,
     }
 }
@@ -110,6 +114,7 @@ pub fn run() -> ExitCode {
         Role::Logger => logger::run(rest()),
         Role::Netcfg => netcfg::run(rest()),
         Role::Slots => slots::run(rest()),
+        Role::Update => update::run(rest()),
         Role::Unknown => usage(&first.map_or_else(
             || "no role is named".into(),
             |f| format!("`{f}` is no role"),

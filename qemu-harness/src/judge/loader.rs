@@ -4,8 +4,8 @@
 //!
 //! - A UKI is listed when it has an `.osrel` section that names a system; others are passed over.
 //! - An entry without tries left is bad: it comes after all others. Among the others, and among the bad, the
-//!   version decides, then the file name *with its counter*.
-//! - `LoaderEntryOneShot` and `default` name entries by id, the file name in small letters, and may be
+//!   version decides, then the id, then the tries.
+//! - `LoaderEntryOneShot` and `default` name entries by id, the file name in small letters without its counter, and may be
 //!   patterns. They take the first entry in this order that they match, bad or not; when they match none, the
 //!   next rule is asked.
 //!
@@ -69,7 +69,7 @@ impl Entry {
         first(&["PRETTY_NAME", "IMAGE_ID", "NAME", "ID"])?;
         Some(Self {
             file: file.to_owned(),
-            id: file.to_lowercase(),
+            id: id(file),
             sort_key: first(&["IMAGE_ID", "ID"]),
             version: first(&["IMAGE_VERSION", "VERSION", "VERSION_ID", "BUILD_ID"]),
             tries: tries(file),
@@ -89,6 +89,18 @@ pub fn listed(file: &str) -> bool {
     file.to_ascii_lowercase().ends_with(".efi")
         && !file.starts_with('.')
         && !file.starts_with("auto-")
+}
+
+/// The file name in small letters, without its counter: 257.13 of Debian finds no entry by a name with
+/// one (measured).
+#[must_use]
+pub fn id(file: &str) -> String {
+    let stem = file.strip_suffix(".efi").unwrap_or(file);
+    let plain = match (tries(file), stem.rsplit_once('+')) {
+        (Some(_), Some((plain, _))) => format!("{plain}.efi"),
+        _ => file.to_owned(),
+    };
+    plain.to_lowercase()
 }
 
 /// The counter is what follows the last `+`, up to the suffix: `LEFT` or `LEFT-DONE`.

@@ -1,0 +1,214 @@
+//! The role `update`: fetches and installs one version, and ends.
+//!
+//! Below the role `slots` its events go over a channel, one to a message; run alone they are lines on the standard
+//! output. The status says how it ended, see [`status`]. Two of them never run at once.
+
+use crate::system::relay;
+use crate::update::run::{self, Origin};
+use crate::update::{End, Outlet, keys, machine, source};
+use rustix::fd::OwnedFd;
+use rustix::fs::FlockOperation;
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use supervisor::event::Event;
+use supervisor::logger::{now, passed};
+
+/// Held while an update runs.
+const LOCK: &str = "/run/slots/update.lock";
+
+/// An update has time: services go first.
+const NICE: i32 = 10;
+
+pub(super) fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    let options = match parse(arguments) {
+        Ok(options) => options,
+        Err(problem) => return super::usage(&problem),
+    };
+    let mut outlet: Box<dyn Outlet> = match options.events {
+        Some(channel) => Box::new(Channel(channel)),
+        None => Box::new(Lines),
+    };
+    let outlet = outlet.as_mut();
+    let _ = rustix::process::nice(NICE);
+    outlet.event("update.start", &[("source", options.source.clone())]);
+    let opened = lock(Path::new(LOCK)).and_then(|lock| {
+        let (source, manifest) = source::of(&options.source, options.ca.as_deref())?;
+        Ok((lock, source, manifest))
+    });
+    let result = match opened {
+        Ok((_lock, mut source, manifest)) => {
+            let origin = Origin {
+                source: source.as_mut(),
+                manifest: &manifest,
+                keys: &options.keys,
+            };
+            let mut wait = std::thread::sleep;
+            run::update(origin, machine::find, &mut wait, outlet, &mut |_| Ok(()))
+        }
+        Err(end) => {
+            run::conclude(&end, "", outlet);
+            Err(end)
+        }
+    };
+    status(&result).into()
+}
+
+/// What the caller learns from the status alone; 2 is a wrong call.
+fn status(result: &Result<(), End>) -> u8 {
+    match result {
+        // Installed, and the next boot tries it.
+        Ok(()) => 0,
+        Err(End::Failed { .. }) => 1,
+        Err(End::Refused(_)) => 3,
+        Err(End::Nothing(_)) => 4,
+    }
+}
+
+struct Options {
+    source: String,
+    ca: Option<PathBuf>,
+    keys: PathBuf,
+    events: Option<OwnedFd>,
+}
+
+fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Options, String> {
+    use lexopt::Arg::{Long, Value};
+    let mut parser = lexopt::Parser::from_args(arguments);
+    let (mut source, mut ca, mut keys, mut events) = (None, None, None, None);
+    while let Some(argument) = parser.next().map_err(|e| e.to_string())? {
+        let option = match argument {
+            Long(option) => option.to_owned(),
+            Value(value) if source.is_none() => {
+                let text = value.into_string();
+                source = Some(text.map_err(|_| "the SOURCE is not UTF-8".to_owned())?);
+                continue;
+            }
+            other => return Err(other.unexpected().to_string()),
+        };
+        let value = parser.value().map_err(|e| e.to_string())?;
+        match option.as_str() {
+            "ca" => ca = Some(PathBuf::from(value)),
+            "keys" => keys = Some(PathBuf::from(value)),
+            "events" => {
+                let number = value
+                    .to_string_lossy()
+                    .parse()
+                    .map_err(|_| "`--events` wants a descriptor".to_owned())?;
+                events = Some(passed(number).map_err(|e| e.to_string())?);
+            }
+            other => return Err(format!("`--{other}` is no option of update")),
+        }
+    }
+    Ok(Options {
+        source: source.ok_or("update needs a SOURCE: path or URL of an update.json")?,
+        ca,
+        keys: keys.unwrap_or_else(|| keys::FOLDER.into()),
+        events,
+    })
+}
+
+/// Takes the lock, without waiting: who asks for a second update is to know that one runs.
+fn lock(path: &Path) -> Result<File, End> {
+    let failed = |e: &std::io::Error| End::failed(format!("{}: {e}", path.display()));
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).map_err(|e| failed(&e))?;
+    }
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(path)
+        .map_err(|e| failed(&e))?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(End::Failed {
+            reason: format!("{}: another update runs", path.display()),
+            transient: true,
+        }),
+        Err(e) => Err(failed(&e.into())),
+    }
+}
+
+/// To the role that started us.
+struct Channel(OwnedFd);
+
+impl Outlet for Channel {
+    fn event(&mut self, name: &str, fields: &[(&str, String)]) {
+        // Nobody there any more is no reason to stop: the disk is not whole yet.
+        let message = relay::encode(name, fields);
+        let _ = rustix::net::send(&self.0, &message, rustix::net::SendFlags::NOSIGNAL);
+    }
+}
+
+/// To whoever runs it alone.
+struct Lines;
+
+impl Outlet for Lines {
+    fn event(&mut self, name: &str, fields: &[(&str, String)]) {
+        let event = fields
+            .iter()
+            .fold(Event::new(name.to_owned()), |event, (key, value)| {
+                event.with((*key).to_owned(), value)
+            });
+        let line = format!("{}\n", event.line(now()));
+        let _ = std::io::stdout().lock().write_all(line.as_bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn arguments(words: &[&str]) -> impl Iterator<Item = OsString> {
+        let words: Vec<OsString> = words.iter().map(OsString::from).collect();
+        words.into_iter()
+    }
+
+    #[test]
+    fn options_are_read_and_wrong_ones_told() {
+        let options = parse(arguments(&["--ca", "/a.pem", "http://h/update.json"])).unwrap();
+        assert_eq!(options.source, "http://h/update.json");
+        assert_eq!(options.ca.as_deref(), Some(Path::new("/a.pem")));
+        assert_eq!(options.keys, Path::new(keys::FOLDER));
+        for (words, say) in [
+            (&[][..], "needs a SOURCE"),
+            (&["a", "b"], "unexpected"),
+            (&["--force", "a"], "--force"),
+            (&["--events", "x", "a"], "descriptor"),
+        ] {
+            let error = parse(arguments(words)).map(|_| ()).unwrap_err();
+            assert!(error.contains(say), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_lock_is_held_by_one() {
+        let folder = std::env::temp_dir().join(format!("init-lock-{}", std::process::id()));
+        let path = folder.join("update.lock");
+        let held = lock(&path).unwrap();
+        let Err(End::Failed { reason, transient }) = lock(&path) else {
+            panic!("held twice");
+        };
+        assert!(
+            transient && reason.contains("another update runs"),
+            "{reason}"
+        );
+        drop(held);
+        lock(&path).unwrap();
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn every_end_has_a_status_of_its_own() {
+        let ends = [
+            Ok(()),
+            Err(End::failed("x")),
+            Err(End::Refused("x".into())),
+            Err(End::Nothing("x".into())),
+        ];
+        assert_eq!(ends.map(|end| status(&end)), [0, 1, 3, 4]);
+    }
+}
