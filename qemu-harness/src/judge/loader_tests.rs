@@ -59,11 +59,11 @@ fn os_release_decides_before_the_name() {
         sorted(vec![entry("z.efi", "1"), entry("a.efi", "2")]),
         ["a.efi", "z.efi"]
     );
-    // Equal versions: the name. The counter is of the name, and `2` is newer than `.efi`.
-    let twins = ["os_2.efi", "os_2+1-2.efi", "os_2+2-1.efi"].map(|file| entry(file, "2"));
+    // Equal versions: the name; of one name, more tries left.
+    let twins = ["os_1b.efi", "os_2+1-2.efi", "os_2+2-1.efi"].map(|file| entry(file, "2"));
     assert_eq!(
         sorted(twins.to_vec()),
-        ["os_2+2-1.efi", "os_2+1-2.efi", "os_2.efi"]
+        ["os_2+2-1.efi", "os_2+1-2.efi", "os_1b.efi"]
     );
 }
 
@@ -101,11 +101,11 @@ fn one_shot_is_before_default_and_both_take_bad_entries() {
     };
     assert_eq!(chosen(None, None), ("OS_1.efi", Rule::First));
     assert_eq!(
-        chosen(Some("os_2+0-0.efi"), None),
+        chosen(Some("os_2.efi"), None),
         ("os_2+0-0.efi", Rule::OneShot)
     );
     assert_eq!(
-        chosen(Some("os_2+0-1.efi"), None),
+        chosen(Some("os_2+0-0.efi"), None),
         ("OS_1.efi", Rule::First)
     );
     assert_eq!(
