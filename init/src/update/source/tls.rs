@@ -1,7 +1,7 @@
 //! TLS for a client (rustls, with the cryptography of ring).
 //!
 //! What is offered is what every server has and little more, since all of it is in the binary: AES-GCM for TLS
-//! 1.3 and, with ephemeral keys, 1.2; X25519 and P-256 for the exchange (RFC 8446, section 9.1; RFC 7525,
+//! 1.3 and, with ephemeral keys, 1.2; X25519, P-256 and P-384 for the exchange (RFC 8446, section 9.1; RFC 7525,
 //! section 4.2). Certificates may be signed with anything that public authorities use. There are no client
 //! certificates.
 
@@ -64,7 +64,8 @@ fn provider() -> CryptoProvider {
             cipher_suite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
             cipher_suite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
         ],
-        kx_groups: vec![kx_group::X25519, kx_group::SECP256R1],
+        // With TLS 1.2 these are the curves that a certificate may have, too (RFC 8422, section 5.1.1).
+        kx_groups: vec![kx_group::X25519, kx_group::SECP256R1, kx_group::SECP384R1],
         signature_verification_algorithms: SIGNATURES,
         secure_random: &Own,
         key_provider: &Own,
