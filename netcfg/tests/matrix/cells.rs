@@ -386,8 +386,9 @@ pub fn two_servers_offer(lab: &mut Lab) {
 
 /// Beside the server somebody says no to every request, which is not his to say.
 pub fn one_of_two_says_no(lab: &mut Lab) {
-    let host = lab.bed.host("naysayer", "10.7.0.66/24");
-    let own = Ipv4Addr::new(10, 7, 0, 66);
+    // Not an address that the server hands out (50 to 99).
+    let host = lab.bed.host("naysayer", "10.7.0.166/24");
+    let own = Ipv4Addr::new(10, 7, 0, 166);
     let _naysayer = Answering::start(Wire::open(&host), move |question| {
         let nak = Draft::new(question, NAK, [2, 0, 0, 0, 0, 66], own).frame();
         if question.kind() == REQUEST {
