@@ -6,6 +6,7 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -30,6 +31,7 @@ pub const TARGET: &str = "x86_64-unknown-linux-musl";
 /// # Errors
 /// When something is missing and cannot be installed; the message has the command to run.
 pub fn prepare() -> Result<()> {
+    let _one = installing();
     let missing: BTreeSet<&str> = PROGRAMS
         .iter()
         .filter(|(program, _)| find(program).is_none())
@@ -45,12 +47,21 @@ pub fn prepare() -> Result<()> {
 /// # Errors
 /// As [`prepare`].
 pub fn install(programs: &[(&str, &str)]) -> Result<()> {
+    let _one = installing();
     let missing = programs
         .iter()
         .filter(|(program, _)| find(program).is_none())
         .map(|(_, package)| *package)
         .collect();
     apt_install(&missing)
+}
+
+/// Waits for whoever else of this project is installing, the tests of netcfg included: apt-get itself gives
+/// up at once. Who may not lock may not install either.
+fn installing() -> Option<File> {
+    let lock = File::create(std::env::temp_dir().join("astromesh-init.apt")).ok()?;
+    lock.lock().ok()?;
+    Some(lock)
 }
 
 fn apt_install(packages: &BTreeSet<&str>) -> Result<()> {

@@ -28,6 +28,9 @@ pub fn install() {
 
 /// Installs what is missing of these programs, each given with its Debian package.
 pub fn need(programs: &[(&str, &'static str)]) {
+    // The other tests of this project that install do the same: apt-get itself gives up at once.
+    let lock = fs::File::create(std::env::temp_dir().join("astromesh-init.apt"));
+    let lock = lock.and_then(|lock| lock.lock().map(|()| lock));
     let missing: Vec<&str> = programs
         .iter()
         .filter(|(program, _)| {
@@ -41,6 +44,7 @@ pub fn need(programs: &[(&str, &'static str)]) {
     if missing.is_empty() {
         return;
     }
+    let _one = lock.expect("root");
     let quiet = Quiet::new();
     let install = ["install", "--yes", "--quiet", "--no-install-recommends"];
     for arguments in [vec!["update", "--quiet"], [&install[..], &missing].concat()] {
