@@ -117,6 +117,7 @@ impl Job<'_> {
             Step::Prove => prove(machine, self.manifest),
             Step::Label => self.label(),
             Step::Stage => self.stage(&esp.folder().join(temporary(plan))),
+            Step::ReadBack => read_back(&esp.folder().join(temporary(plan)), self.manifest),
             Step::Publish => esp
                 .place(&temporary(plan), &plan.entry)
                 .map_err(End::failed),
@@ -188,7 +189,7 @@ impl Job<'_> {
         Ok(())
     }
 
-    /// Writes the UKI to the ESP under a name that is no entry's, and reads it back from the device.
+    /// Writes the UKI to the ESP under a name that is no entry's.
     fn stage(&mut self, path: &Path) -> Result<(), End> {
         let esp = &self.machine.esp;
         let write = || -> io::Result<()> {
@@ -200,17 +201,7 @@ impl Job<'_> {
         write().map_err(|e| End::failed(at(path, &e)))?;
         esp.flush().map_err(End::failed)?;
         self.written = self.written.saturating_add(self.uki.len() as u64);
-        let file = direct::open(path)?;
-        let hash =
-            direct::hash(&file, self.manifest.uki.size).map_err(|e| End::failed(at(path, &e)))?;
-        if hash == self.manifest.uki.sha256 {
-            Ok(())
-        } else {
-            Err(End::failed(format!(
-                "{}: the ESP gives back other bytes than were written: its device is broken",
-                path.display()
-            )))
-        }
+        Ok(())
     }
 
     fn record(&mut self) -> Result<(), End> {
@@ -218,7 +209,7 @@ impl Job<'_> {
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder).map_err(|e| End::failed(at(folder, &e)))?;
         }
-        // One that cannot be read was told when it was read for the plan; it is made anew.
+        // One that cannot be read is made anew; the role `slots` tells of it.
         let mut record = Record::load(path).unwrap_or_default();
         record.installed(&self.manifest.version, &self.manifest.roothash);
         record.armed(&self.manifest.version, &self.manifest.roothash);
@@ -244,6 +235,20 @@ fn prove(machine: &Machine, manifest: &Manifest) -> Result<(), End> {
         tree_name: &verity.display().to_string(),
     };
     verity::verify(&pair, &manifest.roothash).map_err(End::failed)
+}
+
+/// Compares the staged UKI with the manifest, as the device gives it back.
+fn read_back(path: &Path, manifest: &Manifest) -> Result<(), End> {
+    let file = direct::open(path)?;
+    let hash = direct::hash(&file, manifest.uki.size).map_err(|e| End::failed(at(path, &e)))?;
+    if hash == manifest.uki.sha256 {
+        Ok(())
+    } else {
+        Err(End::failed(format!(
+            "{}: the ESP gives back other bytes than were written: its device is broken",
+            path.display()
+        )))
+    }
 }
 
 /// The staged UKI's name: what the ESP takes for a file on its way, and the loader for no entry.

@@ -5,7 +5,7 @@
 //!
 //! - [`Step::Disarm`] to [`Step::Remove`]: the other slot loses its entry, and is then known to be worthless;
 //! - [`Step::WriteRoot`] to [`Step::Label`]: it is filled, proven, and called by its roothash. No entry is for it;
-//! - [`Step::Stage`]: the UKI is on the ESP under a name that the loader takes for no entry;
+//! - [`Step::Stage`], [`Step::ReadBack`]: the UKI is on the ESP under a name that the loader takes for no entry;
 //! - [`Step::Publish`]: from here on there is an entry, for a slot that is whole. Its counter `+0-0` has it sorted last,
 //!   so it starts nothing by itself;
 //! - [`Step::Record`], [`Step::Arm`]: the next boot tries it, once.
@@ -66,8 +66,10 @@ pub enum Step {
     Prove,
     /// The partitions get the roothash for GUIDs.
     Label,
-    /// The UKI is written under a temporary name and read back.
+    /// The UKI is written under a temporary name.
     Stage,
+    /// It is read back from the device and compared.
+    ReadBack,
     /// It gets its name.
     Publish,
     /// It is recorded that the version is installed.
@@ -150,6 +152,7 @@ pub fn decide(manifest: &Manifest, facts: &Facts<'_>) -> Result<Plan, End> {
         Step::Prove,
         Step::Label,
         Step::Stage,
+        Step::ReadBack,
         Step::Publish,
         Step::Record,
         Step::Arm,

@@ -73,6 +73,7 @@ fn the_stale_entry_goes_first_and_the_arm_comes_last() {
         Step::Prove,
         Step::Label,
         Step::Stage,
+        Step::ReadBack,
         Step::Publish,
         Step::Record,
         Step::Arm,
@@ -202,13 +203,14 @@ proptest! {
                 Step::Prove => 5,
                 Step::Label => 6,
                 Step::Stage => 7,
-                Step::Publish => 8,
-                Step::Record => 9,
-                Step::Arm => 10,
+                Step::ReadBack => 8,
+                Step::Publish => 9,
+                Step::Record => 10,
+                Step::Arm => 11,
             };
             let ranks: Vec<u8> = plan.steps.iter().map(rank).collect();
             prop_assert!(ranks.is_sorted());
-            prop_assert_eq!(&ranks[ranks.len() - 8..], &[3, 4, 5, 6, 7, 8, 9, 10]);
+            prop_assert_eq!(&ranks[ranks.len() - 9..], &[3, 4, 5, 6, 7, 8, 9, 10, 11]);
             prop_assert_eq!(ranks.iter().filter(|rank| **rank == 2).count(), stale);
             prop_assert!(offered.parse::<u32>().unwrap() > 5);
         }

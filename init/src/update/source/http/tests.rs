@@ -187,7 +187,6 @@ fn chunks_and_interim_answers_are_read_and_nonsense_is_told() {
         "interim answers",
     ] {
         let error = http.open("a", 0).unwrap_err();
-        // A reset is what is seen of a server that closes with bytes unread.
         assert!(!error.transient && error.message.contains(say), "{error:?}");
     }
 }
