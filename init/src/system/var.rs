@@ -2,8 +2,10 @@
 //!
 //! It is the partition of the type `var` (Discoverable Partitions Specification) on the disk that
 //! holds the root. One that does not mount is never formatted: it may hold what somebody needs. The
-//! machine then runs `degraded` on a `/var` in memory and says so.
+//! machine then runs `degraded` on a `/var` in memory and says so. One fault is mended, since it is what a
+//! power cut leaves: see [`super::ext4`].
 
+use super::ext4;
 use crate::devices::disks::{self, Partition};
 use crate::devices::gpt::Guid;
 use crate::mounts;
@@ -20,21 +22,30 @@ pub fn mount_var() -> Event {
     let partitions = disks::partitions(&mut |_, _| {});
     let result = find(&partitions, root_disk().as_deref()).and_then(|partition| {
         let node = partition.path();
-        mount(&node, "/var", "ext4", mounts::DATA, None)
-            .map(|()| partition)
-            .map_err(|e| {
-                format!(
-                    "mount {} on /var as ext4: {}",
-                    node.display(),
-                    std::io::Error::from(e)
-                )
-            })
+        let mounted = || mount(&node, "/var", "ext4", mounts::DATA, None);
+        let result = match mounted() {
+            Err(_) if mended(&node) => mounted().map(|()| (partition, true)),
+            other => other.map(|()| (partition, false)),
+        };
+        result.map_err(|e| {
+            format!(
+                "mount {} on /var as ext4: {}",
+                node.display(),
+                std::io::Error::from(e)
+            )
+        })
     });
     match result {
-        Ok(partition) => Event::new("boot.var")
-            .with("device", &partition.name)
-            .with("disk", &partition.disk)
-            .with("bytes", partition.size),
+        Ok((partition, mended)) => {
+            let event = Event::new("boot.var")
+                .with("device", &partition.name)
+                .with("disk", &partition.disk)
+                .with("bytes", partition.size);
+            match mended {
+                true => event.with("mended", "superblock"),
+                false => event,
+            }
+        }
         Err(why) => {
             let fallback = mount(
                 "tmpfs",
@@ -55,6 +66,12 @@ pub fn mount_var() -> Event {
             }
         }
     }
+}
+
+/// Whether the superblock was torn, and is whole now.
+fn mended(node: &Path) -> bool {
+    let device = std::fs::File::options().read(true).write(true).open(node);
+    device.is_ok_and(|device| ext4::mend(&device).unwrap_or(false) && device.sync_all().is_ok())
 }
 
 /// The partition for `/var`: of its type, on the root's disk. Two of them are a riddle, not a choice.
