@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 use qemu_harness::bundle::Run;
 use qemu_harness::image::Image;
 use qemu_harness::judge::{Expect, Judge, Known, VarCheck};
-use qemu_harness::powercut::{Recorder, Recording, Replayer, State};
+use qemu_harness::powercut::{Kind, Recorder, Recording, Replayer, State};
 use qemu_harness::vm::{Vm, VmConfig};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -101,6 +101,33 @@ impl Life {
         states.sort_unstable();
         states.dedup();
         Ok(states)
+    }
+}
+
+impl Life {
+    /// So many of these states to be booted: half of them those in which most was lost, the others spread
+    /// over the whole life.
+    ///
+    /// # Errors
+    /// When a state is of another recording.
+    pub fn worst(&self, states: &[State], count: usize) -> Result<Vec<State>> {
+        let journal = &self.recording.journal;
+        let mut worst: Vec<(usize, State)> = states
+            .iter()
+            .filter(|state| state.kind != Kind::Flushed)
+            .map(|state| Ok((state.survivors(journal)?.lost, *state)))
+            .collect::<Result<_>>()?;
+        worst.sort_by_key(|(lost, state)| (std::cmp::Reverse(*lost), *state));
+        let half = count / 2;
+        let mut chosen: Vec<State> = worst.iter().take(half).map(|(_, state)| *state).collect();
+        let rest: Vec<State> = states
+            .iter()
+            .filter(|state| !chosen.contains(state))
+            .copied()
+            .collect();
+        let step = (rest.len() / (count - half).max(1)).max(1);
+        chosen.extend(rest.into_iter().step_by(step).take(count - half));
+        Ok(chosen)
     }
 }
 

@@ -93,19 +93,7 @@ fn campaign(options: &Options) -> Result<()> {
 
 /// Boots the states in which most was lost or torn, two at a time.
 fn boot_worst(fleet: &Fleet, life: &Life, states: &[State], count: usize) -> Result<()> {
-    let journal = &life.recording.journal;
-    let mut worst: Vec<(usize, &State)> = states
-        .iter()
-        .filter(|state| state.kind != Kind::Flushed)
-        .map(|state| Ok((state.survivors(journal)?.lost, state)))
-        .collect::<Result<_>>()?;
-    worst.sort_by_key(|(lost, state)| (std::cmp::Reverse(*lost), **state));
-    // Half are the worst, the others are spread over the whole life.
-    let half = count / 2;
-    let mut chosen: Vec<&State> = worst.iter().take(half).map(|(_, state)| *state).collect();
-    let rest: Vec<&State> = states.iter().filter(|s| !chosen.contains(s)).collect();
-    let step = (rest.len() / (count - half).max(1)).max(1);
-    chosen.extend(rest.into_iter().step_by(step).take(count - half));
+    let chosen = life.worst(states, count)?;
     let queue = Mutex::new(chosen.into_iter());
     let results = Mutex::new(Vec::new());
     let lost = || anyhow::anyhow!("a thread of the campaign has failed");
@@ -113,9 +101,9 @@ fn boot_worst(fleet: &Fleet, life: &Life, states: &[State], count: usize) -> Res
         for _ in 0..2 {
             scope.spawn(|| {
                 while let Some(state) = queue.lock().ok().and_then(|mut queue| queue.next()) {
-                    let result = cuts::boot(fleet, life, state);
+                    let result = cuts::boot(fleet, life, &state);
                     if let Ok(mut results) = results.lock() {
-                        results.push((*state, result));
+                        results.push((state, result));
                     }
                 }
             });
