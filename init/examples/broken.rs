@@ -6,6 +6,11 @@
 //! - `panic-initramfs`, `hang-initramfs`: PID 1 of the initramfs does;
 //! - `netcfg`: the role netcfg aborts when it is started.
 
+use astromesh_init::cmdline::WATCHDOG;
+use astromesh_init::devices::modules::Modules;
+use astromesh_init::devices::watchdog::Watchdog;
+use astromesh_init::emit::Emitter;
+use astromesh_init::mounts;
 use std::process::ExitCode;
 
 /// What a process of init's program is.
@@ -22,7 +27,11 @@ fn main() -> ExitCode {
         ("panic", Place::System) | ("panic-initramfs", Place::Initramfs) => {
             panic!("broken on purpose")
         }
-        ("hang", Place::System) | ("hang-initramfs", Place::Initramfs) => hang(),
+        ("hang", Place::System) => hang(),
+        ("hang-initramfs", Place::Initramfs) => {
+            let _watchdog = arm_watchdog();
+            hang()
+        }
         ("netcfg", Place::Netcfg) => std::process::abort(),
         _ => astromesh_init::roles::run(),
     }
@@ -49,6 +58,14 @@ fn place() -> Place {
         (_, Some("netcfg")) => Place::Netcfg,
         _ => Place::Elsewhere,
     }
+}
+
+/// The first thing that init does there, before what it may hang in.
+fn arm_watchdog() -> Option<Watchdog> {
+    mounts::early().ok()?;
+    let modules = Modules::of_running_kernel().ok()?;
+    let mut emitter = Emitter::direct();
+    Some(Watchdog::arm_early(&modules, WATCHDOG, &mut emitter))
 }
 
 fn hang() -> ! {
