@@ -33,6 +33,8 @@ pub struct Fleet {
     pub host: Host,
     /// What the versions run.
     pub runtime: Runtime,
+    /// How long a trial of theirs takes: the beginning of the section `[update]`.
+    pub trial: &'static str,
     folder: PathBuf,
 }
 
@@ -48,6 +50,7 @@ impl Fleet {
         Ok(Self {
             host,
             runtime,
+            trial: QUICK,
             folder,
         })
     }
@@ -101,10 +104,10 @@ impl Fleet {
         };
         let name = match &options.drop_in {
             Some(file) => file.file_name().context("a drop-in has a name")?.to_owned(),
-            None => "plain.toml".into(),
+            None => format!("trial-{}.toml", self.trial.len()).into(),
         };
         let drop_in = folder.join(name);
-        let text = format!("{QUICK}{more}");
+        let text = format!("{}{more}", self.trial);
         // Another thread may be building with it.
         if std::fs::read_to_string(&drop_in).ok().as_ref() != Some(&text) {
             std::fs::write(&drop_in, text)?;

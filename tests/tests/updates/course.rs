@@ -149,3 +149,31 @@ fn a_broken_connection_is_resumed() -> Result<()> {
         vm.power_down(POWER_OFF)
     })
 }
+
+#[test]
+fn a_reboot_in_the_middle_of_a_trial_burns_no_try() -> Result<()> {
+    let mut fleet = Fleet::new("reboot", Runtime::Small)?;
+    let first = fleet.version("1")?;
+    fleet.trial = "[update]\nprobation = \"25s\"\ntimeout = \"200s\"\n";
+    fleet.publish(&fleet.version("2")?)?;
+    let server = fleet.serve()?;
+    Run::scoped(&fleet.host, "reboot", &first.raw, |run| {
+        let mut vm = run.boot(&fetching(&server))?;
+        let trial = [("version", "2")];
+        let installed = vm.wait(0, "update.installed", &trial, UPDATE)?;
+        vm.wait(installed.index, "slot.trial", &trial, BOOT)?;
+        // The API: the power button of a machine that is just healthy may be pressed too early.
+        vm.wait_healthy(BOOT)?;
+        vm.power_down(POWER_OFF)?;
+        let entries = Esp::of(&fleet.host.tools, &run.disk())?.entries()?;
+        ensure!(
+            entries == ["astromesh-os_1.efi", "astromesh-os_2+0-0.efi"],
+            "the ESP has {entries:?}"
+        );
+        let mut vm = run.boot(&fetching(&server))?;
+        let again = [("version", "2"), ("entry", "astromesh-os_2+0-1.efi")];
+        vm.wait(0, "slot.state", &again, BOOT)?;
+        blessed(&vm, 0, "2")?;
+        vm.power_down(POWER_OFF)
+    })
+}
