@@ -12,6 +12,7 @@ use qemu_harness::bundle::Run;
 use qemu_harness::gpt::{self, Partition};
 use qemu_harness::host::Host;
 use qemu_harness::image::{Image, ImageOptions};
+use qemu_harness::random::Random;
 use qemu_harness::vm::{Vm, VmConfig};
 use std::time::{Duration, Instant};
 
@@ -29,14 +30,14 @@ fn a_flipped_bit_never_serves() -> Result<()> {
     let seed = seed()?;
     eprintln!("seed {seed} (ASTROMESH_SEED={seed} repeats this run)");
     let (root, candidates) = what_a_boot_reads(&host, &image)?;
-    let mut random = seed;
+    let mut random = Random::new(seed);
     // The superblock of erofs lies 1024 bytes into the file system.
-    let mut damage = vec![root.start + 1024 + next(&mut random) % 128];
+    let mut damage = vec![root.start + 1024 + random.below(128)];
     let mut proved = 0;
     for _ in 0..cases + SPARE {
-        let byte = damage.pop().unwrap_or_else(|| {
-            candidates[pick(&mut random, candidates.len())] + next(&mut random) % 4096
-        });
+        let byte = damage
+            .pop()
+            .unwrap_or_else(|| candidates[random.index(candidates.len())] + random.below(4096));
         let refused = Run::scoped(&host, "corrupt", &image.raw, |run| {
             refuses_to_serve(run, byte)
         })
@@ -154,17 +155,4 @@ fn seed() -> Result<u64> {
     }
     let uuid = std::fs::read_to_string("/proc/sys/kernel/random/uuid")?;
     Ok(u64::from_str_radix(&uuid[..8], 16)?)
-}
-
-/// splitmix64: small, and the same everywhere.
-fn next(state: &mut u64) -> u64 {
-    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let mut z = *state;
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
-}
-
-fn pick(state: &mut u64, len: usize) -> usize {
-    usize::try_from(next(state) % len as u64).unwrap_or(0)
 }
