@@ -14,6 +14,8 @@ use std::fs;
 /// As long as the image's version, since it takes its place in the UKI.
 const VERSION: &str = "9.9.9";
 const TRIAL: &str = "astromesh-os_9.9.9+0-0.efi";
+/// What `LoaderEntryOneShot` calls it.
+const ID: &str = "astromesh-os_9.9.9.efi";
 const BLESSED: &str = "astromesh-os_9.9.9.efi";
 
 /// The second version: files that are removed in the end, and what is known of it.
@@ -152,7 +154,7 @@ fn the_trial_is_whole_only_when_everything_of_it_is_there() -> Result<()> {
     let old = bench.image.version.as_str();
     let mut update = Update::new(bench, TRIAL)?;
     update.boots(None, old, 'a', "no partition has its root's PARTUUID")?;
-    let verdict = update.judge(Some(TRIAL))?;
+    let verdict = update.judge(Some(ID))?;
     complains(
         &verdict,
         &["which starts: no partition has its root's PARTUUID"],
@@ -161,12 +163,12 @@ fn the_trial_is_whole_only_when_everything_of_it_is_there() -> Result<()> {
     update.boots(None, old, 'a', "the hash tree has no superblock")?;
     update.second.fill(bench, &mut update.disk)?;
     update.boots(None, old, 'a', "")?;
-    update.boots(Some(TRIAL), VERSION, 'b', "")?;
+    update.boots(Some(ID), VERSION, 'b', "")?;
     // The last block of the root did not reach the disk.
     let end = bench.partition(4)?.start + fs::metadata(&update.second.known.root)?.len();
     update.disk.write(end - 4096, &[0; 4096])?;
     update.boots(None, old, 'a', "block 149 of the root is not")?;
-    let verdict = update.judge(Some(TRIAL))?;
+    let verdict = update.judge(Some(ID))?;
     complains(&verdict, &["which starts: block 149 of the root is not"])
 }
 

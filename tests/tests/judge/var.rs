@@ -133,9 +133,18 @@ fn what_a_mount_does_not_mend_is_told() -> Result<()> {
     disk.flip(start + 0x38)?;
     complains(&judge(bench, &disk, "")?, &["/var is no ext4", "missing"])?;
 
-    // The checksum of the superblock.
+    // The checksum of the superblock alone is what a cut leaves of it, and init mends it.
     let mut disk = Damaged::new(bench)?;
     disk.flip(start + 0x3fc)?;
+    let verdict = judge(bench, &disk, "")?;
+    complains(&verdict, &["missing"])?;
+    ensure!(
+        verdict.notes.iter().any(|note| note.contains("torn")),
+        "{verdict:#?}"
+    );
+    // With another size of its blocks nothing fits.
+    let mut disk = Damaged::new(bench)?;
+    disk.flip(start + 0x18)?;
     let verdict = judge(bench, &disk, "")?;
     complains(&verdict, &["/var's journal cannot be replayed", "missing"])?;
 
