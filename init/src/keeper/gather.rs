@@ -37,6 +37,13 @@ pub struct Look {
     pub esp: Esp,
 }
 
+/// Whether what is written down is there after a reboot: `/var` is a disk (statfs(2),
+/// `EXT4_SUPER_MAGIC`) and not the one in memory of a degraded machine.
+#[must_use]
+pub fn remembers() -> bool {
+    rustix::fs::statfs("/var").is_ok_and(|fs| fs.f_type == 0xef53)
+}
+
 /// Looks at everything.
 ///
 /// # Errors

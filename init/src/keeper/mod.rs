@@ -261,12 +261,19 @@ impl Keeper {
             Ok(seen) => seen,
             Err(why) => return self.warn("slots", &why),
         };
+        let asked = self.cmdline.update.is_some() || self.config.check.is_some();
+        let retries = matches!(view.next, Next::Retry(_));
+        if (asked || retries) && !gather::remembers() {
+            // Nothing would bound how often the same is tried, but for the firmware's good will.
+            let why = "/var does not outlive a reboot, so nothing is tried or fetched by itself";
+            return self.warn("record", why);
+        }
         if let Next::Retry(entry) = &view.next {
             let version = view.other.version.as_deref().unwrap_or_default();
             let roothash = look.roothash_of(entry).unwrap_or_default();
             return self.take(&look, steps::retry(entry, version, roothash), "retry");
         }
-        if self.cmdline.update.is_some() || self.config.check.is_some() {
+        if asked {
             self.check_at = Some(now());
         }
     }
