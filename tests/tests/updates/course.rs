@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use appliance_tests::appliance::{BOOT, POWER_OFF, in_order};
 use appliance_tests::fleet::{Fleet, UPDATE, blessed, fetching, looking_at, put_on_var, var_file};
+use qemu_harness::broken::Broken;
 use qemu_harness::bundle::Run;
 use qemu_harness::esp::Esp;
 use qemu_harness::file_server::FileServer;
@@ -174,6 +175,61 @@ fn a_reboot_in_the_middle_of_a_trial_burns_no_try() -> Result<()> {
         let again = [("version", "2"), ("entry", "astromesh-os_2+0-1.efi")];
         vm.wait(0, "slot.state", &again, BOOT)?;
         blessed(&vm, 0, "2")?;
+        vm.power_down(POWER_OFF)
+    })
+}
+
+/// An operator's words, said by services of the first version: nobody can log in.
+const OPERATOR: &str = r#"
+[service.ask]
+exec = ["/usr/bin/initctl", "update", "/var/update.json"]
+type = "oneshot"
+after = ["astromeshd"]
+restart = "on-failure"
+[service.ask.backoff]
+base = "500ms"
+[service.ask.intensity]
+restarts = 3
+within = "60s"
+then = "degraded"
+
+[service.show]
+exec = ["/usr/bin/initctl", "slots"]
+type = "oneshot"
+after = ["astromeshd"]
+"#;
+
+#[test]
+fn initctl_installs_a_version_and_shows_why_it_is_bad() -> Result<()> {
+    let fleet = Fleet::new("initctl", Runtime::Small)?;
+    let first = fleet.version_with("1", "initctl", OPERATOR)?;
+    let options = Broken::RuntimeMissing.options(&fleet.host.paths, "2", Runtime::Small)?;
+    let bundle = fleet.publish(&fleet.build(options)?)?;
+    Run::scoped(&fleet.host, "initctl", &first.raw, |run| {
+        for file in std::fs::read_dir(bundle.folder())? {
+            let path = file?.path();
+            let name = path.file_name().context("a file has a name")?;
+            put_on_var(run, &path, &format!("/{}", name.to_string_lossy()))?;
+        }
+        // As a machine that has proved itself.
+        Esp::of(&fleet.host.tools, &run.disk())?
+            .rename("astromesh-os_1+3-0.efi", "astromesh-os_1.efi")?;
+        let mut config = looking_at("");
+        config.oem_strings.clear();
+        let mut vm = run.boot(&config)?;
+        let installed = vm.wait(0, "update.installed", &[("version", "2")], UPDATE)?;
+        // What each of them shows, on the console.
+        let shown = |from: usize, who: &str, what: &str| {
+            let deadline = std::time::Instant::now() + UPDATE;
+            vm.serial().wait_line(from, deadline, what, |line| {
+                line.text.starts_with(who) && line.text.contains(what)
+            })
+        };
+        shown(0, "ask: ", "update.installed")?;
+        let bad = vm.wait(installed.index, "slot.bad", &[("version", "2")], UPDATE)?;
+        let why = "bad: service astromeshd used up its restarts";
+        shown(bad.index, "show: ", why)?;
+        vm.wait_healthy(BOOT)?;
         vm.power_down(POWER_OFF)
     })
 }

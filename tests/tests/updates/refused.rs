@@ -123,6 +123,30 @@ fn a_root_that_is_not_the_signed_one_is_never_started() -> Result<()> {
     })
 }
 
+#[test]
+fn a_machine_that_forgets_fetches_nothing_by_itself() -> Result<()> {
+    let fleet = Fleet::new("forgets", Runtime::Small)?;
+    let first = fleet.version("1")?;
+    fleet.publish(&fleet.version("2")?)?;
+    let server = fleet.serve()?;
+    Run::scoped(&fleet.host, "forgets", &first.raw, |run| {
+        let partitions = gpt::partitions(&fleet.host.tools, &run.disk())?;
+        let var = gpt::only(&partitions, "/var", |p| p.name == "var")?;
+        // The magic number of ext4's superblock: /var does not mount, and is one in memory.
+        run.flip(var.start + 1024 + 0x38)?;
+        let mut vm = run.boot(&fetching(&server))?;
+        vm.wait(0, "boot.degraded", &[("reason", "var")], UPDATE)?;
+        let kept = blessed(&vm, 0, "1")?;
+        vm.wait(kept.index, "slot.warning", &[("what", "record")], UPDATE)?;
+        vm.power_down(POWER_OFF)?;
+        ensure!(
+            server.seen("update.json").is_empty(),
+            "it has asked for an update"
+        );
+        Ok(())
+    })
+}
+
 /// The ESP has the entry of this version and no other.
 fn runs_only(run: &Run, fleet: &Fleet, image: &Image) -> Result<()> {
     let entries = Esp::of(&fleet.host.tools, &run.disk())?.entries()?;
