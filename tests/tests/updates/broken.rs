@@ -26,8 +26,12 @@ fn is_condemned(broken: Broken) -> bool {
 }
 
 fn goes_back_from(broken: Broken) -> Result<()> {
-    let fleet = Fleet::new(broken.name(), Runtime::Small)?;
+    let mut fleet = Fleet::new(broken.name(), Runtime::Small)?;
     let first = fleet.version("1")?;
+    if broken == Broken::HealthFlapping {
+        // Longer than its health lasts, as a probation has to be.
+        fleet.trial = "[update]\nprobation = \"15s\"\ntimeout = \"120s\"\n";
+    }
     let options = broken.options(&fleet.host.paths, "2", Runtime::Small)?;
     fleet.publish(&fleet.build(options)?)?;
     let server = fleet.serve()?;
