@@ -126,7 +126,9 @@ impl Cmdline {
     }
 }
 
-fn parse_hash(text: &str) -> Option<[u8; 32]> {
+/// A root hash of 64 hexadecimal digits.
+#[must_use]
+pub fn parse_hash(text: &str) -> Option<[u8; 32]> {
     let digits: Vec<u8> = text
         .chars()
         .map(|c| c.to_digit(16))

@@ -21,7 +21,7 @@ mod server;
 pub mod steps;
 mod updating;
 
-use crate::cmdline::Cmdline;
+use crate::cmdline::{Cmdline, parse_hash};
 use crate::config::{self, UpdateConfig};
 use crate::manager::event_line;
 use crate::slots::judgement::{Next, stale};
@@ -195,8 +195,11 @@ impl Keeper {
                         .with("reason", &reason),
                 );
                 self.marker(&format!("[update] version {version} is bad, not retrying"));
+                let known = look.record.trial(&version);
+                let known = known.and_then(|trial| parse_hash(&trial.roothash));
                 let entry = view.other.entry.as_ref();
-                if let Some(roothash) = entry.and_then(|entry| look.roothash_of(entry)) {
+                let found = entry.and_then(|entry| look.roothash_of(entry));
+                if let Some(roothash) = found.or(known) {
                     let fate = steps::Fate::Bad(reason);
                     let change = steps::Change {
                         version,

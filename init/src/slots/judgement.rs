@@ -8,6 +8,7 @@
 //! What may be removed from the ESP is judged in [`removal`].
 
 mod boot;
+mod damaged;
 pub mod removal;
 
 use boot::{running_entry, trial};
@@ -127,7 +128,10 @@ pub fn judge(facts: &Facts<'_>) -> View {
     let next = if trial.is_some() {
         Next::Trial
     } else {
-        next(facts, running, &other)
+        match next(facts, running, &other) {
+            Next::Nothing if running.is_some() => damaged::damaged(facts).unwrap_or(Next::Nothing),
+            next => next,
+        }
     };
     View {
         running: running_slot(facts, running, trial.is_some()),

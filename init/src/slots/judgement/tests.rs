@@ -328,3 +328,19 @@ fn the_view_as_json() {
     });
     assert_eq!(json, expected);
 }
+
+#[test]
+fn a_trial_whose_uki_is_damaged_is_over() {
+    let mut broken = entry("os_2+0-1.efi", "2", OTHER);
+    broken.uki = Err("it is cut off".into());
+    let mut machine = Machine::started("os_1.efi", vec![entry("os_1.efi", "1", RUNNING), broken]);
+    assert_eq!(machine.view().next, Next::Nothing);
+    machine.record.installed("2", &hash(3, 4));
+    let Next::FellBack { version, reason } = machine.view().next else {
+        panic!("it goes on");
+    };
+    assert_eq!(version, "2");
+    assert!(reason.contains("damaged") && reason.contains("it is cut off"));
+    machine.record.bad("2", &hash(3, 4), &reason);
+    assert_eq!(machine.view().next, Next::Nothing);
+}

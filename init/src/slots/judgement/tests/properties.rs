@@ -150,6 +150,12 @@ proptest! {
                 prop_assert!(view.running.entry.as_ref().is_some_and(EntryName::is_good));
                 prop_assert!(machine.record.is_bad(view.other.version.as_ref().unwrap()).is_none());
             }
+            Next::FellBack { version, reason } if reason.contains("damaged") => {
+                let named = |found: &Found| found.name.stem == format!("os_{version}");
+                let unreadable = machine.found.iter().find(|f| named(f) && f.uki.is_err());
+                prop_assert!(unreadable.is_some());
+                prop_assert!(machine.record.is_bad(version).is_none());
+            }
             Next::FellBack { version, reason } => {
                 prop_assert_eq!(Some(version), view.other.version.as_ref());
                 prop_assert!(!reason.is_empty() && view.other.state == State::Trial);
