@@ -3,12 +3,19 @@
 
 use anyhow::{Result, ensure};
 use appliance_tests::appliance::BOOT;
-use appliance_tests::fleet::{Fleet, UPDATE, fetching};
+use appliance_tests::fleet::{Fleet, UPDATE, looking_at};
 use qemu_harness::broken::Broken;
 use qemu_harness::bundle::Run;
+use qemu_harness::file_server::FileServer;
 use qemu_harness::image_options::Runtime;
-use qemu_harness::vm::Vm;
+use qemu_harness::update_bundle::MANIFEST;
+use qemu_harness::vm::{Vm, VmConfig};
 use std::time::{Duration, Instant};
+
+/// A machine that fetches, with the lines that the gates wait for. The stub takes one string.
+fn with_markers(server: &FileServer) -> VmConfig {
+    looking_at(&format!("{} astromesh.markers", server.guest_url(MANIFEST)))
+}
 
 /// Waits for a line with this text, and returns where it is.
 fn line(vm: &Vm, from: usize, text: &str, within: Duration) -> Result<usize> {
@@ -27,7 +34,7 @@ fn update() -> Result<()> {
     fleet.publish(&fleet.version("2")?)?;
     let server = fleet.serve()?;
     Run::scoped(&fleet.host, "gate-update", &first.raw, |run| {
-        let vm = run.boot(&fetching(&server).kernel_argument("astromesh.markers"))?;
+        let vm = run.boot(&with_markers(&server))?;
         let first = line(&vm, 0, "ASTROMESH_BUILD=1", BOOT)?;
         vm.wait_healthy(BOOT)?;
         line(&vm, first, "ASTROMESH_BUILD=2", UPDATE)?;
@@ -44,7 +51,7 @@ fn rollback() -> Result<()> {
     fleet.publish(&fleet.build(options)?)?;
     let server = fleet.serve()?;
     Run::scoped(&fleet.host, "gate-rollback", &first.raw, |run| {
-        let vm = run.boot(&fetching(&server).kernel_argument("astromesh.markers"))?;
+        let vm = run.boot(&with_markers(&server))?;
         let installed = line(&vm, 0, "installed trial UKI", UPDATE)?;
         let second = line(&vm, installed, "ASTROMESH_BUILD=2", UPDATE)?;
         let unhealthy = vm.serial().wait_line(
