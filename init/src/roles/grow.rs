@@ -9,7 +9,7 @@ use rustix::fd::OwnedFd;
 use std::ffi::OsString;
 use std::process::ExitCode;
 use supervisor::event::Event;
-use supervisor::logger::{now, passed};
+use supervisor::logger::now;
 
 pub(super) fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     match parse(arguments) {
@@ -32,11 +32,7 @@ fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Option<OwnedFd>, S
         match argument {
             lexopt::Arg::Long("events") => {
                 let value = parser.value().map_err(|e| e.to_string())?;
-                let number = value
-                    .to_string_lossy()
-                    .parse()
-                    .map_err(|_| "`--events` wants a descriptor".to_owned())?;
-                events = Some(passed(number).map_err(|e| e.to_string())?);
+                events = Some(super::channel(&value)?);
             }
             other => return Err(other.unexpected().to_string()),
         }

@@ -16,8 +16,10 @@ mod slots;
 mod update;
 
 use crate::{ctl, initramfs, system};
-use std::ffi::OsString;
+use rustix::fd::OwnedFd;
+use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;
+use supervisor::logger::passed;
 
 /// What the program says when it is called in a way it does not know.
 const USAGE: &str = "usage: init check [--root DIR] FILE    judge a configuration
@@ -120,6 +122,13 @@ pub fn run() -> ExitCode {
             |f| format!("`{f}` is no role"),
         )),
     }
+}
+
+/// The channel for events that the parent passed under this number (`--events FD`).
+fn channel(value: &OsStr) -> Result<OwnedFd, String> {
+    let number = value.to_string_lossy().parse();
+    let number = number.map_err(|_| "`--events` wants a descriptor".to_owned())?;
+    passed(number).map_err(|e| e.to_string())
 }
 
 /// Says what was wrong with the call and how it is made; status 2.

@@ -11,7 +11,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use supervisor::event::Event;
-use supervisor::logger::{now, passed};
+use supervisor::logger::now;
 
 pub(super) fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let (config, options, events) = match parse(arguments) {
@@ -51,11 +51,7 @@ fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Parsed, String> {
             "state-dir" => state_dir = Some(PathBuf::from(value)),
             "runtime-dir" => runtime_dir = Some(PathBuf::from(value)),
             "events" => {
-                let number = value
-                    .to_string_lossy()
-                    .parse()
-                    .map_err(|_| "`--events` wants a descriptor".to_owned())?;
-                events = Some(passed(number).map_err(|e| e.to_string())?);
+                events = Some(super::channel(&value)?);
             }
             other => return Err(format!("`--{other}` is no option of netcfg")),
         }

@@ -4,7 +4,6 @@ use crate::keeper::{self, Options};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use supervisor::logger::passed;
 
 pub(super) fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     match parse(arguments) {
@@ -27,9 +26,7 @@ fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Options, String> {
             }
             lexopt::Arg::Long("events") => {
                 let value = parser.value().map_err(|e| e.to_string())?;
-                let number = value.to_string_lossy().parse();
-                let number = number.map_err(|_| "`--events` wants a descriptor".to_owned())?;
-                events = Some(passed(number).map_err(|e| e.to_string())?);
+                events = Some(super::channel(&value)?);
             }
             other => return Err(other.unexpected().to_string()),
         }

@@ -14,7 +14,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use supervisor::event::Event;
-use supervisor::logger::{now, passed};
+use supervisor::logger::now;
 
 /// Held while an update runs.
 const LOCK: &str = "/run/slots/update.lock";
@@ -93,11 +93,7 @@ fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Options, String> {
             "ca" => ca = Some(PathBuf::from(value)),
             "keys" => keys = Some(PathBuf::from(value)),
             "events" => {
-                let number = value
-                    .to_string_lossy()
-                    .parse()
-                    .map_err(|_| "`--events` wants a descriptor".to_owned())?;
-                events = Some(passed(number).map_err(|e| e.to_string())?);
+                events = Some(super::channel(&value)?);
             }
             other => return Err(format!("`--{other}` is no option of update")),
         }
