@@ -210,7 +210,7 @@ impl Machine {
             12 => self.faults = source.byte(),
             13 => {
                 let sockets = [Socket::Packet, Socket::Udp, Socket::Udp6];
-                let doing = match source.byte() % 8 {
+                let doing = match source.byte() % 9 {
                     0 => Doing::Asking,
                     1 => Doing::Preparing,
                     2 => Doing::Setting,
@@ -218,6 +218,7 @@ impl Machine {
                     4 => Doing::Sending,
                     5 => Doing::Receiving,
                     6 => Doing::Storing,
+                    7 => Doing::Loopback,
                     _ => Doing::Opening(sockets[usize::from(card % 3)]),
                 };
                 self.input(failed(doing, Some(index)));

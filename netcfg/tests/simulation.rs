@@ -31,6 +31,7 @@ fn faults() -> impl Strategy<Value = Faults> {
             writing,
             opening,
             loss,
+            ..Faults::default()
         },
     )
 }
@@ -155,6 +156,53 @@ fn what_failed_is_tried_again_without_being_asked() {
     // Long before the lease has to be renewed, and nothing else happens.
     machine.run_until(s(100));
     assert!(machine.is_configured(2), "{:?}", machine.core);
+}
+
+#[test]
+fn dumps_that_fail_for_good_are_asked_for_later_and_later() {
+    let mut machine = Machine::new(7, Config::default(), Faults::default());
+    machine.plug(2, true);
+    machine.carrier(2, true);
+    machine.run_until(s(10));
+    assert!(machine.is_configured(2));
+    machine.faults.asking = Faults::ALWAYS;
+    let before = machine.log.len();
+    machine.rob(2);
+    // `Machine` fails at a command that leads to the next without end, and at a deadline that is over.
+    machine.run_until(s(1000));
+    let asked = machine.log[before..]
+        .iter()
+        .filter(|(_, command)| matches!(command, Command::Look | Command::See))
+        .count();
+    // Two notifications; then two dumps a try, and the tries end up 63 to 65 s apart.
+    assert!((20..60).contains(&asked), "{asked} dumps");
+    machine.faults = Faults::default();
+    let end = machine.now + s(70);
+    machine.run_until(end);
+    assert!(machine.is_configured(2), "{:?}", machine.core);
+}
+
+#[test]
+fn the_loopback_link_is_switched_on_until_it_is_on() {
+    let mut machine = Machine::new(9, Config::default(), Faults::default());
+    let loopback = |command: &&Command| **command == Command::LoopbackUp;
+    let tries = |machine: &Machine| {
+        let commands = machine.log.iter().map(|(_, command)| command);
+        commands.filter(loopback).count()
+    };
+    assert_eq!(tries(&machine), 1);
+    machine.faults.loopback = Faults::ALWAYS;
+    machine.restart();
+    machine.run_until(s(20));
+    let told = machine.events.iter().find(|event| {
+        event.name == "net.warning" && event.fields.contains(&("link", "lo".to_owned()))
+    });
+    assert!(told.is_some(), "{:?}", machine.events);
+    let failed = tries(&machine);
+    assert!(failed > 3, "{failed}");
+    machine.faults = Faults::default();
+    machine.run_until(s(40));
+    assert_eq!(tries(&machine), failed + 1, "once more, and then it is on");
 }
 
 #[test]

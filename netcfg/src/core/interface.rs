@@ -101,7 +101,9 @@ pub enum Doing {
     Preparing,
     /// A setting of [`Command::Prepare`].
     Setting,
-    /// [`Command::AddVlan`] or [`Command::LoopbackUp`].
+    /// [`Command::LoopbackUp`].
+    Loopback,
+    /// [`Command::AddVlan`].
     Making,
     /// [`Command::Open`].
     Opening(Socket),

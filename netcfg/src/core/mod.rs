@@ -69,6 +69,8 @@ pub struct Core {
     settling: Option<Settling>,
     /// A route of ours waits for its place.
     blocked: bool,
+    /// The loopback link could not be switched on.
+    loopback_failed: bool,
     /// Failures in a row, and when to try again.
     failures: u32,
     retry: Option<Duration>,
@@ -123,6 +125,7 @@ impl Core {
             unsettled: false,
             settling: None,
             blocked: false,
+            loopback_failed: false,
             failures: 0,
             retry: None,
             budget: Budget::new(now),
@@ -222,6 +225,9 @@ impl Core {
             self.retry = None;
             self.look = true;
             self.unsettled = true;
+            if std::mem::take(&mut self.loopback_failed) {
+                self.out.push(Command::LoopbackUp);
+            }
         }
         for port in self.ports.values_mut() {
             if port.deadline().is_some_and(|deadline| now >= deadline) {
@@ -331,10 +337,13 @@ impl Core {
 
     fn failure(&mut self, failure: Failure) {
         let Failure { doing, link, why } = failure;
-        let name = link.map(|link| self.name(link)).unwrap_or_default();
+        let name = match doing {
+            Doing::Loopback => "lo".to_owned(),
+            _ => link.map(|link| self.name(link)).unwrap_or_default(),
+        };
         let (reason, again) = match doing {
             Doing::Asking => ("netlink", true),
-            Doing::Preparing => ("link-up", true),
+            Doing::Preparing | Doing::Loopback => ("link-up", true),
             Doing::Setting => ("sysctl", false),
             Doing::Making => ("link-new", true),
             Doing::Opening(_) => ("socket", false),
@@ -342,11 +351,13 @@ impl Core {
             Doing::Receiving => ("receive", false),
             Doing::Storing => ("lease-store", false),
         };
-        if doing == Doing::Asking {
-            self.settling = None;
+        match doing {
+            Doing::Asking => self.settling = None,
+            Doing::Loopback => self.loopback_failed = true,
+            _ => {}
         }
         let mut patient = false;
-        if doing == Doing::Making && link.is_some() {
+        if doing == Doing::Making {
             self.vlans.clear();
             let first = *self.vlan_failed.get_or_insert(self.out.now);
             patient = self.out.now.saturating_sub(first) < MODULE_PATIENCE;

@@ -31,7 +31,11 @@ struct Wanted {
 }
 
 impl Core {
+    /// Begins to settle. What changes from here on is compared anew once this has ended: in
+    /// [`written`](Core::written), or with a dump that failed, which only
+    /// [`try_again`](Core::try_again) repeats.
     pub(super) fn settle(&mut self) {
+        self.unsettled = false;
         self.settling = Some(Settling::default());
         self.out.push(Command::See);
     }
@@ -169,7 +173,6 @@ impl Core {
             port.sync(&mut self.out);
         }
         // What failed waits for its next try; what is new does not wait for that.
-        self.unsettled = false;
         if settling.settled && written && settling.broken.is_empty() {
             self.failures = 0;
         } else {

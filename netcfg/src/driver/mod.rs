@@ -287,7 +287,7 @@ impl Driver<'_> {
                 let result = self.netlink.loopback_up().await;
                 result
                     .err()
-                    .map(|error| failed(Doing::Making, None, &error))
+                    .map(|error| failed(Doing::Loopback, None, &error))
             }
             Command::AddVlan { name, link, id } => {
                 let result = self.netlink.add_vlan(&name, link, id).await;

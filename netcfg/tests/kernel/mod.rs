@@ -20,11 +20,13 @@ use netcfg::store::{self, Clocks};
 /// What the server grants, in seconds.
 pub const LEASE: u32 = 600;
 
-/// How often, of 256, each kind of thing goes wrong.
+/// How often, of 255, each kind of thing goes wrong.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Faults {
     /// Dumps that cannot be had.
     pub asking: u8,
+    /// The loopback link, which cannot be switched on.
+    pub loopback: u8,
     /// Addresses and routes that cannot be set.
     pub applying: u8,
     /// Files that cannot be written.
@@ -33,6 +35,11 @@ pub struct Faults {
     pub opening: u8,
     /// Frames that are lost, each way.
     pub loss: u8,
+}
+
+impl Faults {
+    /// It goes wrong every time.
+    pub const ALWAYS: u8 = u8::MAX;
 }
 
 /// The machine.
@@ -239,8 +246,8 @@ impl Machine {
         }
     }
 
-    fn goes_wrong(&mut self, of_256: u8) -> bool {
-        self.rng.next_u64() % 256 < u64::from(of_256)
+    fn goes_wrong(&mut self, of_255: u8) -> bool {
+        self.rng.next_u64() % 255 < u64::from(of_255)
     }
 
     fn execute(&mut self, command: Command) -> Option<Input<'static>> {
@@ -326,6 +333,9 @@ impl Machine {
                 self.told(&event);
                 self.events.push(event);
                 None
+            }
+            Command::LoopbackUp if self.goes_wrong(self.faults.loopback) => {
+                failed(Doing::Loopback, None)
             }
             Command::SyncLease { .. }
             | Command::LoopbackUp
