@@ -28,6 +28,7 @@ pub mod dhcp4;
 pub mod dhcp6;
 pub mod dns;
 mod driver;
+mod fair;
 pub mod link;
 pub mod mac;
 pub mod ntp;

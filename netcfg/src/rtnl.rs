@@ -27,7 +27,7 @@ use crate::mac::Mac;
 use crate::reconcile::{Detection, OUR_PROTOCOL, SeenAddress, SeenRoute};
 
 /// What a notification means to us.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Change {
     /// Something of links or addresses, or nobody knows what: look again.
     Look,

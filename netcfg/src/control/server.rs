@@ -14,6 +14,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
+use std::ops::ControlFlow;
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::task::{Context, Poll};
@@ -23,12 +24,10 @@ use tokio::net::UnixListener;
 
 use super::connection::{Connection, Step};
 use super::protocol::{REQUEST_MAX, Refusal, Reply, Verb, judge};
+use crate::fair;
 
 /// Clients at the same time.
 pub const CLIENTS_MAX: usize = 8;
-
-/// Connections taken at a time, so that a flood of them does not keep the loop from its work.
-const ACCEPT_MAX: usize = 8;
 
 /// An answer has at most so many bytes: a machine with a thousand links.
 const OUTPUT_MAX: usize = 1 << 20;
@@ -142,25 +141,28 @@ impl Server {
     }
 
     fn accept(&mut self, cx: &mut Context<'_>, now: Duration) {
-        for _ in 0..ACCEPT_MAX {
-            match self.listener.poll_accept(cx) {
-                Poll::Ready(Ok((stream, _))) => {
-                    // Who it is cannot be said of one that is gone already.
-                    let Ok(peer) = stream.peer_cred() else {
-                        continue;
-                    };
-                    self.make_room();
-                    self.last += 1;
-                    let connection = Connection::new(stream, peer.uid(), now);
-                    self.clients.insert(self.last, connection);
-                }
-                // The kernel has no descriptor for it (accept(2), `EMFILE`): at the next occasion,
-                // for it would be announced again and again.
-                Poll::Ready(Err(_)) | Poll::Pending => return,
-            }
+        let mut accepted = Vec::new();
+        let listener = &self.listener;
+        let poll = |cx: &mut Context<'_>| match listener.poll_accept(cx) {
+            Poll::Ready(Ok((stream, _))) => Poll::Ready(stream),
+            // The kernel has no descriptor for it (accept(2), `EMFILE`): at the next occasion, for it
+            // would be announced again and again.
+            Poll::Ready(Err(_)) | Poll::Pending => Poll::Pending,
+        };
+        fair::take(cx, poll, |stream| {
+            accepted.push(stream);
+            ControlFlow::Continue(())
+        });
+        for stream in accepted {
+            // Who it is cannot be said of one that is gone already.
+            let Ok(peer) = stream.peer_cred() else {
+                continue;
+            };
+            self.make_room();
+            self.last += 1;
+            let connection = Connection::new(stream, peer.uid(), now);
+            self.clients.insert(self.last, connection);
         }
-        // There may be more, for which this was not the last call.
-        cx.waker().wake_by_ref();
     }
 
     /// Lets the longest silent client go if there is no place: another user's before root's.

@@ -16,6 +16,7 @@ use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::task::{Context, Poll};
 
@@ -29,7 +30,7 @@ use crate::control::server::{Request, Server};
 use crate::core::{Command, Core, Doing, Failure, Input, Start};
 use crate::rtnl::Change;
 use crate::sandbox::{self, Sandbox};
-use crate::{Error, Options, Outlet, store};
+use crate::{Error, Options, Outlet, fair, store};
 
 /// Runs until something that cannot be helped from here happens.
 pub fn run(options: Options, outlet: &mut dyn Outlet) -> Result<Infallible, Error> {
@@ -84,7 +85,8 @@ struct Driver<'a> {
 /// What woke the driver.
 enum Woken {
     Timer,
-    Change(Option<Change>),
+    Change(Change),
+    NetlinkClosed,
     Packet(u32, io::Result<Packet>),
     Options(Vec<u8>),
     Time(Datagram),
@@ -117,12 +119,10 @@ impl Driver<'_> {
             for woken in woken {
                 let input = match &woken {
                     Woken::Timer => Input::Timer,
-                    Woken::Change(None) => return Err(Error::NetlinkClosed),
-                    Woken::Change(Some(Change::Nothing)) => continue,
-                    Woken::Change(Some(Change::Look | Change::Router)) => Input::Changed,
-                    Woken::Change(Some(Change::RouteGone { ours })) => {
-                        Input::RouteGone { ours: *ours }
-                    }
+                    Woken::NetlinkClosed => return Err(Error::NetlinkClosed),
+                    Woken::Change(Change::Nothing) => continue,
+                    Woken::Change(Change::Look | Change::Router) => Input::Changed,
+                    Woken::Change(Change::RouteGone { ours }) => Input::RouteGone { ours: *ours },
                     Woken::Packet(link, Ok(Packet::Dhcp4(payload))) => Input::Dhcp4 {
                         link: *link,
                         payload,
@@ -171,44 +171,39 @@ impl Driver<'_> {
         }
     }
 
-    /// Everything that has happened, once something has.
+    /// What has happened, once something has. Of no source is more taken at a time than is
+    /// [fair](crate::fair), and the timer comes first: no flood keeps a deadline from its turn.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Vec<Woken>>> {
         let mut woken = Vec::new();
-        while let Poll::Ready(change) = self.netlink.poll_change(cx) {
-            woken.push(Woken::Change(change));
-            if change.is_none() {
-                break;
-            }
+        let fired = self.timer.poll(cx)?.is_ready();
+        // What came before the deadline is told before it.
+        match self.netlink.poll_changes(cx) {
+            Poll::Ready(Some(changes)) => woken.extend(changes.into_iter().map(Woken::Change)),
+            Poll::Ready(None) => woken.push(Woken::NetlinkClosed),
+            Poll::Pending => {}
+        }
+        // The other sockets say that something was lost, which their senders repeat.
+        fair::take(
+            cx,
+            |cx| self.ndisc.poll_receive(cx),
+            |received| push(&mut woken, received.map(Woken::Options)),
+        );
+        fair::take(
+            cx,
+            |cx| self.ntp.poll_receive(cx),
+            |received| push(&mut woken, received.map(Woken::Time)),
+        );
+        if let Some(control) = &mut self.control {
+            let poll = |cx: &mut Context<'_>| control.poll_request(cx, clock::now());
+            fair::take(cx, poll, |request| {
+                woken.push(Woken::Request(request));
+                ControlFlow::Continue(())
+            });
         }
         self.ports.poll(cx, |link, packet| {
             woken.push(Woken::Packet(link, packet));
         });
-        // The other sockets say that something was lost, which their senders repeat.
-        while let Poll::Ready(datagram) = self.ndisc.poll_receive(cx) {
-            match datagram {
-                Ok(datagram) => woken.push(Woken::Options(datagram)),
-                Err(error) => {
-                    woken.push(Woken::Broken(error));
-                    break;
-                }
-            }
-        }
-        while let Poll::Ready(datagram) = self.ntp.poll_receive(cx) {
-            match datagram {
-                Ok(datagram) => woken.push(Woken::Time(datagram)),
-                Err(error) => {
-                    woken.push(Woken::Broken(error));
-                    break;
-                }
-            }
-        }
-        if let Some(control) = &mut self.control {
-            while let Poll::Ready(request) = control.poll_request(cx, clock::now()) {
-                woken.push(Woken::Request(request));
-            }
-        }
-        if let Poll::Ready(fired) = self.timer.poll(cx) {
-            fired?;
+        if fired {
             woken.push(Woken::Timer);
         }
         if woken.is_empty() {
@@ -345,6 +340,20 @@ impl Driver<'_> {
                 self.outlet.event(event.name, &event.fields);
                 None
             }
+        }
+    }
+}
+
+/// After an error of a socket its other datagrams wait for the next turn.
+fn push(woken: &mut Vec<Woken>, received: io::Result<Woken>) -> ControlFlow<()> {
+    match received {
+        Ok(received) => {
+            woken.push(received);
+            ControlFlow::Continue(())
+        }
+        Err(error) => {
+            woken.push(Woken::Broken(error));
+            ControlFlow::Break(())
         }
     }
 }

@@ -7,8 +7,10 @@
 //!
 //! What the messages mean is said by [`rtnl`].
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -21,6 +23,7 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::packet_core::NetlinkMessage;
 use rtnetlink::proto::sys::SocketAddr;
 use rtnetlink::{Handle, LinkUnspec, LinkVlan, MulticastGroup, RouteMessageBuilder};
+use tokio::task::JoinHandle;
 
 use crate::link::Link;
 use crate::reconcile::{Op, Seen};
@@ -34,6 +37,8 @@ type Events = Box<dyn Stream<Item = (NetlinkMessage<RouteNetlinkMessage>, Socket
 /// Both sockets.
 pub struct Netlink {
     handle: Handle,
+    /// Serves `handle`. When it has ended, whatever is asked fails.
+    requests: JoinHandle<()>,
     events: Events,
 }
 
@@ -56,17 +61,33 @@ impl Netlink {
             listener.await;
         });
         let (connection, handle, _) = rtnetlink::new_connection_with_strict_check()?;
-        tokio::spawn(connection);
         Ok(Netlink {
             handle,
+            requests: tokio::spawn(connection),
             events: Box::new(events),
         })
     }
 
-    /// The next notification; `None` when the connection is gone.
-    pub fn poll_change(&mut self, cx: &mut Context<'_>) -> Poll<Option<Change>> {
-        let event = self.events.poll_next_unpin(cx);
-        event.map(|event| event.map(|(message, _)| rtnl::change(&message.payload)))
+    /// What the notifications since the last call mean; `None` when one of the connections is gone.
+    ///
+    /// All of them are taken at once, and each kind is told once: every one is answered by a dump,
+    /// and somebody else, such as a router that floods the link with advertisements, can have them made
+    /// faster than the kernel makes dumps.
+    pub fn poll_changes(&mut self, cx: &mut Context<'_>) -> Poll<Option<BTreeSet<Change>>> {
+        let mut changes = BTreeSet::new();
+        while let Poll::Ready(event) = self.events.poll_next_unpin(cx) {
+            let Some((message, _)) = event else {
+                return Poll::Ready(None);
+            };
+            changes.insert(rtnl::change(&message.payload));
+        }
+        if Pin::new(&mut self.requests).poll(cx).is_ready() {
+            return Poll::Ready(None);
+        }
+        if changes.is_empty() {
+            return Poll::Pending;
+        }
+        Poll::Ready(Some(changes))
     }
 
     /// All links that can be ours.
@@ -183,5 +204,29 @@ fn tolerate(result: Result<(), rtnetlink::Error>, codes: &[i32]) -> Result<(), r
     match result {
         Err(rtnetlink::Error::NetlinkError(error)) if codes.contains(&-error.raw_code()) => Ok(()),
         result => result,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use super::*;
+
+    #[test]
+    fn the_end_of_either_connection_is_told() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_io()
+            .build()
+            .expect("a runtime");
+        runtime.block_on(async {
+            let mut netlink = Netlink::open().expect("netlink needs no privilege");
+            netlink.links().await.expect("a dump");
+            netlink.requests.abort();
+            // Links of the host may change meanwhile.
+            while poll_fn(|cx| netlink.poll_changes(cx)).await.is_some() {}
+            let error = netlink.links().await.expect_err("nobody asks the kernel");
+            assert!(matches!(error, rtnetlink::Error::RequestFailed), "{error}");
+        });
     }
 }

@@ -2,15 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::ControlFlow;
 use std::task::{Context, Poll};
 
 use super::socket::{Arp, Raw, Udp};
 use super::udp6::Udp6;
 use crate::core::Socket;
 use crate::dhcp4::client::To;
-
-/// Packets taken from one socket before the others have their turn.
-const FAIR: usize = 16;
+use crate::fair;
 
 /// What came in.
 pub enum Packet {
@@ -86,26 +85,38 @@ impl Ports {
     /// Takes what has arrived.
     pub fn poll(&self, cx: &mut Context<'_>, mut took: impl FnMut(u32, io::Result<Packet>)) {
         for ((link, _), socket) in &self.sockets {
-            for _ in 0..FAIR {
-                let (received, kind): (_, fn(Vec<u8>) -> Packet) = match socket {
-                    Opened::Packet(raw) => (raw.poll_receive(cx), Packet::Dhcp4),
-                    Opened::Udp(udp) => (udp.poll_receive(cx), Packet::Dhcp4),
-                    Opened::Arp(arp) => (arp.poll_receive(cx), Packet::Arp),
-                    Opened::Udp6(udp) => (udp.poll_receive(cx), Packet::Dhcp6),
-                };
-                match received {
-                    Poll::Ready(Ok(Some(payload))) => took(*link, Ok(kind(payload))),
-                    // A packet that holds no message.
-                    Poll::Ready(Ok(None)) => {}
-                    // A socket says this once when its link is switched off, and works on after.
-                    Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::NetworkDown => {}
-                    Poll::Ready(Err(error)) => {
-                        took(*link, Err(error));
-                        break;
+            fair::take(
+                cx,
+                |cx| socket.poll_receive(cx),
+                |received| match received {
+                    Ok(Some(packet)) => {
+                        took(*link, Ok(packet));
+                        ControlFlow::Continue(())
                     }
-                    Poll::Pending => break,
-                }
-            }
+                    // A packet that holds no message.
+                    Ok(None) => ControlFlow::Continue(()),
+                    // A socket says this once when its link is switched off, and works on after.
+                    Err(error) if error.kind() == io::ErrorKind::NetworkDown => {
+                        ControlFlow::Continue(())
+                    }
+                    Err(error) => {
+                        took(*link, Err(error));
+                        ControlFlow::Break(())
+                    }
+                },
+            );
         }
+    }
+}
+
+impl Opened {
+    fn poll_receive(&self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Packet>>> {
+        let (received, kind): (_, fn(Vec<u8>) -> Packet) = match self {
+            Opened::Packet(raw) => (raw.poll_receive(cx), Packet::Dhcp4),
+            Opened::Udp(udp) => (udp.poll_receive(cx), Packet::Dhcp4),
+            Opened::Arp(arp) => (arp.poll_receive(cx), Packet::Arp),
+            Opened::Udp6(udp) => (udp.poll_receive(cx), Packet::Dhcp6),
+        };
+        received.map_ok(|payload| payload.map(kind))
     }
 }

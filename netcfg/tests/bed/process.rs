@@ -8,6 +8,8 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
+
 use super::PATIENCE;
 use super::tools::run;
 
@@ -151,6 +153,29 @@ impl Process {
             self.seen.push(line);
         }
         std::mem::take(&mut self.seen)
+    }
+
+    /// Stops it in the middle of what it does: what comes meanwhile waits in its sockets.
+    pub fn pause(&mut self) {
+        self.signal(Signal::STOP);
+        // proc_pid_stat(5): the state follows the name, which is in parentheses.
+        let stat = format!("/proc/{}/stat", self.pid());
+        let deadline = Instant::now() + PATIENCE;
+        while !fs::read_to_string(&stat).is_ok_and(|stat| stat.contains(") T ")) {
+            let alive = self.is_alive() && Instant::now() < deadline;
+            assert!(alive, "{} does not stop", self.name);
+            thread::yield_now();
+        }
+    }
+
+    /// Lets it go on after [`Process::pause`].
+    pub fn resume(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, signal).expect("our child");
     }
 
     /// Asks it to end, and waits for that.

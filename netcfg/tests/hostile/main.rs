@@ -23,7 +23,7 @@ use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::thread;
 
-use bed::frame::{ACK, Dhcp, OFFER};
+use bed::frame::{ACK, DISCOVER, Dhcp, OFFER, REQUEST};
 use bed::reply::Draft;
 use session::Session;
 
@@ -150,6 +150,31 @@ fn what_is_no_lease_is_ignored() {
     session.sane("the honest renewal");
     assert!(session.bed.resolv_conf().contains("nameserver 10.7.0.3\n"));
     session.judged();
+}
+
+#[test]
+fn a_burst_of_frames_without_a_message_does_not_make_it_deaf() {
+    let mut session = Session::new();
+    session.start();
+    let discover = session.discover();
+    let mut noise = honest(&discover, OFFER);
+    // Behind Ethernet (14 bytes) and IP (20), the sum of UDP is at 6.
+    noise.damage = Some(Box::new(|frame| frame[14 + 20 + 6] ^= 0x55));
+    let mut frames = vec![noise.frame(); 100];
+    frames.push(honest(&discover, OFFER).frame());
+    session.burst(&frames);
+    // One question may have been due while netcfg stood still. A client that does not hear asks again
+    // and again, and reads on only when its timer wakes it for that.
+    let answer = session.message();
+    let answer = if answer.kind() == DISCOVER {
+        session.message()
+    } else {
+        answer
+    };
+    assert_eq!(answer.kind(), REQUEST, "it has not heard the offer");
+    session.send(&honest(&answer, ACK).frame(), "the honest confirmation");
+    session.told("a burst");
+    session.sane("a burst");
 }
 
 /// Beds at a time: each case waits a second for its renewal.

@@ -100,6 +100,20 @@ impl Session {
         assert!(self.netcfg().is_alive(), "it ended after: {name}");
     }
 
+    /// Sends frames that netcfg finds in its socket all at once.
+    pub fn burst(&mut self, frames: &[Vec<u8>]) {
+        self.netcfg().pause();
+        for frame in frames {
+            self.wire.send(frame);
+        }
+        self.netcfg().resume();
+    }
+
+    /// The next message of the client.
+    pub fn message(&self) -> Dhcp {
+        self.wire.next("a message", |_| true)
+    }
+
     /// Whether something waits in a socket of netcfg.
     fn waiting(&mut self) -> bool {
         let table = |name: &str, pid: u32| {
