@@ -14,6 +14,7 @@
 
 #![deny(unsafe_code)]
 
+pub mod beneath;
 pub mod cmdline;
 pub mod config;
 pub mod container;
@@ -32,6 +33,7 @@ pub mod record;
 pub mod report;
 pub mod roles;
 pub mod slots;
+pub mod state;
 #[allow(unsafe_code, reason = "the only module that may; see its prose")]
 pub mod sys;
 pub mod system;
