@@ -12,7 +12,7 @@
 
 use crate::config;
 use crate::emit::Emitter;
-use crate::manager::{self, Happened, Manager, Verb, logging};
+use crate::manager::{self, Happened, Manager, Verb, degraded_by, logging};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use rustix::fd::{AsFd, OwnedFd};
@@ -127,10 +127,14 @@ fn turn(manager: &mut Manager, emitter: &mut Emitter) -> io::Result<Verb> {
             let (verb, reason) = match happened {
                 Happened::Ready(_) => continue,
                 Happened::Asked(verb, who) => (verb, who),
-                Happened::Outcome(Outcome::Reboot { service }) => (
-                    Verb::Reboot,
-                    format!("service {service} used up its restarts"),
-                ),
+                Happened::Outcome(Outcome::Reboot { service, why }) => {
+                    (Verb::Reboot, format!("service {service} {why}"))
+                }
+                Happened::Outcome(Outcome::Degraded { service, why }) => {
+                    manager.set_degraded();
+                    emitter.emit(degraded_by(&service, &why));
+                    continue;
+                }
                 Happened::Outcome(Outcome::AllStopped) => match stopping {
                     Some((verb, _)) => return Ok(verb),
                     None => continue,

@@ -141,6 +141,18 @@ pub enum RestartPolicy {
     Always,
 }
 
+impl RestartPolicy {
+    /// As `init.toml` and events have it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Never => "never",
+            Self::OnFailure => "on-failure",
+            Self::Always => "always",
+        }
+    }
+}
+
 /// What follows when a service used up its restarts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]

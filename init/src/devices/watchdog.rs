@@ -94,10 +94,11 @@ impl Rhythm {
 /// Whether the machine makes progress: what it owes is being done.
 ///
 /// That the loop turns is not enough: it could turn and do nothing. Every state of a service that is to
-/// pass has its time (a start, a stop, a delay, the next probe), and so has the stopping of the machine;
-/// what follows when a required service does not get well is the restart law, with a reboot or a degraded
-/// machine at its end. So progress is that nothing is long overdue. A machine that is degraded owes
-/// nothing, and is fed.
+/// pass has its time (a start, a stop, a delay, the next probe, the wait for a dependency that is down), and so
+/// has the stopping of the machine; what follows when a required service does not get well, ends for good or is
+/// blocked is a reboot or a degraded machine, and a new try. So progress is that nothing is long overdue. A
+/// machine that is degraded has told so and owes nothing: it is fed, or its reset would undo the decision
+/// to stay up.
 #[must_use]
 pub fn progress(now: Time, owed: Option<Time>) -> bool {
     owed.is_none_or(|due| now <= due.saturating_add(GRACE))

@@ -349,6 +349,16 @@ pub fn make_runtime_dir(path: &Path) -> io::Result<()> {
         .map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", path.display())))
 }
 
+/// The machine goes on without what this service is for.
+#[must_use]
+pub fn degraded_by(service: &str, seen: &str) -> Event {
+    Event::new("boot.degraded")
+        .with("reason", "service")
+        .with("service", service)
+        .with("seen", seen)
+        .with("then", "staying up as it is")
+}
+
 /// An event as the control socket has it.
 #[must_use]
 pub fn event_line(at: Time, event: &Event) -> EventLine {

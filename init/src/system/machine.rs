@@ -26,7 +26,7 @@ use crate::devices::uevent::Uevents;
 use crate::devices::watchdog::Watchdog;
 use crate::emit::Emitter;
 use crate::failure::Failure;
-use crate::manager::{self, Happened, Manager, OWNERS, Verb};
+use crate::manager::{self, Happened, Manager, OWNERS, Verb, degraded_by};
 use crate::report;
 use nix::sys::signalfd::SignalFd;
 use rustix::fd::AsFd;
@@ -313,13 +313,17 @@ impl Machine {
 
     fn decide(&mut self, outcome: Outcome, emitter: &mut Emitter) {
         match (outcome, self.stopping) {
-            (Outcome::Reboot { service }, None) => {
-                if !self.versions.escalated(now(), &service) {
-                    let reason = format!("service {service} used up its restarts");
+            (Outcome::Reboot { service, why }, None) => {
+                let reason = format!("service {service} {why}");
+                if !self.versions.escalated(now(), &reason) {
                     self.reboot_for(Some(&service), &reason, emitter);
                 }
             }
-            (Outcome::Reboot { .. }, Some(_)) => {}
+            (Outcome::Degraded { service, why }, None) => {
+                self.manager.set_degraded();
+                emitter.emit(degraded_by(&service, &why));
+            }
+            (Outcome::Reboot { .. } | Outcome::Degraded { .. }, Some(_)) => {}
             (Outcome::AllStopped, Some((verb, _))) => {
                 shutdown::finish(emitter, verb, &mut self.watchdog)
             }
@@ -335,12 +339,14 @@ impl Machine {
             }
             Verdict::Refused(seen) => {
                 self.manager.set_degraded();
-                let event = Event::new("boot.degraded");
-                let event = match service {
-                    Some(service) => event.with("reason", "service").with("service", service),
-                    None => event.with("reason", "trial").with("what", why),
-                };
-                emitter.emit(event.with("seen", seen).with("then", "staying up as it is"));
+                emitter.emit(match service {
+                    Some(service) => degraded_by(service, &seen),
+                    None => Event::new("boot.degraded")
+                        .with("reason", "trial")
+                        .with("what", why)
+                        .with("seen", seen)
+                        .with("then", "staying up as it is"),
+                });
                 let found = service.and_then(|s| self.manager.driver().core().find(s));
                 if let Some(id) = found {
                     self.manager.feed(Input::RebootRefused(id), emitter);

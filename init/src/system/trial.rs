@@ -10,7 +10,7 @@
 //! Waiting -----------> Probation -----------------------------------> Decided(bless)
 //!    ^                     |
 //!    |   not well, or a    |           too many setbacks, or `timeout` has passed,
-//!    +--- service was -----+           or a service used up its restarts
+//!    +--- service was -----+           or a service asks for a reboot
 //!         restarted: a setback --------------------------------------> Decided(condemn)
 //! ```
 //!
@@ -156,12 +156,11 @@ impl Trial {
         }
     }
 
-    /// A service used up its restarts: what it asks for, a reboot, is the end of the trial.
-    pub fn escalated(&mut self, service: &str) -> Option<Verdict> {
+    /// A service does not come back by itself, for this reason: what it asks for, a reboot, is the end of
+    /// the trial.
+    pub fn escalated(&mut self, reason: &str) -> Option<Verdict> {
         self.is_undecided().then_some(())?;
-        self.decide(Verdict::Condemn(format!(
-            "service {service} used up its restarts"
-        )))
+        self.decide(Verdict::Condemn(reason.to_owned()))
     }
 
     /// Somebody else gave the verdict: an operator, by `initctl bless` or `initctl rollback`.
@@ -265,12 +264,12 @@ mod tests {
     #[test]
     fn used_up_restarts_end_it_and_an_operator_may_come_first() {
         let mut trial = Trial::new(POLICY);
-        let verdict = trial.escalated("astromeshd");
+        let verdict = trial.escalated("service astromeshd used up its restarts");
         assert!(matches!(verdict, Some(Verdict::Condemn(why)) if why.contains("astromeshd")));
-        assert_eq!(trial.escalated("astromeshd"), None);
+        assert_eq!(trial.escalated("again"), None);
         let mut trial = Trial::new(POLICY);
         trial.decided();
-        assert_eq!(trial.escalated("astromeshd"), None);
+        assert_eq!(trial.escalated("again"), None);
         assert_eq!(trial.look(at(9999), true, seen(0)), None);
     }
 

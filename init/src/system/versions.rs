@@ -86,10 +86,10 @@ impl Versions {
         )))
     }
 
-    /// A service used up its restarts. True if that is the end of a trial, which then is all that
+    /// A service asks for a reboot. True if that is the end of a trial, which then is all that
     /// follows from it.
-    pub fn escalated(&mut self, now: Time, service: &str) -> bool {
-        match self.trial.as_mut().and_then(|t| t.escalated(service)) {
+    pub fn escalated(&mut self, now: Time, reason: &str) -> bool {
+        match self.trial.as_mut().and_then(|t| t.escalated(reason)) {
             Some(Verdict::Condemn(reason)) => {
                 self.condemn(now, reason);
                 true

@@ -88,6 +88,40 @@ fn who_requires_a_service_comes_back_with_it() {
 }
 
 #[test]
+fn a_required_service_that_is_over_or_blocked_is_told_to_the_machine() {
+    let mut container = Container::start(
+        "over",
+        r#"[service.over]
+        exec = ["SERVICE", "exit=0"]
+        required = true
+        intensity.then = "degraded""#,
+    );
+    container.until("boot.degraded", &[("service", "over")]);
+    drop(container);
+    let mut container = Container::start(
+        "blocked",
+        r#"[service.migration]
+        exec = ["SERVICE", "exit=1"]
+        type = "oneshot"
+        restart = "never"
+        [service.app]
+        exec = ["SERVICE", "forever"]
+        required = true
+        requires = ["migration"]
+        start-timeout = "300ms""#,
+    );
+    let blocked = container.until("service.blocked", &[("service", "app")]);
+    assert_eq!(blocked.field("dependency"), "migration");
+    container.until("service.blocked", &[("service", "app"), ("then", "reboot")]);
+    let start = container.until("shutdown.start", &[("verb", "reboot")]);
+    assert_eq!(
+        start.field("reason"),
+        "service app requires migration, which is failed"
+    );
+    assert_eq!(container.end_of_itself().code(), Some(133));
+}
+
+#[test]
 fn a_program_that_is_not_there_is_never_ready() {
     let mut container = Container::start(
         "missing",

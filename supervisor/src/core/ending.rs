@@ -11,7 +11,7 @@ use super::restart;
 use super::table::{State, Trigger};
 use super::{Action, Exit, Program};
 use crate::Time;
-use crate::config::{Escalation, RestartPolicy, ServiceType};
+use crate::config::ServiceType;
 use crate::event::Event;
 
 /// Ends of instances that are kept.
@@ -129,20 +129,22 @@ impl Machine {
             return self.rest(&cause.to_string(), turn);
         }
         let success = cause.is_success();
-        let wanted = match self.spec.restart {
-            RestartPolicy::Never => false,
-            RestartPolicy::OnFailure => !success,
-            RestartPolicy::Always => true,
+        let policy = self.spec.restart.name();
+        let failed = |machine: &Self| {
+            let event = machine.event("service.failed").with("cause", &cause);
+            event.with("restart", policy)
         };
-        if wanted {
+        if self.is_restarted(success) {
             self.restart(&cause, turn);
+        } else if self.spec.required {
+            let why = format!("ended ({cause}), and restart = {policy:?} does not bring it back");
+            self.escalate(failed(self), why, turn);
         } else if success {
-            self.wanted = false;
+            (self.wanted, self.done) = (false, true);
             self.rest("done", turn);
         } else {
             self.enter(State::Failed, turn.now);
-            let event = self.event("service.failed").with("cause", &cause);
-            self.tell(turn, event.with("restart", "never"));
+            self.tell(turn, failed(self));
         }
     }
 
@@ -162,40 +164,14 @@ impl Machine {
                     self.bound_by(delay, turn.now);
                 }
             }
-            restart::Verdict::Exhausted => self.escalate(cause, turn),
-        }
-    }
-
-    /// The restarts are used up: what the level above does.
-    fn escalate(&mut self, cause: &Cause, turn: &mut Turn<'_>) {
-        let then = match self.spec.intensity.then {
-            Escalation::RestartGroup if self.group_restarted => Escalation::Reboot,
-            then => then,
-        };
-        let event = self
-            .event("service.failed")
-            .with("cause", cause)
-            .with("restarts", self.spec.intensity.restarts)
-            .with_ms("within_ms", self.spec.intensity.within)
-            .with("then", then.name());
-        self.enter(State::Failed, turn.now);
-        self.tell(turn, event);
-        match then {
-            Escalation::RestartGroup => {
-                self.group_restarted = true;
-                self.restarts.forget();
-                self.clean = true;
-                self.enter(State::Stopped, turn.now);
+            restart::Verdict::Exhausted => {
+                let event = self
+                    .event("service.failed")
+                    .with("cause", cause)
+                    .with("restarts", self.spec.intensity.restarts)
+                    .with_ms("within_ms", self.spec.intensity.within);
+                self.escalate(event, "used up its restarts".into(), turn);
             }
-            Escalation::Reboot => turn.actions.push(Action::Reboot(self.id)),
-            Escalation::Degraded => self.wait_for_better_times(turn.now),
-        }
-    }
-
-    /// Nothing above helped. Failed it stays, but not for ever.
-    pub(super) fn wait_for_better_times(&mut self, now: Time) {
-        if let (State::Failed, Some(delay)) = (self.state, self.spec.intensity.retry_after) {
-            self.bound_by(delay, now);
         }
     }
 

@@ -7,7 +7,7 @@ use super::probe::{ProbeKind, Track};
 use super::table::State;
 use super::{Core, Id, Program};
 use crate::Time;
-use crate::config::ServiceType;
+use crate::config::{Escalation, ServiceType};
 use crate::millis;
 use crate::status::{Explanation, Next, ServiceStatus};
 
@@ -16,8 +16,8 @@ impl Core {
     /// knows is left for the driver to fill in.
     #[must_use]
     pub fn status(&self, now: Time) -> Vec<ServiceStatus> {
-        let order = self.graph.order().into_iter();
-        order.filter_map(|id| self.status_of(id, now)).collect()
+        let order = self.graph.order().iter();
+        order.filter_map(|id| self.status_of(*id, now)).collect()
     }
 
     /// The same of one service.
@@ -95,7 +95,8 @@ impl Core {
         if self.stopping {
             return "everything is being stopped".into();
         }
-        match (machine.wanted, self.missing(id)) {
+        let outlooks = self.outlooks();
+        match (machine.wanted, self.missing(id, &outlooks)) {
             (true, Some(name)) => match self.find(&name) {
                 Some(other) => {
                     let state = self.machines.get(other.0).map_or("", |m| m.state.name());
@@ -104,10 +105,8 @@ impl Core {
                 None => format!("it waits for {name}"),
             },
             (true, None) => "it is about to start".into(),
+            (false, _) if machine.done => "it ended with success, and is not restarted then".into(),
             (false, _) => match machine.deaths.back() {
-                Some(death) if death.cause.is_success() => {
-                    "it ended with success, and is not restarted then".into()
-                }
                 Some(death) => format!("it was asked to stop; it ended: {}", death.cause),
                 None => "it was asked not to run".into(),
             },
@@ -156,13 +155,22 @@ impl Machine {
                 format!("{}; {what}", cause.unwrap_or_default())
             }
             State::Backoff => last_death(),
-            State::Failed => format!(
-                "{}; {} restarts within {} ms are allowed",
-                last_death(),
-                self.spec.intensity.restarts,
-                self.spec.intensity.within.as_millis()
-            ),
+            State::Failed => format!("{}; {}", last_death(), self.why_not_restarted()),
         }
+    }
+
+    fn why_not_restarted(&self) -> String {
+        let success = self.deaths.back().is_some_and(|d| d.cause.is_success());
+        if self.is_restarted(success) {
+            let intensity = &self.spec.intensity;
+            let within = intensity.within.as_millis();
+            return format!(
+                "{} restarts within {within} ms are allowed",
+                intensity.restarts
+            );
+        }
+        let policy = self.spec.restart.name();
+        format!("restart = {policy:?} does not bring it back")
     }
 
     fn probe_in_charge(&self) -> &'static str {
@@ -190,7 +198,12 @@ impl Machine {
                 State::Stopping => "the whole tree is killed",
                 State::Backoff => "it is started",
                 State::Failed => "it is tried anew",
-                State::Stopped | State::Ready | State::Healthy | State::Unhealthy => "",
+                State::Stopped => match self.spec.intensity.then {
+                    Escalation::Degraded => "the machine is told to be degraded",
+                    Escalation::Reboot | Escalation::RestartGroup => "the machine reboots",
+                },
+                State::Unhealthy => "the machine is told to be degraded",
+                State::Ready | State::Healthy => "",
             };
             next.push(at(what.into(), bound.ends));
         }

@@ -65,8 +65,8 @@ impl Graph {
         Self { nodes, order }
     }
 
-    pub(super) fn order(&self) -> Vec<Id> {
-        self.order.clone()
+    pub(super) fn order(&self) -> &[Id] {
+        &self.order
     }
 
     pub(super) fn after(&self, id: Id) -> &[Id] {

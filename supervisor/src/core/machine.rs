@@ -13,23 +13,25 @@
 //! ```
 //!
 //! * **Stopped**: nothing runs. A service that is *wanted* waits here for what it comes `after` and
-//!   what it `requires`, and leaves as soon as that is there; there is no other way into Starting.
+//!   what it `requires`, and leaves as soon as that is there; there is no other way into Starting. If boot
+//!   health depends on it, `start-timeout` bounds how long it waits for what is down.
 //! * **Starting**: an instance is there, not ready yet: its `pre-start` checks run one after the other,
 //!   then its main process. `start-timeout` bounds all of it.
 //! * **Ready**: it said so (`notify`), its probe did (`probe`), or executing was enough (`exec`).
 //!   It is not known to be healthy: its liveness probe has not succeeded yet.
 //! * **Healthy**: the liveness probe succeeded. Without one, ready is healthy. A oneshot that
 //!   ended with 0 stays here, without a process.
-//! * **Unhealthy**: the readiness probe fails; the service is left alone and may come back.
+//! * **Unhealthy**: the readiness probe fails; the service is left alone and may come back. If boot health
+//!   depends on it, the machine is told to be degraded after `start-timeout`.
 //! * **Stopping**: the instance is being taken away. First the stop signal to the main process,
 //!   after `stop.timeout` the kill of the whole tree. When the main process is gone, by itself or
 //!   not, the rest of the tree is killed at once. The state ends when the main process is
 //!   reaped *and* the cgroup is proven empty; only then may a successor start. If the kernel
 //!   does not give a killed tree up within [`KILL_WAIT`], that is told and the course goes on.
 //! * **Backoff**: the delay before a restart.
-//! * **Failed**: it ended and the law has no restart for it. If its restarts were used up and nothing
-//!   above it helped, it is tried anew after `retry-after`: on a machine that nobody can reach, no
-//!   fault that time cures may be for ever.
+//! * **Failed**: it ended and the law has no restart for it. If its restarts were used up, or boot health
+//!   depends on it, the level above decides ([`super::lost`]), and it is tried anew after `retry-after`,
+//!   whatever that came to: on a machine that nobody can reach, no fault that time cures may be for ever.
 //!
 //! Which trigger does what in which state is the table in [`super::table`]; the reactions are here
 //! and, as far as they end an instance, in [`super::ending`]; what a service says and answers is heard in
@@ -40,6 +42,7 @@
 //! ever: all extensions together reach at most [`EXTEND_MAX`] times the configured bound.
 
 use super::death::{Cause, Death, ExitStatus};
+use super::outlook::Blocked;
 use super::probe::{ProbeKind, Track};
 use super::restart::{Random, Restarts};
 use super::table::{self, Reaction, STATES, State, Trigger};
@@ -86,6 +89,10 @@ pub struct Machine {
     pub(super) bound: Option<Bound>,
     /// Whether it is to run.
     pub(super) wanted: bool,
+    /// Whether it is not to run because it ended with success, and is not restarted then.
+    pub(super) done: bool,
+    /// What keeps it from starting, while it waits.
+    pub(super) blocked: Option<Blocked>,
     /// Why it has to go, while it waits for those that require it to go first.
     pub(super) leave: Option<Cause>,
     /// Waits, before it starts, until nothing that requires it runs: the group starts clean.
@@ -142,6 +149,8 @@ impl Machine {
             since: Time::ZERO,
             bound: None,
             wanted: true,
+            done: false,
+            blocked: None,
             leave: None,
             clean: false,
             tried: false,
@@ -229,6 +238,11 @@ impl Machine {
         self.state.is_live() || self.state == State::Stopping
     }
 
+    /// Whether a first start may still come to something by itself.
+    pub(super) fn is_awaited(&self) -> bool {
+        self.wanted && !self.tried && self.state != State::Failed
+    }
+
     /// When [`Machine::timer`] has something to do.
     #[must_use]
     pub fn deadline(&self) -> Option<Time> {
@@ -242,7 +256,8 @@ impl Machine {
 
     /// The machine stood still for so long, and that is not to be laid at the service's door.
     pub(super) fn forgive(&mut self, gap: Time) {
-        let moves = matches!(self.state, State::Starting | State::Stopping);
+        // The delay before a restart and the time until a retry may as well pass in a pause.
+        let moves = !matches!(self.state, State::Backoff | State::Failed);
         let bound = self.bound.as_mut().filter(|_| moves);
         for bound in bound.into_iter().chain(self.reload.as_mut()) {
             bound.ends += gap;
@@ -271,13 +286,14 @@ impl Machine {
             Reaction::Sweep => self.sweep(cause, turn),
             Reaction::Tighten => self.tighten(turn),
             Reaction::Settle => self.settle(turn),
+            Reaction::Overdue => self.overdue(turn),
             Reaction::Go => {
                 if self.state == State::Failed {
                     self.restarts.forget();
                     self.tell(turn, self.event("service.retry"));
                 }
                 self.enter(State::Stopped, turn.now);
-                self.wanted = true;
+                (self.wanted, self.done) = (true, false);
             }
         }
     }
@@ -357,6 +373,9 @@ impl Machine {
     fn ail(&mut self, turn: &mut Turn<'_>) {
         self.end_health(turn.now);
         self.enter(State::Unhealthy, turn.now);
+        if let Some(patience) = self.patience() {
+            self.bound_by(patience, turn.now);
+        }
         let last = self.last_fault(ProbeKind::Readiness);
         let event = self
             .event("service.unhealthy")
@@ -381,6 +400,7 @@ impl Machine {
         self.state = state;
         self.since = now;
         self.bound = None;
+        self.blocked = None;
         if let Some(count) = self.entered.get_mut(state as usize) {
             *count += 1;
         }

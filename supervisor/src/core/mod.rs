@@ -13,6 +13,9 @@
 //!   wanted. So an optional service that fails never holds up the boot of the others.
 //! * A service runs only while what it `requires` does. When one of those ends, for whatever reason, it
 //!   is stopped, and, being wanted still, starts again when it can.
+//! * A service that waits for a required one that is *down* (failed, ended, stopped, unhealthy) is blocked, which
+//!   is told at once as `service.blocked`; see [`outlook`] for who is down, and [`lost`] for what follows
+//!   if boot health depends on it.
 //! * Whoever is to go goes after those that require it; when everything is to go, after those that come
 //!   after it, too. That is the reverse of the order of starting.
 //!
@@ -25,7 +28,9 @@ mod ending;
 mod explain;
 mod graph;
 mod heard;
+mod lost;
 pub mod machine;
+mod outlook;
 pub mod probe;
 pub mod restart;
 pub mod table;
@@ -40,6 +45,7 @@ pub use death::{Cause, Death, ExitStatus};
 use graph::Graph;
 pub use machine::Machine;
 use machine::Turn;
+use outlook::Outlooks;
 pub use probe::ProbeKind;
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -179,9 +185,21 @@ pub enum Action {
     CancelProbe(Id, ProbeKind),
     /// Tell.
     Emit(Event),
-    /// The service used up its restarts and its law says reboot. Answered by `RebootRefused` or by
+    /// The service is lost (see `lost.rs`) and its law says reboot. Answered by `RebootRefused` or by
     /// `StopAll`.
-    Reboot(Id),
+    Reboot {
+        /// The service.
+        id: Id,
+        /// What became of it, as what follows its name in a sentence.
+        why: String,
+    },
+    /// The same of one whose law says that the machine stays up, degraded. Only of a required service.
+    Degraded {
+        /// The service.
+        id: Id,
+        /// What became of it, as what follows its name in a sentence.
+        why: String,
+    },
     /// After `StopAll`: nothing runs any more.
     AllStopped,
 }
@@ -296,9 +314,7 @@ impl Core {
                 attempt,
                 result,
             } => self.on(now, id, actions, |m, t| m.probed(kind, attempt, result, t)),
-            Input::RebootRefused(id) => {
-                self.on(now, id, actions, |m, t| m.wait_for_better_times(t.now));
-            }
+            Input::RebootRefused(id) => self.on(now, id, actions, Machine::schedule_retry),
         }
     }
 
@@ -358,7 +374,7 @@ impl Core {
             }
             Command::Stop => {
                 if let Some(machine) = self.machines.get_mut(id.0) {
-                    machine.wanted = false;
+                    (machine.wanted, machine.done) = (false, false);
                     if machine.state.is_live() {
                         machine.leave = Some(Cause::Requested);
                     } else {
@@ -383,7 +399,7 @@ impl Core {
     /// An operator wants it to run: that clears what the law holds against it.
     fn want(&mut self, now: Time, id: Id, actions: &mut Vec<Action>) {
         self.on(now, id, actions, |machine, turn| {
-            machine.wanted = true;
+            (machine.wanted, machine.done) = (true, false);
             if matches!(machine.state, State::Backoff | State::Failed) {
                 machine.restarts.forget();
                 machine.react(Trigger::Start, None, turn);
@@ -403,27 +419,41 @@ impl Core {
         loop {
             let mut moved = false;
             self.see_who_must_go();
+            let mut outlooks = self.outlooks();
             for place in 0..self.machines.len() {
                 if let Some(cause) = self.may_go(Id(place)) {
                     self.on(now, Id(place), actions, |m, t| {
                         m.react(Trigger::Stop, Some(cause), t);
                     });
                     moved = true;
+                    outlooks = self.outlooks();
                 }
-                if self.may_start(Id(place)) {
+                if self.may_start(Id(place), &outlooks) {
                     self.on(now, Id(place), actions, |m, t| {
                         m.react(Trigger::Start, None, t);
                     });
                     moved = true;
+                    outlooks = self.outlooks();
                 }
             }
             if !moved {
                 break;
             }
         }
+        self.see_who_is_blocked(now, actions);
         if self.stopping && !self.all_stopped && !self.machines.iter().any(Machine::is_running) {
             self.all_stopped = true;
             actions.push(Action::AllStopped);
+        }
+    }
+
+    /// Tells of every service that came to be blocked by what it requires, and bounds how long.
+    fn see_who_is_blocked(&mut self, now: Time, actions: &mut Vec<Action>) {
+        let outlooks = self.outlooks();
+        for place in 0..self.machines.len() {
+            let blocked = self.blocked(Id(place), &outlooks);
+            let blocked = blocked.filter(|_| self.started && !self.stopping);
+            self.on(now, Id(place), actions, |m, t| m.set_blocked(blocked, t));
         }
     }
 
@@ -431,7 +461,7 @@ impl Core {
     /// there, or something it requires is waiting for it to go.
     fn see_who_must_go(&mut self) {
         // From those that are required to those that require: one pass sees a whole chain.
-        for id in self.graph.order() {
+        for id in self.graph.order().iter().copied() {
             let Some(machine) = self.machines.get(id.0) else {
                 continue;
             };
@@ -469,7 +499,7 @@ impl Core {
             .then_some(cause)
     }
 
-    fn may_start(&self, id: Id) -> bool {
+    fn may_start(&self, id: Id, outlooks: &Outlooks) -> bool {
         let Some(machine) = self.machines.get(id.0) else {
             return false;
         };
@@ -477,11 +507,11 @@ impl Core {
             && !self.stopping
             && machine.state == State::Stopped
             && machine.wanted
-            && self.missing(id).is_none()
+            && self.missing(id, outlooks).is_none()
     }
 
     /// The first thing that a stopped service waits for before it starts.
-    fn missing(&self, id: Id) -> Option<String> {
+    fn missing(&self, id: Id, outlooks: &Outlooks) -> Option<String> {
         let machine = self.machines.get(id.0)?;
         let name = |id: &Id| self.machines.get(id.0).map(|m| m.spec.name.clone());
         let milestones = self.graph.milestones(id).iter();
@@ -489,7 +519,7 @@ impl Core {
         let required = self.graph.requires(id).iter();
         let required = required.filter(|r| !self.machines.get(r.0).is_some_and(Machine::is_ready));
         let before = self.graph.after(id).iter();
-        let before = before.filter(|a| self.is_awaited(**a));
+        let before = before.filter(|a| outlooks.is_awaited(**a));
         let behind = self.graph.required_by(id).iter();
         let behind = behind.filter(|b| machine.clean && !self.is_still(**b));
         milestone
@@ -502,21 +532,6 @@ impl Core {
                     .next()
                     .map(|n| format!("the end of {n}"))
             })
-    }
-
-    /// Whether a service may still become ready for the first time by itself.
-    fn is_awaited(&self, id: Id) -> bool {
-        let Some(machine) = self.machines.get(id.0) else {
-            return false;
-        };
-        let hopeless = |id: &Id| {
-            let there = self.machines.get(id.0).is_some_and(Machine::is_ready);
-            !there && !self.is_awaited(*id)
-        };
-        machine.wanted
-            && !machine.tried
-            && machine.state != State::Failed
-            && !self.graph.requires(id).iter().any(hopeless)
     }
 
     fn is_still(&self, id: Id) -> bool {

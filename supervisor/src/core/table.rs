@@ -5,8 +5,8 @@
 //! up, a second `READY=1`) and changes nothing.
 
 use Reaction::{
-    Ail, Follow, Go, Heal, Launch, Leave, Nothing as No, Ready as Rdy, Rest, Settle, Strike, Sweep,
-    Take, Tighten,
+    Ail, Follow, Go, Heal, Launch, Leave, Nothing as No, Overdue as Late, Ready as Rdy, Rest,
+    Settle, Strike, Sweep, Take, Tighten,
 };
 
 /// The states of a service, told in [`super::machine`].
@@ -124,6 +124,8 @@ pub enum Reaction {
     Tighten,
     /// The instance is gone: the restart law decides.
     Settle,
+    /// Tell the machine: it has been blocked or unhealthy for too long.
+    Overdue,
     /// The wait is over: be `stopped` and wanted, so that it starts when it may.
     Go,
 }
@@ -135,11 +137,11 @@ pub const TRIGGERS: usize = 13;
 #[rustfmt::skip]
 const TABLE: [[Reaction; TRIGGERS]; STATES] = [
     //              Start   Stop  Spawned NotSpawned Ready Alive Fit   Unfit Fault Leaving Exited Gone    Due
-    /* Stopped   */ [Launch, No,   No,     No,        No,   No,   No,   No,   No,   No,     No,    No,     No],
+    /* Stopped   */ [Launch, No,   No,     No,        No,   No,   No,   No,   No,   No,     No,    No,     Late],
     /* Starting  */ [No,     Take, Follow, Sweep,     Rdy,  No,   No,   No,   Take, Leave,  Sweep, No,     Take],
     /* Ready     */ [No,     Take, No,     No,        No,   Heal, No,   Ail,  Take, Leave,  Sweep, No,     No],
     /* Healthy   */ [No,     Take, No,     No,        No,   No,   No,   Ail,  Take, Leave,  Sweep, No,     No],
-    /* Unhealthy */ [No,     Take, No,     No,        No,   No,   Heal, No,   Take, Leave,  Sweep, No,     No],
+    /* Unhealthy */ [No,     Take, No,     No,        No,   No,   Heal, No,   Take, Leave,  Sweep, No,     Late],
     /* Stopping  */ [No,     No,   Strike, Sweep,     No,   No,   No,   No,   No,   No,     Sweep, Settle, Tighten],
     /* Backoff   */ [Go,     Rest, No,     No,        No,   No,   No,   No,   No,   No,     No,    No,     Go],
     /* Failed    */ [Go,     Rest, No,     No,        No,   No,   No,   No,   No,   No,     No,    No,     Go],

@@ -41,10 +41,19 @@ use std::path::PathBuf;
 /// What the owner of the loop has to see to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// A service used up its restarts and its law says reboot.
+    /// A service does not come back by its own law, and what follows is a reboot.
     Reboot {
         /// The culprit.
         service: String,
+        /// What became of it, as what follows its name in a sentence.
+        why: String,
+    },
+    /// The same, and what follows is that the machine stays up and tells.
+    Degraded {
+        /// The culprit.
+        service: String,
+        /// What became of it, as what follows its name in a sentence.
+        why: String,
     },
     /// After a stop of everything: nothing runs any more.
     AllStopped,
@@ -315,9 +324,13 @@ impl Driver {
                     self.warn(id, "probe", &e, sink);
                 }
             }
-            Action::Reboot(id) => {
+            Action::Reboot { id, why } => {
                 let service = self.name(id).to_owned();
-                self.outcomes.push_back(Outcome::Reboot { service });
+                self.outcomes.push_back(Outcome::Reboot { service, why });
+            }
+            Action::Degraded { id, why } => {
+                let service = self.name(id).to_owned();
+                self.outcomes.push_back(Outcome::Degraded { service, why });
             }
             Action::AllStopped => self.outcomes.push_back(Outcome::AllStopped),
         }

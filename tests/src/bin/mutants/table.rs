@@ -58,10 +58,10 @@ pub const MUTANTS: &[Mutant] = mutants! {
     "the order of the shutdown" in "mod.rs":
         "self.graph.followers(id)" => "self.graph.required_by(id)";
     "a start does not wait for `after`" in "mod.rs":
-        "before.filter(|a| self.is_awaited(**a))" => "before.filter(|a| self.is_awaited(**a) && false)";
-    "the group restarts again and again" in "ending.rs":
+        "before.filter(|a| outlooks.is_awaited(**a))" => "before.filter(|a| outlooks.is_awaited(**a) && false)";
+    "the group restarts again and again" in "lost.rs":
         "self.group_restarted = true;" => "";
-    "the group does not start clean" in "ending.rs":
+    "the group does not start clean" in "lost.rs":
         "self.clean = true;" => "";
     "no start-timeout" in "machine.rs":
         "self.bound_by(self.spec.start_timeout, turn.now);" => "";
@@ -77,8 +77,8 @@ pub const MUTANTS: &[Mutant] = mutants! {
         "        self.leave = None;\n        if self.shut" => "        if self.shut";
     "the health of who leaves is not ended" in "ending.rs":
         "self.end_health(turn.now);\n        self.enter(State::Stopping" => "self.enter(State::Stopping";
-    "failed is for ever" in "ending.rs":
-        "self.bound_by(delay, now);" => "let _ = (delay, now);";
+    "failed is for ever" in "lost.rs":
+        "self.bound_by(delay, turn.now);" => "let _ = delay;";
     "the readiness probe restarts" in "heard.rs":
         "(ProbeKind::Readiness, Some(Verdict::Bad)) => self.react(Trigger::Unfit, None, turn)," => "(ProbeKind::Readiness, Some(Verdict::Bad)) => self.fault(Cause::Watchdog, turn),";
     "the startup probe holds nobody back" in "machine.rs":
@@ -89,7 +89,7 @@ pub const MUTANTS: &[Mutant] = mutants! {
         "!self.machines.iter().any(Machine::is_running)" => "!self.machines.iter().any(|m| m.state.is_live())";
     "one healthy service is enough" in "mod.rs":
         "required.all(" => "required.any(";
-    "a clean end is restarted by on-failure" in "ending.rs":
+    "a clean end is restarted by on-failure" in "lost.rs":
         "RestartPolicy::OnFailure => !success," => "RestartPolicy::OnFailure => true,";
     "a check before the start is left out" in "ending.rs":
         "if done + 1 < self.spec.pre_start.len()" => "if done + 2 < self.spec.pre_start.len()";
@@ -105,6 +105,22 @@ pub const MUTANTS: &[Mutant] = mutants! {
         "filter_map(Machine::deadline).min()" => "filter_map(Machine::deadline).max()";
     "a reload does not end" in "heard.rs":
         "self.reload = None;\n                self.tell(turn, self.event_with_pid" => "self.tell(turn, self.event_with_pid";
+    "a required service that is done is forgotten" in "ending.rs":
+        "} else if self.spec.required {" => "} else if self.spec.required && !success {";
+    "who is blocked is not told" in "lost.rs":
+        "self.tell(turn, self.blocked_event(blocked));" => "let _ = blocked;";
+    "who is blocked waits for ever" in "lost.rs":
+        "} else if !counted(&self.blocked) {" => "} else if false {";
+    "an operator's stop escalates" in "lost.rs":
+        "b.as_ref().is_some_and(|b| !b.by_operator)" => "b.is_some()";
+    "what is done was stopped by an operator" in "outlook.rs":
+        "by_operator: !machine.done," => "by_operator: true,";
+    "unhealthy for ever" in "machine.rs":
+        "if let Some(patience) = self.patience() {" => "if let Some(patience) = self.patience().filter(|_| false) {";
+    "the machine is not told of who is degraded" in "lost.rs":
+        "turn.actions.push(Action::Degraded { id, why });" => "let _ = (id, why);";
+    "a chain of requirements is not blocked" in "outlook.rs":
+        "_ => below.map(|(_, down)| down)," => "_ => None,";
     "the status tells one restart more" in "explain.rs":
         "restarts: machine.restarts.total()," => "restarts: machine.restarts.total() + 1,";
     "a panic in the eighth death" in "ending.rs":

@@ -28,6 +28,7 @@ laws! {
     Backoff "backoff" "the delay doubles up to its maximum, within its jitter, and starts anew only after sustained health",
     Intensity "intensity" "never more restarts by the law within the window; the next one escalates; an operator's starts do not count",
     GroupRestart "group-restart" "the group starts clean, once until sustained health",
+    Lost "nobody-is-lost" "a required service that its policy does not bring back, or that is blocked or unhealthy for its start-timeout, escalates",
     RetryAfter "retry-after" "a failed service is tried anew when its time has come, not before and not otherwise",
     Readiness "readiness" "ready exactly when its type's condition is met, never in a check before the start",
     Order "order" "a service starts in the step in which everything it waits for is there, and not before",

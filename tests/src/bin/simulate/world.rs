@@ -406,8 +406,11 @@ impl World<'_> {
                 let asked = self.lives[place].asked[kind as usize].take().is_some();
                 check(asked, Law::Probes, || format!("{kind:?} was not in flight"))?;
             }
-            Action::Reboot(Id(place)) => self.reboot(place),
-            Action::DropStored(_) | Action::Emit(_) | Action::AllStopped => {}
+            Action::Reboot { id: Id(place), .. } => self.reboot(place),
+            Action::Degraded { .. }
+            | Action::DropStored(_)
+            | Action::Emit(_)
+            | Action::AllStopped => {}
         }
         Ok(())
     }

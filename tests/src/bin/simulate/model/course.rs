@@ -77,11 +77,25 @@ pub struct Turn<'a> {
     pub coverage: &'a mut Coverage,
 }
 
+/// What a service waits for in vain: by its place, its state, and whether an operator stopped it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Blocked {
+    pub by: usize,
+    pub state: State,
+    pub operator: bool,
+}
+
 pub struct Course {
     pub spec: Spec,
     pub place: usize,
     pub state: State,
     pub wanted: bool,
+    /// It ended with success, and its policy leaves it at that.
+    pub done: bool,
+    /// What it requires and waits for in vain.
+    pub blocked: Option<Blocked>,
+    /// The machine was told that it is lost, in its present state.
+    pub told: bool,
     pub tried: bool,
     pub shut: bool,
     pub leaving: Option<Why>,
@@ -127,6 +141,9 @@ impl Course {
             place,
             state: State::Stopped,
             wanted: true,
+            done: false,
+            blocked: None,
+            told: false,
             tried: false,
             shut: false,
             leaving: None,
@@ -223,7 +240,7 @@ impl Course {
 
     /// The machine stood still: whoever is waited for has that much more time.
     pub fn stood_still(&mut self, gap: Time) {
-        let judged = matches!(self.state, State::Starting | State::Stopping);
+        let judged = !matches!(self.state, State::Backoff | State::Failed);
         let bound = self.limit.as_mut().filter(|_| judged);
         for limit in bound.into_iter().chain(self.reload.as_mut()) {
             limit.ends += gap;
@@ -259,6 +276,8 @@ impl Course {
     pub fn enter(&mut self, state: State) {
         self.state = state;
         self.limit = None;
+        self.blocked = None;
+        self.told = false;
     }
 
     pub fn launch(&mut self, turn: &mut Turn<'_>) {

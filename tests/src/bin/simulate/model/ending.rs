@@ -16,7 +16,7 @@ impl Course {
         self.law = law;
         self.row = 0;
         self.window.clear();
-        self.wanted = true;
+        (self.wanted, self.done) = (true, false);
         self.enter(State::Stopped);
     }
 
@@ -135,8 +135,14 @@ impl Course {
         match self.spec.restart {
             RestartPolicy::Always => self.restart(turn),
             RestartPolicy::OnFailure if !done => self.restart(turn),
+            _ if self.spec.required => {
+                self.law = Law::Lost;
+                self.enter(State::Failed);
+                self.must(turn, Token::Told("failed"));
+                self.next_level(turn);
+            }
             RestartPolicy::OnFailure | RestartPolicy::Never if done => {
-                self.wanted = false;
+                (self.wanted, self.done) = (false, true);
                 self.rest(turn);
             }
             RestartPolicy::OnFailure | RestartPolicy::Never => {
@@ -151,19 +157,9 @@ impl Course {
         self.law = Law::Intensity;
         self.window.retain(|at| now - *at < intensity.within);
         if self.window.len() as u64 >= u64::from(intensity.restarts) {
-            self.escalations += 1;
             self.enter(State::Failed);
             self.must(turn, Token::Told("failed"));
-            match intensity.then {
-                Escalation::Degraded => self.try_later(now),
-                Escalation::RestartGroup if !self.group_used => {
-                    self.group_used = true;
-                    self.clean = true;
-                    self.anew(Law::GroupRestart);
-                }
-                Escalation::RestartGroup | Escalation::Reboot => self.must(turn, Token::Reboot),
-            }
-            return;
+            return self.next_level(turn);
         }
         self.window.push_back(now);
         self.restarts += 1;
@@ -184,6 +180,27 @@ impl Course {
             let low = delay.mul_f64(1.0 - law.jitter);
             let high = delay.mul_f64(1.0 + law.jitter) + Duration::from_nanos(1);
             self.delay = Some((low.saturating_sub(Duration::from_nanos(1)), high));
+        }
+    }
+
+    /// Failed, and its own law has nothing more for it.
+    fn next_level(&mut self, turn: &mut Turn<'_>) {
+        self.escalations += 1;
+        if self.spec.intensity.then == Escalation::RestartGroup && !self.group_used {
+            self.group_used = true;
+            self.clean = true;
+            return self.anew(Law::GroupRestart);
+        }
+        self.tell_the_machine(self.spec.intensity.then, turn);
+        self.try_later(turn.now);
+    }
+
+    pub fn tell_the_machine(&mut self, then: Escalation, turn: &mut Turn<'_>) {
+        self.told = true;
+        match then {
+            Escalation::Degraded if !self.spec.required => {}
+            Escalation::Degraded => self.must(turn, Token::Degraded),
+            Escalation::RestartGroup | Escalation::Reboot => self.must(turn, Token::Reboot),
         }
     }
 

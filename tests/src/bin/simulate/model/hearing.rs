@@ -3,7 +3,7 @@
 use super::course::{Course, Limit, Phase, Turn, Why};
 use super::token::Token;
 use crate::invariants::Law;
-use supervisor::config::ServiceType;
+use supervisor::config::{Escalation, ServiceType};
 use supervisor::core::table::Trigger;
 use supervisor::core::{Notification, ProbeKind, Program, State};
 
@@ -52,7 +52,19 @@ impl Course {
                 self.must(turn, Token::Told("retry"));
                 self.anew(Law::RetryAfter);
             }
-            State::Stopped | State::Ready | State::Healthy | State::Unhealthy => {}
+            State::Stopped => {
+                self.law = Law::Lost;
+                self.limit = None;
+                self.escalations += 1;
+                self.must(turn, Token::Told("blocked"));
+                self.tell_the_machine(self.spec.intensity.then, turn);
+            }
+            State::Unhealthy => {
+                self.law = Law::Lost;
+                self.limit = None;
+                self.tell_the_machine(Escalation::Degraded, turn);
+            }
+            State::Ready | State::Healthy => {}
         }
     }
 
@@ -117,6 +129,9 @@ impl Course {
                 if matches!(self.state, State::Ready | State::Healthy) {
                     self.end_health(turn.now);
                     self.enter(State::Unhealthy);
+                    if self.spec.required {
+                        self.bound(Law::Lost, turn.now, self.spec.start_timeout);
+                    }
                     self.must(turn, Token::Told("unhealthy"));
                 }
             }

@@ -109,6 +109,7 @@ impl Model {
         for (course, machine) in self.courses.iter_mut().zip(core.machines()) {
             agree(now, self.gap, course, machine)?;
         }
+        self.nobody_is_lost()?;
         self.deadline = self.courses.iter().filter_map(Course::deadline).min();
         self.deadlines(now, input, core)?;
         self.health(core)
@@ -337,7 +338,7 @@ fn commanded(
     if matches!(command, Command::Start | Command::Restart) {
         for place in set::with_requirements(edges, place) {
             let course = &mut courses[place];
-            course.wanted = true;
+            (course.wanted, course.done) = (true, false);
             if matches!(course.state, State::Backoff | State::Failed) {
                 course.saw(turn, Trigger::Start);
                 if course.state == State::Failed {
@@ -351,7 +352,7 @@ fn commanded(
     match command {
         Command::Start => {}
         Command::Stop | Command::Restart => {
-            course.wanted = command == Command::Restart;
+            (course.wanted, course.done) = (command == Command::Restart, false);
             if course.is_live() {
                 course.leaving = Some(Why::Asked);
             }

@@ -1,7 +1,7 @@
 //! What concerns the set: who may start, who has to go, and in which order.
 
 use super::Model;
-use super::course::{Course, Turn, Why};
+use super::course::{Blocked, Course, Due, Turn, Why};
 use super::token::{NOBODY, Token};
 use crate::invariants::{Checked, Law, check};
 use std::collections::BTreeSet;
@@ -73,6 +73,7 @@ impl Model {
             }
             self.see_who_leaves();
         }
+        self.see_who_is_blocked(now);
         for (place, token) in others {
             match self.due_at(place, token) {
                 Some(found) => {
@@ -237,6 +238,65 @@ impl Model {
             && self.edges[place].requires.iter().all(hope)
     }
 
+    /// Whether it is not ready and nothing that happens by itself will make it so, and whether that is
+    /// an operator's wish.
+    fn is_down(&self, place: usize) -> Option<bool> {
+        let course = &self.courses[place];
+        match course.state {
+            State::Failed | State::Unhealthy => Some(false),
+            State::Stopped if !course.wanted => Some(!course.done),
+            State::Stopped => self.blocker(place).map(|blocked| blocked.operator),
+            _ => None,
+        }
+    }
+
+    fn blocker(&self, place: usize) -> Option<Blocked> {
+        let course = &self.courses[place];
+        if course.state != State::Stopped || !course.wanted {
+            return None;
+        }
+        // In the order of the list of services.
+        self.edges[place].requires.iter().find_map(|by| {
+            let (by, operator) = (*by, self.is_down(*by)?);
+            let state = self.courses[by].state;
+            Some(Blocked {
+                by,
+                state,
+                operator,
+            })
+        })
+    }
+
+    fn see_who_is_blocked(&mut self, now: Duration) {
+        if !self.begun || self.stopping {
+            for course in &mut self.courses {
+                let waited = course.blocked.take().is_some();
+                course.limit = course.limit.filter(|_| !waited);
+            }
+            return;
+        }
+        for place in 0..self.courses.len() {
+            let blocked = self.blocker(place);
+            let course = &mut self.courses[place];
+            if course.blocked == blocked {
+                continue;
+            }
+            let counts = |b: Option<Blocked>| b.is_some_and(|b| !b.operator);
+            let (before, after) = (counts(course.blocked), counts(blocked));
+            course.blocked = blocked;
+            if course.spec.required && after && !before {
+                course.bound(Law::Lost, now, course.spec.start_timeout);
+            }
+            if !after && course.state == State::Stopped {
+                course.limit = None;
+            }
+            if blocked.is_some() {
+                let (token, law) = (Token::Told("blocked"), Law::Lost);
+                self.due.push(Due { place, token, law });
+            }
+        }
+    }
+
     fn starts(&mut self, now: Duration, place: usize, program: Program) -> Checked {
         let course = &self.courses[place];
         let name = &course.spec.name;
@@ -294,6 +354,40 @@ impl Model {
                 })?;
             }
         }
+        self.all_is_over()
+    }
+
+    /// Boot health depends on the required ones: each is healthy, or something is due by itself, or the
+    /// machine was told, or somebody wants it as it is.
+    pub(super) fn nobody_is_lost(&self) -> Checked {
+        let required = self.courses.iter().enumerate();
+        let required = required.filter(|(_, c)| c.spec.required && c.wanted && !c.shut);
+        for (place, course) in required {
+            let waits_for_a_milestone = self
+                .missing(place)
+                .is_some_and(|(law, _)| law == Law::Order);
+            let excused = course.told || course.deadline().is_some();
+            let lost = match course.state {
+                State::Healthy | State::Ready => false,
+                State::Stopped => {
+                    let coming = |p: &usize| self.is_down(*p).is_none();
+                    let operator = course.blocked.is_some_and(|b| b.operator);
+                    let all_coming = self.edges[place].requires.iter().all(coming);
+                    !(excused || operator || all_coming || waits_for_a_milestone)
+                }
+                _ => !excused,
+            };
+            check(!lost, Law::Lost, || {
+                format!(
+                    "{} is {:?} and nothing follows",
+                    course.spec.name, course.state
+                )
+            })?;
+        }
+        Ok(())
+    }
+
+    fn all_is_over(&self) -> Checked {
         let over = self.stopping && !self.courses.iter().any(Course::is_running);
         check(!over || self.all_stopped, Law::Shutdown, || {
             "AllStopped did not come".into()

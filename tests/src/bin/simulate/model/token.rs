@@ -13,13 +13,14 @@ pub enum Token {
     Ask(ProbeKind, u64),
     Cancel(ProbeKind),
     Reboot,
+    Degraded,
     AllStopped,
     /// An event: its name without `service.`.
     Told(&'static str),
 }
 
 /// The names that the model knows; an event of another name is a broken law.
-const TOLD: [&str; 17] = [
+const TOLD: [&str; 18] = [
     "start",
     "ready",
     "healthy",
@@ -36,6 +37,7 @@ const TOLD: [&str; 17] = [
     "warning",
     "main",
     "oom",
+    "blocked",
     "time.gap",
 ];
 
@@ -49,7 +51,8 @@ pub fn token(action: &Action, find: impl Fn(&str) -> usize) -> (usize, Token) {
         Action::DropStored(id) => (id.0, Token::Drop),
         Action::Probe { id, kind, attempt } => (id.0, Token::Ask(*kind, *attempt)),
         Action::CancelProbe(id, kind) => (id.0, Token::Cancel(*kind)),
-        Action::Reboot(id) => (id.0, Token::Reboot),
+        Action::Reboot { id, .. } => (id.0, Token::Reboot),
+        Action::Degraded { id, .. } => (id.0, Token::Degraded),
         Action::AllStopped => (NOBODY, Token::AllStopped),
         Action::Emit(event) => {
             let name = event

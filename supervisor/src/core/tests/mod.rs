@@ -7,6 +7,9 @@ use super::*;
 use crate::config::ServiceConfig;
 use crate::spec::Spec;
 
+mod lost;
+mod order;
+
 fn spec(name: &str, text: &str) -> Spec {
     let config: ServiceConfig = toml::from_str(&format!(
         "exec = ['/bin/{name}']\nbackoff.jitter = 0.0\n{text}"
@@ -67,7 +70,8 @@ impl World {
                         let service = event.field("service").unwrap_or_default();
                         format!("{} {service}", event.name())
                     }
-                    Action::Reboot(id) => format!("reboot {}", id.0),
+                    Action::Reboot { id, .. } => format!("reboot {}", id.0),
+                    Action::Degraded { id, .. } => format!("degraded {}", id.0),
                     Action::AllStopped => "all stopped".into(),
                 });
             }
@@ -131,6 +135,11 @@ impl World {
                 result: result.map_err(str::to_owned),
             });
         }
+    }
+
+    fn because(&self, id: usize) -> String {
+        let status = self.core.status_of(Id(id), self.now).unwrap();
+        status.explanation.because
     }
 
     fn deaths(&self, id: usize) -> Vec<String> {
@@ -248,7 +257,7 @@ fn used_up_restarts_escalate_once_and_are_tried_anew_if_nothing_helped() {
     let seen = world.take();
     assert_eq!(seen.iter().filter(|s| *s == "reboot 0").count(), 1);
     assert_eq!(seen.iter().filter(|s| *s == "service.restart a").count(), 2);
-    world.pass(ms(3_600_000));
+    world.pass(ms(60_000));
     assert_eq!(world.state(0), State::Failed, "the machine is rebooting");
     world.feed(Input::RebootRefused(Id(0)));
     world.pass(ms(299_999));
