@@ -5,8 +5,13 @@ use crate::paths::Paths;
 use crate::tools::Tools;
 use anyhow::{Context, Result};
 use std::collections::BTreeSet;
-use std::fs::{self, File};
-use std::thread::available_parallelism;
+use std::fs::{self, File, TryLockError};
+use std::path::Path;
+use std::thread::{available_parallelism, sleep};
+use std::time::Duration;
+
+/// How often one who waits for a place looks for a free one: the kernel cannot wait for several locks.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// Folders, tools and accelerator.
 #[derive(Debug, Clone)]
@@ -52,23 +57,33 @@ impl Host {
     pub fn place(&self) -> Result<Place> {
         let processors = available_parallelism().map_or(1, std::num::NonZero::get);
         let places = cores(processors, &siblings());
-        let dir = self.paths.out.join("places");
-        fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
-        let open = |number: usize| {
-            let path = dir.join(number.to_string());
-            File::create(&path).with_context(|| format!("cannot open {}", path.display()))
-        };
-        for number in 0..places {
-            let lock = open(number)?;
-            if lock.try_lock().is_ok() {
-                return Ok(Place { _lock: lock });
+        free_place(&self.paths.out.join("places"), places, || sleep(LOOK))
+    }
+}
+
+/// Locks one of so many files in a folder: the first that is free, whichever that is. Between two looks at
+/// all of them it does what `pause` does.
+fn free_place(dir: &Path, places: usize, mut pause: impl FnMut()) -> Result<Place> {
+    fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    let open = |number: usize| {
+        let path = dir.join(number.to_string());
+        File::create(&path).with_context(|| format!("cannot open {}", path.display()))
+    };
+    let mut files: Vec<File> = (0..places).map(open).collect::<Result<_>>()?;
+    loop {
+        for number in 0..files.len() {
+            match files[number].try_lock() {
+                Ok(()) => {
+                    let lock = files.swap_remove(number);
+                    return Ok(Place { _lock: lock });
+                }
+                Err(TryLockError::WouldBlock) => {}
+                Err(TryLockError::Error(error)) => {
+                    return Err(error).with_context(|| format!("cannot lock in {}", dir.display()));
+                }
             }
         }
-        let number = std::process::id() as usize % places;
-        let lock = open(number)?;
-        lock.lock()
-            .with_context(|| format!("cannot lock {}", dir.display()))?;
-        Ok(Place { _lock: lock })
+        pause();
     }
 }
 
@@ -96,7 +111,29 @@ fn cores(processors: usize, siblings: &[String]) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc;
+
     use super::*;
+
+    #[test]
+    fn whoever_waits_gets_whichever_place_is_free_first() {
+        let dir = std::env::temp_dir().join(format!("places-{}", std::process::id()));
+        // A child that another test has just forked holds each lock, too, until it executes its program.
+        let take = || free_place(&dir, 3, std::thread::yield_now);
+        for free in 0..3 {
+            let mut held: Vec<Option<Place>> = (0..3).map(|_| Some(take().unwrap())).collect();
+            let (sender, place) = mpsc::channel();
+            let waiting = dir.clone();
+            std::thread::spawn(move || {
+                let place = free_place(&waiting, 3, || held[free] = None);
+                // Nobody listens any more once the test has failed.
+                let _ = sender.send(place);
+            });
+            let got = place.recv_timeout(Duration::from_secs(60));
+            drop(got.expect("a place was free").expect("a place"));
+        }
+        fs::remove_dir_all(dir).unwrap();
+    }
 
     #[test]
     fn threads_of_one_core_are_one_place() {
