@@ -8,7 +8,7 @@ use crate::image::{self, ImageOptions};
 use crate::serial::SerialLine;
 use crate::setup;
 use crate::stages::{GuestTimes, Stages, progress};
-use crate::vm::{Network, Vm, VmConfig, free_port};
+use crate::vm::{Network, Vm, VmConfig, check_port};
 use anyhow::{Context, Result, bail};
 use lexopt::prelude::*;
 use serde::Serialize;
@@ -78,7 +78,7 @@ impl Options {
 /// What is missing, or what went wrong and where the evidence lies.
 pub fn run(options: &Options) -> Result<()> {
     // What the user can see to at once is not told after minutes of building.
-    free_port(Some(options.port))?;
+    check_port(options.port)?;
     if let Some(image) = &options.image {
         readable_image(image)?;
     }

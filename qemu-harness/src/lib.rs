@@ -61,5 +61,6 @@ pub mod tools;
 pub mod trace;
 pub mod tree;
 pub mod update_bundle;
+pub mod usernet;
 pub mod vm;
 pub mod wheels;

@@ -19,7 +19,8 @@ pub fn write(host: &Host, serial: bool, arguments: &[String], logs: &Path) -> Re
     };
     let script = format!(
         "#!/bin/sh\n# Boots this machine again; its disk and variables go on from where they are.\n\
-         # With a serial port: Ctrl-a x ends it, Ctrl-a c is QEMU's monitor.\n\
+         # With a serial port: Ctrl-a x ends it, Ctrl-a c is QEMU's monitor, where `info usernet` says at which\n\
+         # port of the host the API is.\n\
          cd {} || exit 1\nexec cargo vm tools {PROGRAM} -nodefaults -no-user-config -display none \
          {console} \\\n  {}\n",
         shell_word(&host.paths.workspace.display().to_string()),

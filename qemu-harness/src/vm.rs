@@ -15,6 +15,7 @@ use crate::replay;
 use crate::segment::Cable;
 use crate::serial::{Seen, Serial};
 use crate::trace::{self, Read};
+use crate::usernet;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 use std::net::TcpListener;
@@ -132,13 +133,7 @@ impl VmConfig {
         }
     }
 
-    fn arguments(
-        &self,
-        host: &Host,
-        disk: &Path,
-        variables: &Path,
-        port: Option<u16>,
-    ) -> Vec<String> {
+    fn arguments(&self, host: &Host, disk: &Path, variables: &Path) -> Vec<String> {
         let mut words = host.accel.arguments();
         let mut add = |option: &str, value: String| words.extend([option.to_owned(), value]);
         add("-machine", "q35,smm=off,vmport=off,hpet=off".into());
@@ -155,11 +150,8 @@ impl VmConfig {
         let mut add = |option: &str, value: String| words.extend([option.to_owned(), value]);
         match &self.network {
             Network::None => {}
-            Network::User(_) => {
-                let forward = port.map_or_else(String::new, |port| {
-                    format!(",hostfwd=tcp:127.0.0.1:{port}-:{GUEST_PORT}")
-                });
-                add("-netdev", format!("user,id={NETDEV}{forward}"));
+            Network::User(port) => {
+                add("-netdev", usernet::netdev(NETDEV, *port, GUEST_PORT));
                 // No boot ROM: the firmware would try to boot from the network first.
                 add(
                     "-device",
@@ -246,16 +238,15 @@ impl Vm {
         for file in [disk, variables, &host.tools.file(FIRMWARE)] {
             ensure!(file.is_file(), "{} is missing", file.display());
         }
-        let (port, cable) = match &config.network {
-            Network::None => (None, None),
-            Network::User(wanted) => (Some(free_port(*wanted)?), None),
-            Network::Segment { cable, .. } => (None, Some(cable.clone())),
+        let cable = match &config.network {
+            Network::None | Network::User(_) => None,
+            Network::Segment { cable, .. } => Some(cable.clone()),
         };
         let alone = config.alone();
-        let again = alone.arguments(host, disk, variables, port);
+        let again = alone.arguments(host, disk, variables);
         replay::write(host, alone.serial, &again, logs)?;
         let reads = logs.join("reads.log");
-        let mut arguments = config.arguments(host, disk, variables, port);
+        let mut arguments = config.arguments(host, disk, variables);
         if config.trace_reads {
             let file = reads.display().to_string();
             arguments.extend(["-trace", trace::EVENT, "-D", &file].map(str::to_owned));
@@ -265,11 +256,19 @@ impl Vm {
             Some(cable) => (cable.attach(&host.tools.command(PROGRAM)), None),
         };
         let qemu = Qemu::start(command, &arguments, logs, config.serial)
-            .map_err(|error| explain(error, port))?;
+            .map_err(|error| explain(error, &config.network))?;
+        let api = match &config.network {
+            Network::User(None) => {
+                let port = usernet::forwarded_port(qemu.qmp()?, GUEST_PORT)?;
+                Some(Api::new(port))
+            }
+            Network::User(Some(port)) => Some(Api::new(*port)),
+            Network::None | Network::Segment { .. } => None,
+        };
         qemu.power_on()?;
         Ok(Self {
             qemu,
-            api: port.map(Api::new),
+            api,
             cable,
             reads,
             place,
@@ -469,25 +468,24 @@ impl Vm {
     }
 }
 
-/// A port of the loopback that can be listened on: the one wanted, or any.
+/// Whether this port of the loopback can be listened on now.
 ///
 /// # Errors
 /// Names the port when it is in use.
-pub fn free_port(wanted: Option<u16>) -> Result<u16> {
-    let listener = TcpListener::bind(("127.0.0.1", wanted.unwrap_or(0))).map_err(|error| {
-        let port = wanted.unwrap_or(0);
+pub fn check_port(port: u16) -> Result<()> {
+    TcpListener::bind(("127.0.0.1", port)).map_err(|error| {
         anyhow::Error::new(error).context(format!(
             "port {port} of 127.0.0.1 cannot be used for the API; stop what listens there \
              (`ss -ltnp sport = :{port}` names it) or choose another with --port"
         ))
     })?;
-    Ok(listener.local_addr()?.port())
+    Ok(())
 }
 
-/// Between our look at the port and QEMU's, somebody else may have taken it.
-fn explain(error: anyhow::Error, port: Option<u16>) -> anyhow::Error {
-    match port {
-        Some(port) if format!("{error:#}").contains("host forwarding") => {
+/// QEMU does not name the port that it could not listen on.
+fn explain(error: anyhow::Error, network: &Network) -> anyhow::Error {
+    match network {
+        Network::User(Some(port)) if format!("{error:#}").contains("host forwarding") => {
             error.context(format!("port {port} of 127.0.0.1 is in use"))
         }
         _ => error,
@@ -502,12 +500,13 @@ mod tests {
     fn a_port_in_use_is_named() {
         let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
         let port = taken.local_addr().expect("an address").port();
-        let error = free_port(Some(port)).expect_err("it is taken");
+        let error = check_port(port).expect_err("it is taken");
         assert!(
             format!("{error:#}").contains(&format!("port {port} ")),
             "{error:#}"
         );
-        assert_ne!(free_port(None).expect("some port"), 0);
+        drop(taken);
+        check_port(port).expect("it is free");
     }
 
     #[test]
