@@ -11,6 +11,7 @@
 mod budget;
 mod built_in;
 mod clock;
+mod directories;
 mod ext4;
 pub mod grow;
 mod hostname;
