@@ -13,6 +13,7 @@ pub(super) struct UpdateSection {
     ca: Option<String>,
     probation: Option<DurationText>,
     timeout: Option<DurationText>,
+    deadline: Option<DurationText>,
     tries: Option<u32>,
 }
 
@@ -29,6 +30,8 @@ pub struct UpdateConfig {
     pub probation: Duration,
     /// Since the kernel's start, after which a version that is not kept by then is given up.
     pub timeout: Duration,
+    /// How long an update may take, from its start to its end.
+    pub deadline: Duration,
     /// How often a version is tried that ends without a verdict, as by a power cut.
     pub tries: u32,
 }
@@ -41,6 +44,7 @@ impl Default for UpdateConfig {
             ca: None,
             probation: Duration::from_secs(120),
             timeout: Duration::from_secs(900),
+            deadline: Duration::from_secs(2 * 3600),
             tries: 2,
         }
     }
@@ -48,6 +52,9 @@ impl Default for UpdateConfig {
 
 /// A check is a request to somebody's server, so not too often.
 const CHECK_MIN: Duration = Duration::from_secs(10);
+
+/// The least that an update may take: its manifest alone has two minutes.
+const DEADLINE_MIN: Duration = Duration::from_secs(5 * 60);
 
 impl UpdateSection {
     /// Lays another over it.
@@ -58,6 +65,7 @@ impl UpdateSection {
             ca,
             probation,
             timeout,
+            deadline,
             tries,
         } = over;
         self.source = source.or_else(|| self.source.take());
@@ -65,6 +73,7 @@ impl UpdateSection {
         self.ca = ca.or_else(|| self.ca.take());
         self.probation = probation.or(self.probation);
         self.timeout = timeout.or(self.timeout);
+        self.deadline = deadline.or(self.deadline);
         self.tries = tries.or(self.tries);
     }
 
@@ -78,6 +87,7 @@ impl UpdateSection {
             ca: self.ca,
             probation: of(self.probation, default.probation),
             timeout: of(self.timeout, default.timeout),
+            deadline: of(self.deadline, default.deadline),
             tries: self.tries.unwrap_or(default.tries),
         };
         let wrong = |key, text: String| Err((key, format!("update.{key}: {text}")));
@@ -112,6 +122,12 @@ impl UpdateSection {
                 ),
             );
         }
+        if config.deadline < DEADLINE_MIN {
+            return wrong(
+                "deadline",
+                format!("less than {DEADLINE_MIN:?} is too little for any update"),
+            );
+        }
         if !(1..=10).contains(&config.tries) {
             return wrong("tries", format!("{} is not from 1 to 10", config.tries));
         }
@@ -138,6 +154,8 @@ mod tests {
         let config = config.unwrap();
         assert_eq!(config.check, Some(Duration::from_secs(6 * 3600)));
         assert_eq!((config.tries, config.probation.as_secs()), (3, 30));
+        assert_eq!(config.deadline.as_secs(), 7200);
+        assert_eq!(settle("deadline = '1h'").unwrap().deadline.as_secs(), 3600);
     }
 
     #[test]
@@ -148,6 +166,7 @@ mod tests {
             ("source = '/a'\ncheck = '1s'", "more often"),
             ("ca = 'x.pem'", "no absolute path"),
             ("probation = '1h'", "leaves no time"),
+            ("deadline = '1m'", "too little"),
             ("tries = 0", "not from 1 to 10"),
             ("sauce = '/a'", "unknown field"),
         ] {

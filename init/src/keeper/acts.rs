@@ -1,7 +1,7 @@
 //! The steps, done: what follows from a list of [`Step`]s on the disk and in the firmware.
 
 use super::Keeper;
-use super::gather::{Look, VARIABLES, look};
+use super::gather::{Look, look};
 use super::steps::{Change, Fate, Situation, Step};
 use crate::slots::efivar;
 use crate::slots::judgement::View;
@@ -12,7 +12,7 @@ use supervisor::event::Event;
 impl Keeper {
     /// Looks at everything anew.
     pub(super) fn see(&self) -> Result<(Look, View), String> {
-        let look = look()?;
+        let look = look(&self.marks)?;
         let view = look.view(self.config.tries);
         Ok((look, view))
     }
@@ -42,10 +42,11 @@ impl Keeper {
                 }
                 Step::Record(change) => self.record(look, &change)?,
                 Step::Arm(entry) => {
-                    efivar::set_one_shot(Path::new(VARIABLES), &entry.id()).map_err(|e| {
-                        format!("LoaderEntryOneShot in {VARIABLES}: {e}; the firmware must keep variables")
-                    })?;
+                    efivar::set_one_shot(Path::new(efivar::DIRECTORY), &entry.id()).map_err(
+                        |e| format!("LoaderEntryOneShot: {e}; the firmware must keep variables"),
+                    )?;
                 }
+                Step::Mark(mark) => self.marks.set(mark).map_err(|e| e.to_string())?,
                 Step::Reboot(reason) => self.reboot(&reason),
             }
         }
@@ -57,46 +58,40 @@ impl Keeper {
         // Anew: an update may have written in between.
         let mut record = Record::load(Path::new(record::PATH)).unwrap_or_default();
         let before = record.clone();
-        let known = match &change.fate {
-            Fate::Armed => {
-                record.armed(&change.version, &change.roothash);
-                true
-            }
-            Fate::Started => {
-                record.started(&change.version, &change.roothash);
-                true
-            }
-            Fate::Blessed => {
-                let known = record.trial(&change.version);
-                let known = known.is_some_and(|trial| trial.verdict == Verdict::Blessed);
-                record.blessed(&change.version, &change.roothash);
-                known
-            }
-            Fate::Bad(reason) => {
-                record.bad(&change.version, &change.roothash, reason);
-                false
-            }
-        };
+        let kept =
+            record.trial(&change.version).map(|trial| trial.verdict) == Some(Verdict::Blessed);
+        change.apply(&mut record);
         let saved = match record == before {
             true => Ok(()),
             false => record
                 .save(Path::new(record::PATH))
                 .map_err(|e| e.to_string()),
         };
-        // A verdict stands even if it cannot be kept; the entry's name tells most of it.
-        let event = match &change.fate {
-            Fate::Blessed if !known => Event::new("slot.blessed")
-                .with("version", &change.version)
-                .with("slot", look.layout.running.letter),
-            Fate::Bad(reason) => Event::new("slot.bad")
-                .with("version", &change.version)
-                .with("reason", reason),
-            Fate::Armed | Fate::Started | Fate::Blessed => return saved,
-        };
-        self.tell(&event);
-        saved.or_else(|why| {
-            self.warn("record", &why);
-            Ok(())
-        })
+        match &change.fate {
+            // Told once, and written down at the next try if not now: the entry's name says it already.
+            Fate::Blessed if !kept && !self.blessed => {
+                self.blessed = true;
+                self.tell(
+                    &Event::new("slot.blessed")
+                        .with("version", &change.version)
+                        .with("slot", look.layout.running.letter),
+                );
+                saved
+            }
+            // The verdict stands even if it cannot be written down: the reboot back is not to wait for a disk,
+            // and the entry's name will say most of it.
+            Fate::Bad(reason) => {
+                self.tell(
+                    &Event::new("slot.bad")
+                        .with("version", &change.version)
+                        .with("reason", reason),
+                );
+                saved.or_else(|why| {
+                    self.warn("record", &why);
+                    Ok(())
+                })
+            }
+            Fate::Armed | Fate::Started | Fate::Blessed => saved,
+        }
     }
 }

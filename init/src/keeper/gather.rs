@@ -10,13 +10,11 @@ use crate::slots::efivar::{self, BootVariables};
 use crate::slots::esp::{Esp, Found};
 use crate::slots::judgement::{self, Facts, View};
 use crate::slots::layout::{self, Layout};
+use crate::slots::marks::{Mark, Marks};
 use crate::slots::name::EntryName;
 use crate::slots::record::{self, Record};
 use crate::slots::uki::{self, Uki};
 use std::path::Path;
-
-/// Where the firmware's variables are.
-pub const VARIABLES: &str = "/sys/firmware/efi/efivars";
 
 /// One look.
 #[derive(Debug)]
@@ -33,6 +31,8 @@ pub struct Look {
     pub record: Record,
     /// Why it cannot.
     pub record_error: Option<String>,
+    /// Whether the other version was armed in this boot.
+    pub armed_in_this_boot: bool,
     /// The mounted ESP.
     pub esp: Esp,
 }
@@ -48,7 +48,7 @@ pub fn remembers() -> bool {
 ///
 /// # Errors
 /// What is missing for slots: a machine that was not started by this layout has none.
-pub fn look() -> Result<Look, String> {
+pub fn look(marks: &Marks) -> Result<Look, String> {
     let read = |path: &str| std::fs::read_to_string(path).map_err(|e| format!("{path}: {e}"));
     let roothash = Cmdline::parse(&read("/proc/cmdline")?)
         .roothash
@@ -62,7 +62,7 @@ pub fn look() -> Result<Look, String> {
         version: field("IMAGE_VERSION")?,
         roothash,
     };
-    let variables = efivar::read(Path::new(VARIABLES));
+    let variables = efivar::read(Path::new(efivar::DIRECTORY));
     let partitions = disks::partitions(&mut |_, _| {});
     let layout = layout::find(&partitions, &roothash, variables.device)?;
     let device = layout.esp.path();
@@ -80,6 +80,7 @@ pub fn look() -> Result<Look, String> {
         running,
         record,
         record_error,
+        armed_in_this_boot: marks.has(Mark::Armed),
         esp,
     })
 }
@@ -95,6 +96,7 @@ impl Look {
             variables: &self.variables,
             record: &self.record,
             tries,
+            armed_in_this_boot: self.armed_in_this_boot,
         }
     }
 
@@ -116,20 +118,12 @@ impl Look {
     /// # Errors
     /// If no entry on the ESP is the one that this boot came from.
     pub fn situation(&self, view: &View, tries: u32) -> Result<Situation, String> {
-        let entry = view.running.entry.clone().ok_or_else(|| {
+        Situation::of(&self.running, view, tries).ok_or_else(|| {
             format!(
                 "no entry on the ESP {} is that of the running version {}",
                 self.layout.esp.path().display(),
                 self.running.version
             )
-        })?;
-        Ok(Situation {
-            version: self.running.version.clone(),
-            roothash: self.running.roothash,
-            entry,
-            before: view.trial.as_ref().map(|trial| trial.before.clone()),
-            fallback: view.fallback.clone(),
-            tries,
         })
     }
 }

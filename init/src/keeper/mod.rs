@@ -1,31 +1,38 @@
-//! The keeper of the slots: the role `slots`.
+//! The slot daemon: the role `slots`.
 //!
 //! PID 1 decides whether a trial has succeeded ([`crate::system`]); this process does what follows from
 //! it. It is a child because all of it can hang: the ESP is a disk, the firmware's variables are the
-//! firmware. It holds nothing in memory that matters: before it does anything it looks at everything
-//! anew ([`gather`]), [`steps`] says what to do in which order, and a keeper that was killed in between
-//! begins with another look.
+//! firmware. [`core`] decides what is done next from PID 1's order and from what a look at the slots shows
+//! ([`gather`]), [`steps`] says in which order it reaches the disk, and [`acts`] does it. A daemon that is
+//! killed anywhere loses nothing but time: its successor is told the order again and looks anew. What is
+//! to be remembered within a boot is a file in memory ([`crate::slots::marks`]).
 //!
 //! * At its start it tells what the slots hold (`slot.state`), and that a trial goes on (`slot.trial`).
 //!   A trial that came to nothing, found by the version that runs instead, is told with the reason
 //!   that can be inferred (`slot.fallback`), or armed once more.
-//! * PID 1 sends commands over the channel that events go out by: `slot.healthy`, `slot.bless`,
-//!   `slot.condemn`, `slot.keep`. It hears `slot.blessed`, `slot.bad`, `slot.reboot`.
+//! * PID 1's orders and what is reported to it go over a channel of their own ([`crate::slots::orders`]); the
+//!   events go over another one and are for people.
 //! * Operators come over the control socket ([`server`]), by `initctl slots | bless | rollback | update`.
 //! * An update is a child of its own, the role `update`: it reads what the network sends.
 
 mod acts;
+mod begin;
+pub mod core;
 pub mod gather;
 pub mod protocol;
 mod server;
 pub mod steps;
 mod updating;
 
-use crate::cmdline::{Cmdline, parse_hash};
+use self::core::{Action, Asked, Core, Origin, Seen, Settings, Task};
+use crate::cmdline::Cmdline;
 use crate::config::{self, UpdateConfig};
 use crate::manager::event_line;
-use crate::slots::judgement::{Next, stale};
+use crate::slots::judgement::{Next, View};
+use crate::slots::marks::{Mark, Marks};
+use crate::slots::orders::{Link, Order, Report as Told};
 use crate::system::relay;
+use gather::Look;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use protocol::{Reply, Report, Request};
@@ -35,23 +42,23 @@ use server::{Client, Server};
 use std::convert::Infallible;
 use std::io;
 use std::path::{Path, PathBuf};
-use steps::Step;
-use supervisor::Time;
 use supervisor::event::Event;
 use supervisor::logger::now;
-use updating::{Ended, Update};
+use updating::Update;
 
 /// How the role is called.
 #[derive(Debug)]
 pub struct Options {
     /// Where the control socket is made.
     pub runtime_dir: PathBuf,
-    /// The channel to PID 1.
+    /// The channel for events, to PID 1.
     pub events: OwnedFd,
+    /// The channel for orders and reports, to PID 1.
+    pub orders: OwnedFd,
 }
 
-/// A step that failed is tried again after so long: what can fail here is a disk.
-const AGAIN: Time = Time::from_secs(30);
+/// Events of an update that are passed on in one turn: others are to be heard meanwhile.
+const EVENTS_MAX: usize = 32;
 
 /// Runs for ever.
 ///
@@ -67,53 +74,61 @@ pub fn run(options: Options) -> io::Result<Infallible> {
     let config = config::load(Path::new(config::PATH))
         .map(|config| config.update)
         .map_err(io::Error::other)?;
+    let server = Server::bind(&options.runtime_dir)?;
+    let marks = Marks::new(&options.runtime_dir);
+    let core = Core::new(Settings {
+        check: config.check,
+        command_line: cmdline.update.is_some() && !marks.has(Mark::CommandLine),
+        deadline: config.deadline,
+    });
     let mut keeper = Keeper {
-        server: Server::bind(&options.runtime_dir)?,
-        runtime_dir: options.runtime_dir,
+        core,
+        server,
+        marks,
         signals,
-        channel: options.events,
+        events: options.events,
+        link: Link::new(options.orders),
         config,
         cmdline,
         update: None,
-        check_at: None,
-        bless_at: None,
-        healthy: false,
-        on_trial: false,
+        begun: false,
+        blessed: false,
     };
-    keeper.begin();
     loop {
+        keeper.act();
         keeper.turn()?;
     }
 }
 
 struct Keeper {
-    runtime_dir: PathBuf,
+    core: Core,
     server: Server,
+    marks: Marks,
     signals: SignalFd,
-    channel: OwnedFd,
+    events: OwnedFd,
+    link: Link,
     config: UpdateConfig,
     cmdline: Cmdline,
     update: Option<Update>,
-    /// When the source is looked at next.
-    check_at: Option<Time>,
-    /// When a blessing that failed is tried again.
-    bless_at: Option<Time>,
-    healthy: bool,
-    on_trial: bool,
+    /// Whether a look has succeeded since this daemon started.
+    begun: bool,
+    /// Whether this daemon has told of a blessing.
+    blessed: bool,
 }
 
 impl Keeper {
+    /// Waits for something, and takes what has come.
     fn turn(&mut self) -> io::Result<()> {
-        let due = [self.check_at, self.bless_at].into_iter().flatten().min();
-        let limit = due.map(|due| {
-            let wait = due.saturating_sub(now());
+        let now = now();
+        let limit = self.core.deadline(now).map(|due| {
+            let wait = due.saturating_sub(now);
             Timespec {
                 tv_sec: i64::try_from(wait.as_secs()).unwrap_or(i64::MAX),
                 tv_nsec: i64::from(wait.subsec_nanos()),
             }
         });
         let mut fds = vec![
-            PollFd::from_borrowed_fd(self.channel.as_fd(), PollFlags::IN),
+            PollFd::from_borrowed_fd(self.link.fd(), PollFlags::IN),
             PollFd::from_borrowed_fd(self.signals.as_fd(), PollFlags::IN),
             PollFd::from_borrowed_fd(self.server.fd(), PollFlags::IN),
         ];
@@ -124,194 +139,114 @@ impl Keeper {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(e) => return Err(e.into()),
         }
-        // Before the signals: PID 1 sends `slot.keep` and then has us stopped.
-        while let Some(command) = relay::receive(&self.channel, &["slot."]) {
-            self.obey(&command);
-        }
+        // Before the signals: PID 1 sends its last order and then has us stopped.
+        self.take_orders();
         self.hear_update();
         while let Ok(Some(signal)) = self.signals.read_signal() {
             if signal.ssi_signo == Signal::SIGTERM as u32 {
+                self.act();
                 std::process::exit(0);
             }
         }
         if let Some((request, client)) = self.server.accept() {
             self.serve(request, client);
         }
-        if self.bless_at.is_some_and(|due| due <= now()) {
-            self.bless_at = None;
-            self.bless();
-        }
-        if self.check_at.is_some_and(|due| due <= now()) {
-            self.check_at = self.config.check.map(|every| now() + every);
-            self.start_update(None, true).unwrap_or_else(|why| {
-                self.warn("update", &why);
-            });
-        }
         Ok(())
     }
 
-    /// The first look.
-    fn begin(&mut self) {
-        let (look, view, situation) = match self.see() {
-            Ok((look, view)) => match look.situation(&view, self.config.tries) {
-                Ok(situation) => (look, view, situation),
-                Err(why) => return self.warn("slots", &why),
-            },
-            Err(why) => return self.warn("slots", &why),
-        };
-        if let Some(error) = &look.record_error {
-            self.warn("record", error);
-        }
-        self.on_trial = situation.is_trial();
-        let fallback = situation.fallback.as_ref();
-        self.tell(
-            &Event::new("slot.state")
-                .with("version", &situation.version)
-                .with("slot", look.layout.running.letter)
-                .with("entry", situation.entry.file())
-                .with("trial", self.on_trial)
-                .with(
-                    "fallback",
-                    fallback.map_or_else(|| "none".into(), |f| f.file()),
-                ),
-        );
-        self.marker(&format!("ASTROMESH_BUILD={}", situation.version));
-        match view.next {
-            Next::Trial => {
-                self.tell(
-                    &Event::new("slot.trial")
-                        .with("version", &situation.version)
-                        .with("probation_ms", self.config.probation.as_millis())
-                        .with("timeout_ms", self.config.timeout.as_millis()),
-                );
-                if self.first_in_this_boot() {
-                    self.take(&look, steps::begin(&situation), "record");
-                }
-            }
-            Next::FellBack { version, reason } => {
-                self.tell(
-                    &Event::new("slot.fallback")
-                        .with("version", &version)
-                        .with("reason", &reason),
-                );
-                self.marker(&format!("[update] version {version} is bad, not retrying"));
-                let known = look.record.trial(&version);
-                let known = known.and_then(|trial| parse_hash(&trial.roothash));
-                let entry = view.other.entry.as_ref();
-                let found = entry.and_then(|entry| look.roothash_of(entry));
-                if let Some(roothash) = found.or(known) {
-                    let fate = steps::Fate::Bad(reason);
-                    let change = steps::Change {
-                        version,
-                        roothash,
-                        fate,
-                    };
-                    self.take(&look, vec![Step::Record(change)], "record");
-                }
-            }
-            Next::Nothing | Next::Retry(_) => {}
-        }
-        if !self.on_trial && situation.entry.is_good() {
-            // What a power cut kept a blessing from writing down, or an update from clearing away.
-            let bad = look.record.is_bad(&situation.version).is_some();
-            if !bad {
-                self.take(&look, steps::bless(&situation), "record");
-            }
-            for entry in stale(&look.facts(self.config.tries)) {
-                if let Err(e) = look.esp.remove(&entry) {
-                    self.warn("stale entry", &format!("{}: {e}", entry.file()));
-                }
+    /// The last order is the one that holds.
+    fn take_orders(&mut self) {
+        while let Some(order) = self.link.receive::<Order>() {
+            match order {
+                Ok(order) => self.core.order(order),
+                Err(malformed) => self.warn("order", &malformed.0),
             }
         }
     }
 
-    /// Whether no keeper before us has begun since the machine started.
-    fn first_in_this_boot(&self) -> bool {
-        let path = self.runtime_dir.join("begun");
-        std::fs::File::create_new(path).is_ok()
-    }
-
-    /// Does what PID 1 says.
-    fn obey(&mut self, command: &Event) {
-        match command.name() {
-            "slot.healthy" => {
-                self.healthy = true;
-                self.after_health();
-            }
-            "slot.bless" => self.bless(),
-            "slot.condemn" => {
-                let reason = command.field("reason").unwrap_or("no reason told");
-                self.condemn(reason);
-            }
-            "slot.keep" => {
-                let done = self.situation().map(|(look, situation)| {
-                    self.take(&look, steps::keep(&situation), "keep");
-                });
-                if let Err(why) = done {
-                    self.warn("keep", &why);
+    /// Does what is to be done now.
+    fn act(&mut self) {
+        while let Some(action) = self.core.next(now()) {
+            match action {
+                Action::Look => {
+                    let seen = self.look();
+                    self.core.looked(now(), seen);
                 }
-            }
-            _ => {}
-        }
-    }
-
-    /// A version that is no trial is healthy: trials that wait, and updates, have their turn.
-    fn after_health(&mut self) {
-        if self.on_trial {
-            return;
-        }
-        let (look, view) = match self.see() {
-            Ok(seen) => seen,
-            Err(why) => return self.warn("slots", &why),
-        };
-        let asked = self.cmdline.update.is_some() || self.config.check.is_some();
-        let retries = matches!(view.next, Next::Retry(_));
-        if (asked || retries) && !gather::remembers() {
-            // Nothing would bound how often the same is tried, but for the firmware's good will.
-            let why = "/var does not outlive a reboot, so nothing is tried or fetched by itself";
-            return self.warn("record", why);
-        }
-        if let Next::Retry(entry) = &view.next {
-            let version = view.other.version.as_deref().unwrap_or_default();
-            let roothash = look.roothash_of(entry).unwrap_or_default();
-            return self.take(&look, steps::retry(entry, version, roothash), "retry");
-        }
-        if asked {
-            self.check_at = Some(now());
-        }
-    }
-
-    fn bless(&mut self) {
-        let done = self
-            .situation()
-            .and_then(|(look, situation)| self.perform(&look, steps::bless(&situation)));
-        match done {
-            Ok(()) => {
-                self.on_trial = false;
-                if self.healthy {
-                    self.after_health();
+                Action::Do(task) => {
+                    let result = self.carry_out(&task);
+                    self.core.did(now(), &task, result);
                 }
-            }
-            Err(why) => {
-                self.warn("bless", &why);
-                self.bless_at = Some(now() + AGAIN);
+                Action::Update(origin) => {
+                    let result = self.start_update(self.source(origin), true);
+                    self.core.update_started(now(), Some(origin), result);
+                }
+                Action::KillUpdate => self.kill_update(),
+                Action::Report(report) => self.report(&report),
+                Action::Warn { what, seen } => self.warn(what, &seen),
             }
         }
     }
 
-    fn condemn(&mut self, reason: &str) {
+    fn look(&mut self) -> Result<Seen, String> {
+        let (look, view) = self.see()?;
+        if !self.begun {
+            self.begin(&look, &view);
+            self.begun = true;
+            // It may have written something.
+            let (look, view) = self.see()?;
+            return Ok(self.seen(&look, &view));
+        }
+        Ok(self.seen(&look, &view))
+    }
+
+    fn seen(&self, look: &Look, view: &View) -> Seen {
+        let facts = look.facts(self.config.tries);
+        Seen::of(
+            &facts,
+            view,
+            self.marks.has(Mark::Reboot),
+            gather::remembers(),
+        )
+    }
+
+    fn carry_out(&mut self, task: &Task) -> Result<(), String> {
+        match task {
+            Task::Bless => {
+                let (look, situation) = self.situation()?;
+                self.perform(&look, steps::bless(&situation))
+            }
+            Task::Condemn(reason) => self.condemn(reason),
+            Task::ReturnTry => {
+                let (look, situation) = self.situation()?;
+                self.perform(&look, steps::return_try(&situation))
+            }
+            Task::Retry => {
+                let (look, view) = self.see()?;
+                let Next::Retry(entry) = &view.next else {
+                    return Ok(());
+                };
+                let version = view.other.version.as_deref().unwrap_or_default();
+                let roothash = look.roothash_of(entry).unwrap_or_default();
+                let counted = look.armed_in_this_boot;
+                self.perform(&look, steps::retry(entry, version, roothash, counted))
+            }
+        }
+    }
+
+    fn condemn(&mut self, reason: &str) -> Result<(), String> {
         self.marker(&format!("boot-check: UNHEALTHY: {reason}"));
         let done = self.situation().and_then(|(look, situation)| {
             let steps = steps::condemn(&situation, reason)?;
             self.perform(&look, steps)
         });
-        if let Err(why) = done {
+        if let Err(why) = &done {
             self.tell(
                 &Event::new("slot.stuck")
                     .with("reason", reason)
                     .with("seen", why),
             );
         }
+        done
     }
 
     fn serve(&mut self, request: Request, mut client: Client) {
@@ -332,23 +267,28 @@ impl Keeper {
                 }
                 Err(why) => Err(why),
             },
-            Request::Bless {} => self.situation().and_then(|(look, situation)| {
-                self.perform(&look, steps::bless(&situation))?;
-                self.on_trial = false;
-                Ok(())
+            Request::Bless {} => {
+                self.by_hand(Asked::Bless, |situation| Ok(steps::bless(situation)))
+            }
+            Request::Rollback {} => self.by_hand(Asked::Rollback, |situation| {
+                steps::roll_back(situation, "initctl rollback")
             }),
-            Request::Rollback {} => self.situation().and_then(|(look, situation)| {
-                let steps = steps::roll_back(&situation, "initctl rollback")?;
-                self.perform(&look, steps)
-            }),
-            Request::Update { source, no_reboot } => match self.start_update(source, !no_reboot) {
-                Ok(()) => {
-                    client.reply(&good());
-                    self.server.follow(client);
-                    return;
+            Request::Update { source, no_reboot } => {
+                let source = source.map_or_else(|| self.default_source(), Ok);
+                let started = self
+                    .core
+                    .may(Asked::Update)
+                    .and_then(|()| self.start_update(source, !no_reboot));
+                match started {
+                    Ok(()) => {
+                        self.core.update_started(now(), None, Ok(()));
+                        client.reply(&good());
+                        self.server.follow(client);
+                        return;
+                    }
+                    Err(why) => Err(why),
                 }
-                Err(why) => Err(why),
-            },
+            }
         };
         match done {
             Ok(()) => client.reply(&good()),
@@ -356,21 +296,44 @@ impl Keeper {
         }
     }
 
-    fn start_update(&mut self, source: Option<String>, reboot: bool) -> Result<(), String> {
-        if self.update.is_some() {
-            return Err("an update is being installed already".into());
-        }
-        if self.on_trial {
-            return Err(
-                "the running version is on trial; it is kept by its probation or by `initctl bless`"
-                    .into(),
-            );
-        }
-        let source = source
-            .or_else(|| self.cmdline.update.clone())
+    /// Does what an operator asks for, and looks anew at what follows from it.
+    fn by_hand(
+        &mut self,
+        asked: Asked,
+        steps: impl FnOnce(&steps::Situation) -> Result<Vec<steps::Step>, String>,
+    ) -> Result<(), String> {
+        self.core.may(asked)?;
+        let done = self
+            .situation()
+            .and_then(|(look, situation)| self.perform(&look, steps(&situation)?));
+        self.core.look_again();
+        done
+    }
+
+    fn source(&self, origin: Origin) -> Result<String, String> {
+        let source = match origin {
+            Origin::CommandLine => self.cmdline.update.clone(),
+            Origin::Configured => self.config.source.clone(),
+        };
+        source.ok_or_else(|| "no source is named".into())
+    }
+
+    /// Where an operator's update comes from who names no source.
+    fn default_source(&self) -> Result<String, String> {
+        let source = self.cmdline.update.clone();
+        source
             .or_else(|| self.config.source.clone())
-            .ok_or("no SOURCE is given, and the configuration has no update.source")?;
-        let update = Update::start(&source, self.config.ca.as_deref(), reboot)
+            .ok_or_else(|| "no SOURCE is given, and the configuration has no update.source".into())
+    }
+
+    fn start_update(&mut self, source: Result<String, String>, reboot: bool) -> Result<(), String> {
+        let source = source?;
+        match reboot {
+            true => self.marks.set(Mark::Reboot),
+            false => self.marks.clear(Mark::Reboot),
+        }
+        .map_err(|e| e.to_string())?;
+        let update = Update::start(&source, self.config.ca.as_deref())
             .map_err(|e| format!("the update cannot be started: {e}"))?;
         self.update = Some(update);
         Ok(())
@@ -382,31 +345,76 @@ impl Keeper {
         };
         // Asked before its events are read: what it said before its end is there then.
         let ended = update.ended();
+        let mut events = 0;
         while let Some(event) = update.event() {
-            if event.name() == "update.installed" {
-                let entry = event.field("entry").unwrap_or_default();
-                self.marker(&format!("[update] installed trial UKI {entry}"));
+            self.pass_on(&event);
+            events += 1;
+            if events == EVENTS_MAX && ended.is_none() {
+                break;
             }
-            if event.name() == "update.refused" {
-                let reason = event.field("reason").unwrap_or_default();
-                self.marker(&format!("[update] {reason}, not retrying"));
-            }
-            self.tell(&event);
         }
-        match ended {
-            Ended::Not => self.update = Some(update),
-            Ended::Installed => {
-                self.server.release();
-                if update.reboots() {
-                    self.reboot("a new version is to be tried");
-                }
-            }
-            Ended::Otherwise => self.server.release(),
+        let Some(end) = ended else {
+            self.update = Some(update);
+            return;
+        };
+        if let Some(reason) = end.untold {
+            self.tell_failed(&reason);
+        }
+        if self.core.update_origin() == Some(Origin::CommandLine)
+            && let Err(e) = self.marks.set(Mark::CommandLine)
+        {
+            self.warn("update", &e.to_string());
+        }
+        self.server.release();
+        self.core.update_ended(now(), end.ended);
+    }
+
+    fn pass_on(&mut self, event: &Event) {
+        if event.name() == "update.installed" {
+            let entry = event.field("entry").unwrap_or_default();
+            self.marker(&format!("[update] installed trial UKI {entry}"));
+        }
+        if event.name() == "update.refused" {
+            let reason = event.field("reason").unwrap_or_default();
+            self.marker(&format!("[update] {reason}, not retrying"));
+        }
+        self.tell(event);
+    }
+
+    fn kill_update(&mut self) {
+        let minutes = self.config.deadline.as_secs() / 60;
+        self.tell_failed(&format!(
+            "it was not done within {minutes} minutes (update.deadline)"
+        ));
+        if let Some(update) = &mut self.update {
+            update.kill();
+        }
+    }
+
+    /// An update that could not tell it itself has failed.
+    fn tell_failed(&mut self, reason: &str) {
+        self.tell(
+            &Event::new("update.failed")
+                .with("version", "")
+                .with("reason", reason)
+                .with("transient", "yes"),
+        );
+    }
+
+    fn report(&mut self, report: &Told) {
+        if let Told::Reboot { reason } = report {
+            self.tell(&Event::new("slot.reboot").with("reason", reason));
+        }
+        // PID 1 reads whatever waits at each turn, so the channel is never full of what a daemon has to say.
+        if let Err(e) = self.link.send_report(report) {
+            self.warn("report", &e.to_string());
         }
     }
 
     fn reboot(&mut self, reason: &str) {
-        self.tell(&Event::new("slot.reboot").with("reason", reason));
+        self.report(&Told::Reboot {
+            reason: reason.to_owned(),
+        });
     }
 
     fn warn(&mut self, what: &str, seen: &str) {
@@ -423,7 +431,7 @@ impl Keeper {
             .fields()
             .map(|(key, value)| (key, value.to_owned()))
             .collect();
-        relay::send(&self.channel, event.name(), &fields);
+        relay::send(&self.events, event.name(), &fields);
         self.server.publish(&event_line(now(), event));
     }
 

@@ -6,14 +6,17 @@
 //!   right at the next start, which finds a running entry without a counter.
 //! * **condemn**: the reason is on the disk before the reboot that would lose it. The entry is out of
 //!   tries already if it was started by `LoaderEntryOneShot`; if the loader counted it, it is renamed.
-//! * **keep** (a reboot or power-off that has nothing to do with the trial): the name goes back to what
+//! * **return try** (a reboot or power-off that has nothing to do with the trial): the name goes back to what
 //!   it was, then the loader is told to start it once more. Cut between the two, the other version
 //!   starts, finds the trial without a verdict, and tries it again.
 //! * **roll back**: first the verdict, then the name. Cut between the two, the version starts once more,
 //!   and nothing is lost but the wish.
 
-use crate::slots::judgement::marked_bad;
+use crate::slots::judgement::{View, marked_bad};
+use crate::slots::marks::Mark;
 use crate::slots::name::EntryName;
+use crate::slots::record::Record;
+use crate::slots::uki::Uki;
 
 /// Where things stand, as far as the steps hang on it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +36,19 @@ pub struct Situation {
 }
 
 impl Situation {
+    /// Where things stand by what a look has shown; nowhere if no entry is the one that this boot came from.
+    #[must_use]
+    pub fn of(running: &Uki, view: &View, tries: u32) -> Option<Self> {
+        Some(Self {
+            version: running.version.clone(),
+            roothash: running.roothash,
+            entry: view.running.entry.clone()?,
+            before: view.trial.as_ref().map(|trial| trial.before.clone()),
+            fallback: view.fallback.clone(),
+            tries,
+        })
+    }
+
     /// Whether the running version is on trial.
     #[must_use]
     pub fn is_trial(&self) -> bool {
@@ -49,6 +65,8 @@ pub enum Step {
     Record(Change),
     /// Have the loader start this entry at the next start, and only then.
     Arm(EntryName),
+    /// Remember for the rest of this boot that this has happened.
+    Mark(Mark),
     /// Start the machine anew, and why.
     Reboot(String),
 }
@@ -75,6 +93,19 @@ pub enum Fate {
     Blessed,
     /// It is not, and why.
     Bad(String),
+}
+
+impl Change {
+    /// Writes it down, in memory.
+    pub fn apply(&self, record: &mut Record) {
+        let (version, roothash) = (&self.version, &self.roothash);
+        match &self.fate {
+            Fate::Armed => record.armed(version, roothash),
+            Fate::Started => record.started(version, roothash),
+            Fate::Blessed => record.blessed(version, roothash),
+            Fate::Bad(reason) => record.bad(version, roothash, reason),
+        }
+    }
 }
 
 fn change(situation: &Situation, fate: Fate) -> Step {
@@ -124,11 +155,15 @@ pub fn condemn(situation: &Situation, reason: &str) -> Result<Vec<Step>, String>
 
 /// A reboot, or a power-off, that is not the version's fault.
 #[must_use]
-pub fn keep(situation: &Situation) -> Vec<Step> {
+pub fn return_try(situation: &Situation) -> Vec<Step> {
     let Some(before) = &situation.before else {
         return Vec::new();
     };
-    let mut steps = vec![Step::Rename(situation.entry.clone(), before.clone())];
+    let mut steps = Vec::new();
+    // A daemon that was killed between the two steps has renamed it already.
+    if situation.entry != *before {
+        steps.push(Step::Rename(situation.entry.clone(), before.clone()));
+    }
     // An entry that the loader counts down starts by itself again.
     if before.is_bad() {
         steps.push(Step::Arm(before.clone()));
@@ -154,20 +189,21 @@ pub fn roll_back(situation: &Situation, who: &str) -> Result<Vec<Step>, String> 
     Ok(steps)
 }
 
-/// A trial that came to nothing is tried once more. That it was armed is counted first: where the
-/// firmware loses the variable, nothing else bounds the tries.
+/// A trial that came to nothing is tried once more. That it was armed is counted first, and once a boot: where
+/// the firmware loses the variable, nothing else bounds the tries. The reboot follows from what the next look shows.
 #[must_use]
-pub fn retry(entry: &EntryName, version: &str, roothash: [u8; 32]) -> Vec<Step> {
+pub fn retry(entry: &EntryName, version: &str, roothash: [u8; 32], counted: bool) -> Vec<Step> {
     let armed = Change {
         version: version.to_owned(),
         roothash,
         fate: Fate::Armed,
     };
-    vec![
-        Step::Record(armed),
-        Step::Arm(entry.clone()),
-        Step::Reboot(format!("{} is tried again", entry.stem)),
-    ]
+    let mut steps = Vec::new();
+    if !counted {
+        steps.extend([Step::Record(armed), Step::Mark(Mark::Armed)]);
+    }
+    steps.extend([Step::Mark(Mark::Reboot), Step::Arm(entry.clone())]);
+    steps
 }
 
 /// The rename that has the loader start the entry last, and that outlives the record.
@@ -241,20 +277,20 @@ mod tests {
 
     #[test]
     fn an_ordinary_reboot_gives_the_try_back() {
-        let steps = keep(&on("a_2+0-1.efi", Some("a_1.efi")));
+        let steps = return_try(&on("a_2+0-1.efi", Some("a_1.efi")));
         assert_eq!(
             renames(&steps),
             [("a_2+0-1.efi".into(), "a_2+0-0.efi".to_owned())]
         );
         assert_eq!(steps.last(), Some(&Step::Arm(name("a_2+0-0.efi"))));
         // Counted by the loader, as the first image of a machine is.
-        let steps = keep(&on("a_1+2-1.efi", None));
+        let steps = return_try(&on("a_1+2-1.efi", None));
         assert_eq!(
             renames(&steps),
             [("a_1+2-1.efi".into(), "a_1+3-0.efi".to_owned())]
         );
         assert_eq!(steps.len(), 1);
-        assert_eq!(keep(&on("a_2.efi", None)), []);
+        assert_eq!(return_try(&on("a_2.efi", None)), []);
     }
 
     #[test]

@@ -1,14 +1,16 @@
 //! An update that is being installed: a child process of the role `update`.
 //!
 //! It sends its events over a channel of its own and ends with a status that says how it went. It lives
-//! in the keeper's cgroup, so it is gone when the keeper is stopped.
+//! in the slot daemon's cgroup, so it is gone when the daemon is stopped.
 
+use super::core::Ended;
 use crate::system::relay;
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::io::FdFlags;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use std::io;
-use std::process::{Child, Command};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, Command, ExitStatus};
 use supervisor::event::Event;
 
 /// See the module.
@@ -16,18 +18,16 @@ use supervisor::event::Event;
 pub struct Update {
     child: Child,
     channel: OwnedFd,
-    reboots: bool,
+    killed: bool,
 }
 
-/// How an update stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ended {
-    /// It goes on.
-    Not,
-    /// The version is installed, and starts next.
-    Installed,
-    /// There is nothing new, it was refused, or it failed; its events say which.
-    Otherwise,
+/// The end of an update.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct End {
+    /// How it ended.
+    pub ended: Ended,
+    /// Why, if it had no chance to tell so itself.
+    pub untold: Option<String>,
 }
 
 impl Update {
@@ -35,21 +35,27 @@ impl Update {
     ///
     /// # Errors
     /// If the kernel gives no socket or no process.
-    pub fn start(source: &str, ca: Option<&str>, reboots: bool) -> io::Result<Self> {
+    pub fn start(source: &str, ca: Option<&str>) -> io::Result<Self> {
+        let mut command = Command::new("/proc/self/exe");
+        command.arg("update");
+        if let Some(ca) = ca {
+            command.args(["--ca", ca]);
+        }
+        Self::spawn(command, &[source])
+    }
+
+    /// Starts this command, with `--events FD` and these last arguments.
+    fn spawn(mut command: Command, last: &[&str]) -> io::Result<Self> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let (channel, theirs) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
         rustix::io::fcntl_setfd(&theirs, FdFlags::empty())?;
-        let mut command = Command::new("/proc/self/exe");
-        command.args(["update", "--events", &theirs.as_raw_fd().to_string()]);
-        if let Some(ca) = ca {
-            command.args(["--ca", ca]);
-        }
-        let child = command.arg(source).spawn()?;
+        command.args(["--events", &theirs.as_raw_fd().to_string()]);
+        let child = command.args(last).spawn()?;
         Ok(Self {
             child,
             channel,
-            reboots,
+            killed: false,
         })
     }
 
@@ -64,18 +70,75 @@ impl Update {
         relay::receive(&self.channel, &["update."])
     }
 
-    /// Whether the machine is to be started anew when it is installed.
-    #[must_use]
-    pub fn reboots(&self) -> bool {
-        self.reboots
+    /// Ends it, whatever it does: what it has written stays, and no entry is for half of it.
+    pub fn kill(&mut self) {
+        self.killed = true;
+        // It can only be gone already.
+        let _ = self.child.kill();
     }
 
-    /// How it stands. What it said before its end can be heard afterwards.
-    pub fn ended(&mut self) -> Ended {
+    /// How it ended, if it has. What it said before its end can be heard afterwards.
+    pub fn ended(&mut self) -> Option<End> {
         match self.child.try_wait() {
-            Ok(None) => Ended::Not,
-            Ok(Some(status)) if status.success() => Ended::Installed,
-            Ok(Some(_)) | Err(_) => Ended::Otherwise,
+            Ok(None) => None,
+            Ok(Some(status)) => Some(end(status, self.killed)),
+            Err(e) => Some(End {
+                ended: Ended::Failed,
+                untold: Some(format!("the update cannot be waited for: {e}")),
+            }),
         }
+    }
+}
+
+/// What the status of the role `update` says; see `roles/update.rs`.
+fn end(status: ExitStatus, killed: bool) -> End {
+    let (ended, untold) = match (status.code(), status.signal()) {
+        (Some(0), _) => (Ended::Installed, None),
+        (Some(3 | 4), _) => (Ended::Unchanged, None),
+        // What it was called with is ours, and it tells nothing of that to the channel.
+        (Some(2), _) => (
+            Ended::Failed,
+            Some("the update was called wrongly; `initctl logs slots` says how".to_owned()),
+        ),
+        (_, Some(signal)) if !killed => (
+            Ended::Failed,
+            Some(format!("the update was ended by signal {signal}")),
+        ),
+        _ => (Ended::Failed, None),
+    };
+    End { ended, untold }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_status_has_an_end_and_none_is_silent() {
+        let told = |raw: i32, killed: bool| {
+            let end = end(ExitStatus::from_raw(raw), killed);
+            (end.ended, end.untold.is_some())
+        };
+        assert_eq!(told(0, false), (Ended::Installed, false));
+        assert_eq!(told(1 << 8, false), (Ended::Failed, false));
+        assert_eq!(told(2 << 8, false), (Ended::Failed, true));
+        assert_eq!(told(3 << 8, false), (Ended::Unchanged, false));
+        assert_eq!(told(4 << 8, false), (Ended::Unchanged, false));
+        assert_eq!(told(14, false), (Ended::Failed, true));
+        // Whoever killed it has told so.
+        assert_eq!(told(9, true), (Ended::Failed, false));
+    }
+
+    #[test]
+    fn one_that_hangs_is_killed() {
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", "while :; do read line <&3 || :; done"]);
+        let mut update = Update::spawn(command, &[]).unwrap();
+        assert_eq!(update.ended(), None);
+        update.kill();
+        update.child.wait().unwrap();
+        let ended = Ended::Failed;
+        let untold = None;
+        assert_eq!(update.ended(), Some(End { ended, untold }));
     }
 }

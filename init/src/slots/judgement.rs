@@ -37,6 +37,8 @@ pub struct Facts<'a> {
     pub record: &'a Record,
     /// Attempts that a trial has.
     pub tries: u32,
+    /// Whether the other version was armed in this boot, and counted for it. That boot is still to come.
+    pub armed_in_this_boot: bool,
 }
 
 /// What it comes to.
@@ -110,6 +112,8 @@ pub enum Next {
     Trial,
     /// The other slot's trial came to nothing and has attempts left: this entry is to be armed.
     Retry(EntryName),
+    /// The other version starts next: it was armed in this boot.
+    Armed(EntryName),
     /// The other slot's trial came to nothing and is over: it is bad.
     FellBack {
         /// Its version.
@@ -230,6 +234,12 @@ fn next(facts: &Facts<'_>, running: Option<&Found>, other: &SlotView) -> Next {
     else {
         return Next::Nothing;
     };
+    if facts.armed_in_this_boot {
+        return match facts.variables.one_shot.as_deref() == Some(entry.id().as_str()) {
+            true => Next::Armed(entry.clone()),
+            false => Next::Retry(entry.clone()),
+        };
+    }
     let done = entry.tries.map_or(0, |tries| tries.done);
     let known = facts.record.trial(version);
     let (boots, armed) = known.map_or((0, 0), |trial| (trial.boots, trial.armed));

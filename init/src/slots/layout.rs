@@ -152,7 +152,7 @@ fn count(disk: &str, wanted: &str, kind: &str, found: &[&Partition]) -> String {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
 
     /// A roothash whose halves are all these bytes.

@@ -11,6 +11,9 @@
 //! Only what these cannot say is in a file: verdicts with their reasons, and the highest version that
 //! was ever good ([`record`]). [`judgement`] is the one place that decides, and it is pure.
 //!
+//! PID 1 decides how a trial ends, and the slot daemon ([`crate::keeper`]) carries it out; what the two tell
+//! each other is [`orders`].
+//!
 //! # The life of a version
 //!
 //! ```text
@@ -27,7 +30,9 @@ pub mod efivar;
 pub mod esp;
 pub mod judgement;
 pub mod layout;
+pub mod marks;
 pub mod name;
+pub mod orders;
 pub mod record;
 pub mod uki;
 pub mod version;

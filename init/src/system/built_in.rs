@@ -24,6 +24,9 @@ pub const LOG_FOLDER: &str = "/var/log/astromesh-init";
 /// The descriptor that a role is passed for its events, before any other.
 const EVENTS: i32 = 3;
 
+/// The descriptor that the slot daemon is passed for its orders, after that for events.
+const ORDERS: i32 = EVENTS + 1;
+
 /// The roles that tell events, and what they may tell of.
 pub const TELLERS: [Teller; 3] = [
     Teller {
@@ -40,7 +43,7 @@ pub const TELLERS: [Teller; 3] = [
     },
 ];
 
-/// The service that keeps the slots; it is told things, too.
+/// The service that keeps the slots. It gets its orders over a channel of its own, see [`super::versions`].
 pub const KEEPER: &str = "slots";
 
 /// capabilities(7): `CAP_NET_BIND_SERVICE`, `CAP_NET_ADMIN`, `CAP_NET_RAW`.
@@ -71,7 +74,7 @@ pub fn all(config: &Config) -> Result<Vec<Spec>, String> {
     let slots = built_in(
         "slots",
         &format!(
-            "exec = ['{PROGRAM}', 'slots', '--runtime-dir', '/run/slots', '--events', '{EVENTS}']\n\
+            "exec = ['{PROGRAM}', 'slots', '--runtime-dir', '/run/slots', '--events', '{EVENTS}', '--orders', '{ORDERS}']\n\
              after = ['var']\nstop.timeout = '20s'"
         ),
     )?;

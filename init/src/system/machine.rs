@@ -20,7 +20,7 @@ use super::power::{Buttons, Pressed};
 use super::relay::Channel;
 use super::shutdown;
 use super::trial::Policy;
-use super::versions::{Order, Versions};
+use super::versions::{Decision, Versions};
 use crate::config::Config;
 use crate::devices::uevent::Uevents;
 use crate::devices::watchdog::Watchdog;
@@ -53,6 +53,8 @@ const REPORT: &str = "/run/init/boot.json";
 const ROLE: u8 = OWNERS;
 const UEVENT: u8 = OWNERS + 1;
 const BUTTON: u8 = OWNERS + 2;
+/// The slot daemon has reported something.
+const SLOTS: u8 = OWNERS + 3;
 
 /// See the module.
 #[derive(Debug)]
@@ -112,12 +114,13 @@ impl Machine {
             probation: config.update.probation,
             timeout: config.update.timeout,
         };
-        let versions = Versions::new(&channels, policy).map_err(fail("a descriptor"))?;
+        let versions = Versions::new(manager.driver_mut(), policy).map_err(fail("a socket"))?;
         let uevents = Uevents::open().map_err(fail("a netlink socket"))?;
         (0..)
             .zip(&channels)
             .try_for_each(|(number, channel)| manager.watch(channel.fd.as_fd(), ROLE, number))
             .and_then(|()| manager.watch(uevents.fd(), UEVENT, 0))
+            .and_then(|()| manager.watch(versions.fd(), SLOTS, 0))
             .map_err(fail("epoll"))?;
         Ok(Self {
             manager,
@@ -209,6 +212,12 @@ impl Machine {
                     }
                 }
             }
+            SLOTS => {
+                let decisions = self.versions.hear(|event| emitter.emit(event));
+                for decision in decisions {
+                    self.follow(decision, emitter);
+                }
+            }
             BUTTON => match self.buttons.pressed(token.number) {
                 Pressed::Yes => self.stop(Verb::Poweroff, "power button", emitter),
                 Pressed::No => {}
@@ -240,10 +249,7 @@ impl Machine {
                 }
             }
             "net.time" => self.clock.take(event, now(), emitter),
-            _ => {
-                let order = self.versions.heed(event);
-                self.follow(order, emitter);
-            }
+            _ => {}
         }
     }
 
@@ -254,8 +260,10 @@ impl Machine {
             self.boot_succeeded(emitter);
         }
         if self.stopping.is_none() {
-            let order = self.versions.look(now(), self.manager.driver().core());
-            self.follow(order, emitter);
+            let decision = self.versions.look(now(), self.manager.driver().core());
+            if let Some(decision) = decision {
+                self.follow(decision, emitter);
+            }
         }
         if self.sustained.is_some_and(|due| due <= now()) {
             // Not healthy now: it has to prove itself for the whole time again.
@@ -303,11 +311,18 @@ impl Machine {
     }
 
     /// Does what follows from a trial, or from what is asked of the slots.
-    fn follow(&mut self, order: Option<Order>, emitter: &mut Emitter) {
-        match order {
-            Some(Order::Reboot(reason)) => self.stop(Verb::Reboot, &reason, emitter),
-            Some(Order::TryReboot(reason)) => self.reboot_for(None, &reason, emitter),
-            None => {}
+    fn follow(&mut self, decision: Decision, emitter: &mut Emitter) {
+        match decision {
+            Decision::Reboot(reason) => self.stop(Verb::Reboot, &reason, emitter),
+            Decision::TryReboot { reason, services } => {
+                self.reboot_for(None, &reason, emitter);
+                // A reboot that was refused: the law's `retry-after` is what is left to them.
+                if self.stopping.is_none() {
+                    for service in &services {
+                        self.refuse_reboot(service, emitter);
+                    }
+                }
+            }
         }
     }
 
@@ -315,7 +330,7 @@ impl Machine {
         match (outcome, self.stopping) {
             (Outcome::Reboot { service, why }, None) => {
                 let reason = format!("service {service} {why}");
-                if !self.versions.escalated(now(), &reason) {
+                if !self.versions.escalated(now(), &service, &reason) {
                     self.reboot_for(Some(&service), &reason, emitter);
                 }
             }
@@ -347,11 +362,17 @@ impl Machine {
                         .with("seen", seen)
                         .with("then", "staying up as it is"),
                 });
-                let found = service.and_then(|s| self.manager.driver().core().find(s));
-                if let Some(id) = found {
-                    self.manager.feed(Input::RebootRefused(id), emitter);
+                if let Some(service) = service {
+                    self.refuse_reboot(service, emitter);
                 }
             }
+        }
+    }
+
+    /// Tells a service's law that the reboot it asked for does not come.
+    fn refuse_reboot(&mut self, service: &str, emitter: &mut Emitter) {
+        if let Some(id) = self.manager.driver().core().find(service) {
+            self.manager.feed(Input::RebootRefused(id), emitter);
         }
     }
 

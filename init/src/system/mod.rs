@@ -20,9 +20,9 @@ mod power;
 mod prepare;
 pub mod relay;
 mod shutdown;
-mod trial;
+pub(crate) mod trial;
 mod var;
-mod versions;
+pub(crate) mod versions;
 
 use crate::cmdline::Cmdline;
 use crate::config;

@@ -1,149 +1,377 @@
 //! PID 1's part in versions and their trials.
 //!
 //! Whether this boot is a trial the loader has said (`LoaderBootCountPath`); how the trial ends
-//! [`super::trial`] decides from what the services do. What follows on the disk is the keeper's work
-//! ([`crate::keeper`]), a child, over a channel:
+//! [`super::trial`] decides from what the services do. What follows on the disk is the work of the slot
+//! daemon ([`crate::keeper`]), a child, over a channel ([`crate::slots::orders`]): PID 1 keeps one current
+//! [`Order`] and sends it whenever it changes and whenever a daemon has started.
 //!
-//! * `slot.healthy`, when all required services are healthy for the first time;
-//! * `slot.bless` or `slot.condemn`, the verdict. The keeper answers a condemnation with `slot.reboot`, or
-//!   with `slot.stuck` if there is no other version. One that does not answer within [`ANSWER`] is as
-//!   broken as the version, and the machine reboots all the same: the loader starts the other version
-//!   then, which infers the reason;
-//! * `slot.keep`, before a reboot that has nothing to do with the trial.
+//! The daemon answers a condemnation with a report that asks for the reboot, or says that there is no other
+//! version. One that does not answer within [`ANSWER`] is as broken as the version, and the machine
+//! reboots all the same, if it may: the loader starts the other version then, which infers the reason.
+//!
+//! [`Current`] is pure; [`Versions`] connects it with the channel.
 
 use super::built_in::KEEPER;
-use super::relay::{self, Channel};
 use super::trial::{Policy, Seen, Trial, Verdict};
 use crate::slots::efivar;
-use rustix::fd::{AsFd, OwnedFd};
+use crate::slots::orders::{self, Link, Order, Report, Standing};
+use rustix::fd::BorrowedFd;
 use std::io;
 use std::path::Path;
 use supervisor::Time;
 use supervisor::core::Core;
+use supervisor::driver::Driver;
 use supervisor::event::Event;
 
-/// How long the keeper may take to do what a condemnation needs: a mount and two small writes.
+/// How long the slot daemon may take to do what a condemnation needs: a mount and two small writes.
 const ANSWER: Time = Time::from_secs(30);
+
+/// Reports that are taken in one turn of the loop: the daemon reads disks, and PID 1 serves others, too.
+const REPORTS_MAX: usize = 16;
+
+/// What the machine is to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// Reboot: everything for it is on the disk.
+    Reboot(String),
+    /// Reboot if the reboot budget allows it: the version is bad, and nothing else is sure.
+    TryReboot {
+        /// Why.
+        reason: String,
+        /// The services whose law asked for a reboot in the meantime. If it is refused, they are to be told so.
+        services: Vec<String>,
+    },
+}
 
 /// See the module.
 #[derive(Debug)]
 pub struct Versions {
-    channel: OwnedFd,
-    trial: Option<Trial>,
-    /// What a condemnation waits for, and since when it does not.
-    unanswered: Option<(Time, String)>,
-}
-
-/// What the machine is to do.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Order {
-    /// Start anew: everything for it is on the disk.
-    Reboot(String),
-    /// Start anew, if the machine may: this version is bad, and nothing else is sure.
-    TryReboot(String),
+    link: Link,
+    current: Current,
 }
 
 impl Versions {
-    /// Over the keeper's one of these channels, by this policy.
+    /// Passes the daemon its end of the channel, after that for events; trials are judged by this policy.
     ///
     /// # Errors
-    /// If the kernel gives no further descriptor, or none of the channels is the keeper's.
-    pub fn new(channels: &[Channel], policy: Policy) -> io::Result<Self> {
-        let keeper = channels.iter().find(|c| c.teller.service == KEEPER);
-        let keeper = keeper.ok_or(io::ErrorKind::NotFound)?;
-        let counted = efivar::read(Path::new(crate::keeper::gather::VARIABLES)).count_path;
+    /// If the kernel gives no socket.
+    pub fn new(driver: &mut Driver, policy: Policy) -> io::Result<Self> {
+        let (link, theirs) = Link::pair()?;
+        driver.pass(KEEPER, theirs);
+        let counted = efivar::read(Path::new(efivar::DIRECTORY)).count_path;
         Ok(Self {
-            channel: supervisor::logger::copy(keeper.fd.as_fd())?,
-            trial: counted.map(|_| Trial::new(policy)),
-            unanswered: None,
+            link,
+            current: Current::new(counted.map(|_| Trial::new(policy))),
         })
+    }
+
+    /// What to wait for: the daemon has reported something.
+    #[must_use]
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.link.fd()
     }
 
     /// When to look again, if nothing happens before.
     #[must_use]
     pub fn deadline(&self) -> Option<Time> {
-        let trial = self.trial.as_ref().and_then(Trial::deadline);
-        let answer = self.unanswered.as_ref().map(|(due, _)| *due);
-        [trial, answer].into_iter().flatten().min()
+        self.current.deadline()
     }
 
-    /// Looks at the services as they are `now`.
-    pub fn look(&mut self, now: Time, core: &Core) -> Option<Order> {
+    /// Looks at the services as they are `now`, and sends the order if the daemon does not have it.
+    pub fn look(&mut self, now: Time, core: &Core) -> Option<Decision> {
         let services = core.machines().iter().map(|machine| Seen {
             name: &machine.spec().name,
             restarts: machine.restarts(),
         });
-        let well = core.required_healthy();
-        let trial = self.trial.as_mut();
-        match trial.and_then(|trial| trial.look(now, well, services)) {
-            Some(Verdict::Bless) => self.send("slot.bless", &[]),
-            Some(Verdict::Condemn(reason)) => self.condemn(now, reason),
-            None => {}
-        }
-        let (_, reason) = self.unanswered.take_if(|(due, _)| *due <= now)?;
-        Some(Order::TryReboot(format!(
-            "{reason}; the keeper of the slots does not answer"
-        )))
+        let decision = self.current.look(now, core.required_healthy(), services);
+        self.send();
+        decision
     }
 
-    /// A service asks for a reboot. True if that is the end of a trial, which then is all that
-    /// follows from it.
-    pub fn escalated(&mut self, now: Time, reason: &str) -> bool {
-        match self.trial.as_mut().and_then(|t| t.escalated(reason)) {
-            Some(Verdict::Condemn(reason)) => {
-                self.condemn(now, reason);
-                true
+    /// Takes what the daemon has reported. What cannot be read is an event.
+    pub fn hear(&mut self, mut warn: impl FnMut(Event)) -> Vec<Decision> {
+        let mut decisions = Vec::new();
+        for _ in 0..REPORTS_MAX {
+            match self.link.receive() {
+                Some(Ok(report)) => decisions.extend(self.current.heed(report)),
+                Some(Err(malformed)) => warn(
+                    Event::new("slot.warning")
+                        .with("what", "report")
+                        .with("seen", malformed.0),
+                ),
+                None => break,
             }
-            Some(Verdict::Bless) | None => self.unanswered.is_some(),
         }
+        self.send();
+        decisions
+    }
+
+    /// A service asks for a reboot, and why. True if that is the end of a trial, which then is all that
+    /// follows from it.
+    pub fn escalated(&mut self, now: Time, service: &str, reason: &str) -> bool {
+        let taken = self.current.escalated(now, service, reason);
+        self.send();
+        taken
     }
 
     /// The boot has succeeded.
-    pub fn healthy(&self) {
-        self.send("slot.healthy", &[]);
+    pub fn healthy(&mut self) {
+        self.current.order.healthy = true;
+        self.send();
     }
 
     /// The machine is being stopped, for a reason that is not the version's fault unless it was
     /// condemned.
     pub fn stopping(&mut self) {
-        if self.trial.take().is_some_and(|trial| trial.is_undecided()) {
-            self.send("slot.keep", &[]);
-        }
-        self.unanswered = None;
+        self.current.stopping();
+        self.send();
     }
 
-    /// Does what follows from what the keeper said.
-    pub fn heed(&mut self, event: &Event) -> Option<Order> {
-        match event.name() {
-            // The entry has no counter any more, whatever the loader saw.
-            "slot.state" if event.field("trial") == Some("false") => self.trial = None,
-            "slot.blessed" | "slot.bad" => {
+    /// An order that the channel does not take now is sent at the next turn: the daemon reads again, or is
+    /// replaced.
+    fn send(&mut self) {
+        if let Some(order) = self.current.owed()
+            && self.link.send_order(order).is_ok()
+        {
+            self.current.sent();
+        }
+    }
+}
+
+/// What PID 1 wants of the slot daemon, and what it waits for.
+#[derive(Debug)]
+pub(crate) struct Current {
+    order: Order,
+    /// The order that the daemon was told last; none if it was told none since it has started.
+    told: Option<Order>,
+    trial: Option<Trial>,
+    condemned: Option<Condemned>,
+}
+
+/// A condemnation that the daemon has not answered yet.
+#[derive(Debug)]
+struct Condemned {
+    due: Time,
+    reason: String,
+    services: Vec<String>,
+}
+
+impl Current {
+    pub(crate) fn new(trial: Option<Trial>) -> Self {
+        Self {
+            order: Order::default(),
+            told: None,
+            trial,
+            condemned: None,
+        }
+    }
+
+    /// The order, if the daemon does not have it.
+    pub(crate) fn owed(&self) -> Option<&Order> {
+        (self.told.as_ref() != Some(&self.order)).then_some(&self.order)
+    }
+
+    /// The daemon has been sent the order.
+    pub(crate) fn sent(&mut self) {
+        self.told = Some(self.order.clone());
+    }
+
+    #[cfg(test)]
+    pub(crate) fn healthy(&mut self) {
+        self.order.healthy = true;
+    }
+
+    fn deadline(&self) -> Option<Time> {
+        let trial = self.trial.as_ref().and_then(Trial::deadline);
+        let answer = self.condemned.as_ref().map(|condemned| condemned.due);
+        [trial, answer].into_iter().flatten().min()
+    }
+
+    pub(crate) fn look<'a>(
+        &mut self,
+        now: Time,
+        well: bool,
+        services: impl Iterator<Item = Seen<'a>>,
+    ) -> Option<Decision> {
+        let trial = self.trial.as_mut();
+        match trial.and_then(|trial| trial.look(now, well, services)) {
+            Some(Verdict::Bless) => self.order.verdict = orders::Verdict::Bless,
+            Some(Verdict::Condemn(reason)) => self.condemn(now, reason, None),
+            None => {}
+        }
+        let late = self.condemned.take_if(|condemned| condemned.due <= now)?;
+        Some(Decision::TryReboot {
+            reason: format!(
+                "{}; the slot daemon does not answer within {} s",
+                late.reason,
+                ANSWER.as_secs()
+            ),
+            services: late.services,
+        })
+    }
+
+    pub(crate) fn escalated(&mut self, now: Time, service: &str, reason: &str) -> bool {
+        if let Some(condemned) = &mut self.condemned {
+            condemned.services.push(service.to_owned());
+            return true;
+        }
+        match self.trial.as_mut().and_then(|t| t.escalated(reason)) {
+            Some(Verdict::Condemn(reason)) => {
+                self.condemn(now, reason, Some(service));
+                true
+            }
+            Some(Verdict::Bless) | None => false,
+        }
+    }
+
+    pub(crate) fn stopping(&mut self) {
+        self.order.return_try = self.trial.take().is_some_and(|trial| trial.is_undecided());
+        self.condemned = None;
+    }
+
+    /// Does what follows from a report.
+    pub(crate) fn heed(&mut self, report: Report) -> Option<Decision> {
+        match report {
+            Report::Started => {
+                self.told = None;
+                None
+            }
+            Report::Running(Standing::Trial) => None,
+            // Kept, by the trial or by an operator: whatever the loader counted, the trial is over. What a
+            // service asked for in the meantime is then as in any boot.
+            Report::Running(Standing::Good) => {
+                self.trial = None;
+                self.order.verdict = orders::Verdict::None;
+                let condemned = self.condemned.take()?;
+                (!condemned.services.is_empty()).then_some(Decision::TryReboot {
+                    reason: condemned.reason,
+                    services: condemned.services,
+                })
+            }
+            // Condemned or rolled back. The reboot is asked for by a report of its own.
+            Report::Running(Standing::Bad) => {
                 if let Some(trial) = &mut self.trial {
                     trial.decided();
                 }
+                None
             }
-            "slot.reboot" => {
-                self.unanswered = None;
+            Report::Reboot { reason } => {
+                self.condemned = None;
                 self.trial = None;
-                let reason = event.field("reason").unwrap_or("asked by the slots");
-                return Some(Order::Reboot(reason.to_owned()));
+                Some(Decision::Reboot(reason))
             }
-            "slot.stuck" => {
-                let (_, reason) = self.unanswered.take()?;
+            Report::Stuck { .. } => {
+                let condemned = self.condemned.take()?;
                 self.trial = None;
-                return Some(Order::TryReboot(reason));
+                Some(Decision::TryReboot {
+                    reason: condemned.reason,
+                    services: condemned.services,
+                })
             }
-            _ => {}
         }
-        None
     }
 
-    fn condemn(&mut self, now: Time, reason: String) {
-        self.send("slot.condemn", &[("reason", reason.clone())]);
-        self.unanswered = Some((now + ANSWER, reason));
+    fn condemn(&mut self, now: Time, reason: String, service: Option<&str>) {
+        self.order.verdict = orders::Verdict::Condemn {
+            reason: reason.clone(),
+        };
+        self.condemned = Some(Condemned {
+            due: now + ANSWER,
+            reason,
+            services: service.map(str::to_owned).into_iter().collect(),
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const POLICY: Policy = Policy {
+        probation: Time::from_secs(60),
+        timeout: Time::from_secs(600),
+    };
+
+    fn on_trial() -> Current {
+        let mut current = Current::new(Some(Trial::new(POLICY)));
+        current.sent();
+        current
     }
 
-    fn send(&self, name: &str, fields: &[(&str, String)]) {
-        relay::send(&self.channel, name, fields);
+    fn nobody() -> std::iter::Empty<Seen<'static>> {
+        std::iter::empty()
+    }
+
+    #[test]
+    fn whoever_starts_is_told_the_whole_order_again() {
+        let mut current = on_trial();
+        current.order.healthy = true;
+        assert_eq!(current.look(Time::from_secs(1), true, nobody()), None);
+        assert_eq!(current.look(Time::from_secs(61), true, nobody()), None);
+        let owed = current.owed().cloned().unwrap();
+        assert!(owed.healthy && owed.verdict == orders::Verdict::Bless);
+        current.sent();
+        assert_eq!(current.owed(), None);
+        for _ in 0..2 {
+            assert_eq!(current.heed(Report::Started), None);
+            assert_eq!(current.owed(), Some(&owed));
+            current.sent();
+        }
+        assert_eq!(current.heed(Report::Running(Standing::Good)), None);
+        assert_eq!(current.owed().unwrap().verdict, orders::Verdict::None);
+    }
+
+    #[test]
+    fn a_condemnation_that_leads_nowhere_names_every_service_that_waits_for_it() {
+        let try_reboot = |current: &mut Current, report| match current.heed(report) {
+            Some(Decision::TryReboot { services, .. }) => services,
+            other => panic!("{other:?}"),
+        };
+        let stuck = || Report::Stuck {
+            seen: "no other version".into(),
+        };
+        let mut current = on_trial();
+        assert!(current.escalated(Time::ZERO, "a", "x"));
+        assert!(current.escalated(Time::ZERO, "b", "x"));
+        assert_eq!(try_reboot(&mut current, stuck()), ["a", "b"]);
+        // The trial is over: what follows is as in any other boot.
+        assert!(!current.escalated(Time::ZERO, "a", "x"));
+        assert_eq!(current.heed(stuck()), None);
+
+        // An operator kept the version in that moment.
+        let mut current = on_trial();
+        assert!(current.escalated(Time::ZERO, "a", "x"));
+        let good = Report::Running(Standing::Good);
+        assert_eq!(try_reboot(&mut current, good), ["a"]);
+        assert_eq!(current.order.verdict, orders::Verdict::None);
+    }
+
+    #[test]
+    fn a_daemon_that_does_not_answer_is_not_waited_for() {
+        let mut current = on_trial();
+        assert!(current.escalated(Time::ZERO, "a", "x"));
+        assert_eq!(current.look(Time::from_secs(29), false, nobody()), None);
+        let Some(Decision::TryReboot { reason, services }) =
+            current.look(Time::from_secs(30), false, nobody())
+        else {
+            panic!("it is waited for");
+        };
+        assert!(reason.contains("does not answer") && services == ["a"]);
+        assert_eq!(current.look(Time::from_secs(31), false, nobody()), None);
+    }
+
+    #[test]
+    fn only_a_trial_without_a_verdict_gets_its_try_back() {
+        let mut current = on_trial();
+        current.stopping();
+        assert!(current.order.return_try);
+        let mut current = on_trial();
+        current.heed(Report::Running(Standing::Good));
+        current.stopping();
+        assert!(!current.order.return_try);
+        let mut current = on_trial();
+        assert!(current.escalated(Time::ZERO, "a", "x"));
+        current.stopping();
+        assert!(!current.order.return_try);
     }
 }

@@ -10,6 +10,7 @@ use super::source::Source;
 use super::verity::{self, Pair};
 use super::{End, Outlet, direct};
 use crate::devices::gpt_edit::{self, Table};
+use crate::slots::marks::{Mark, Marks};
 use crate::slots::{Esp, Layout, Record, Uki, efivar, layout};
 use rustix::fs::Advice;
 use std::fs::{File, OpenOptions};
@@ -48,6 +49,8 @@ pub struct Machine {
     pub efivars: PathBuf,
     /// Where the record is.
     pub record: PathBuf,
+    /// Where it is marked, for the rest of this boot, that a version was armed.
+    pub marks: Marks,
 }
 
 /// A disk.
@@ -213,7 +216,8 @@ impl Job<'_> {
         let mut record = Record::load(path).unwrap_or_default();
         record.installed(&self.manifest.version, &self.manifest.roothash);
         record.armed(&self.manifest.version, &self.manifest.roothash);
-        record.save(path).map_err(End::failed)
+        record.save(path).map_err(End::failed)?;
+        self.machine.marks.set(Mark::Armed).map_err(End::failed)
     }
 }
 

@@ -3,6 +3,7 @@
 use super::install::{Disk, Machine, Place};
 use crate::cmdline::Cmdline;
 use crate::devices::disks::{self, Partition};
+use crate::slots::marks::{self, Marks};
 use crate::slots::{Esp, Uki, efivar, layout, record, uki};
 use std::path::{Path, PathBuf};
 
@@ -33,6 +34,7 @@ pub fn find() -> Result<Machine, String> {
         esp,
         efivars,
         record: record::PATH.into(),
+        marks: Marks::new(Path::new(marks::DIRECTORY)),
     })
 }
 

@@ -156,6 +156,7 @@ fn plan(machine: &Machine, manifest: &Manifest) -> Result<Plan, End> {
         variables: &variables,
         record: &record,
         tries: 0,
+        armed_in_this_boot: false,
     };
     let removals = judgement::before_install(&slots).map(|mut names| {
         for name in judgement::stale(&slots) {

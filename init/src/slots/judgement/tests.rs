@@ -15,6 +15,7 @@ struct Machine {
     variables: BootVariables,
     record: Record,
     tries: u32,
+    armed_in_this_boot: bool,
 }
 
 const RUNNING: [u8; 2] = [1, 2];
@@ -58,6 +59,7 @@ impl Machine {
             },
             record: Record::default(),
             tries: 2,
+            armed_in_this_boot: false,
         }
     }
 
@@ -69,6 +71,7 @@ impl Machine {
             variables: &self.variables,
             record: &self.record,
             tries: self.tries,
+            armed_in_this_boot: self.armed_in_this_boot,
         }
     }
 
@@ -343,4 +346,22 @@ fn a_trial_whose_uki_is_damaged_is_over() {
     assert!(reason.contains("damaged") && reason.contains("it is cut off"));
     machine.record.bad("2", &hash(3, 4), &reason);
     assert_eq!(machine.view().next, Next::Nothing);
+}
+
+#[test]
+fn a_version_that_was_armed_in_this_boot_waits_for_its_start() {
+    let mut machine = beside("os_2+0-0.efi");
+    machine.record.installed("2", &hash(3, 4));
+    machine.record.armed("2", &hash(3, 4));
+    machine.tries = 1;
+    // Its only try is still to come, and no slot daemon that starts anew may give it up.
+    machine.armed_in_this_boot = true;
+    machine.variables.one_shot = Some("os_2.efi".into());
+    assert_eq!(machine.view().next, Next::Armed(name("os_2+0-0.efi")));
+    // The variable was lost, or not written yet: it is armed again without being counted again.
+    machine.variables.one_shot = None;
+    assert_eq!(machine.view().next, Next::Retry(name("os_2+0-0.efi")));
+    // In the next boot its try is used up.
+    machine.armed_in_this_boot = false;
+    assert!(matches!(machine.view().next, Next::FellBack { .. }));
 }

@@ -160,6 +160,7 @@ proptest! {
                 prop_assert_eq!(Some(version), view.other.version.as_ref());
                 prop_assert!(!reason.is_empty() && view.other.state == State::Trial);
             }
+            Next::Armed(_) => prop_assert!(machine.armed_in_this_boot),
             Next::Nothing | Next::Trial => {}
         }
         if let Some(fallback) = &view.fallback {

@@ -138,6 +138,7 @@ impl Rig {
             esp: Esp::at(&self.path("esp")),
             efivars: self.path("efivars"),
             record: self.path("var/slots.json"),
+            marks: crate::slots::marks::Marks::new(&self.0),
         }
     }
 
