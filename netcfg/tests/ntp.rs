@@ -3,6 +3,10 @@
 //!
 //! Needs root. chronyd and ip are installed if they are missing.
 
+#[allow(dead_code, reason = "the tests of DHCP need more of it")]
+#[path = "bed/tools.rs"]
+mod tools;
+
 use std::fs;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::PathBuf;
@@ -44,29 +48,6 @@ fn run(program: &str, arguments: &[&str]) {
     );
 }
 
-/// Installs what is missing of the programs.
-fn install() {
-    // As the bed of the other tests does.
-    let lock = fs::File::create(std::env::temp_dir().join("astromesh-init.apt"));
-    let _one = lock.and_then(|lock| lock.lock().map(|()| lock));
-    let has = |program: &&str| {
-        let found = Command::new("sh")
-            .args(["-c", &format!("command -v {program}")])
-            .output();
-        found.is_ok_and(|found| found.status.success())
-    };
-    let missing: Vec<&str> = NEEDED
-        .iter()
-        .filter(|(program, _)| !has(program))
-        .map(|(_, package)| *package)
-        .collect();
-    if !missing.is_empty() {
-        run("apt-get", &["update", "--quiet"]);
-        let install = ["install", "--yes", "--quiet", "--no-install-recommends"];
-        run("apt-get", &[&install[..], &missing].concat());
-    }
-}
-
 /// A namespace with these addresses in which the calling thread is, and the servers there.
 struct Bed {
     name: String,
@@ -76,11 +57,12 @@ struct Bed {
 
 impl Bed {
     fn new(addresses: &[&str]) -> Bed {
-        INSTALLED.call_once(install);
+        INSTALLED.call_once(|| tools::need(&NEEDED));
         let number = COUNTER.fetch_add(1, Ordering::Relaxed);
         let name = format!("ntp{}-{number}", std::process::id());
         let folder = std::env::temp_dir().join(&name);
-        fs::create_dir_all(&folder).expect("a folder");
+        // One that is there already may be a stranger's, or a leftover of a test that was killed.
+        fs::create_dir(&folder).expect("a folder that nobody has made before");
         run("ip", &["netns", "add", &name]);
         run("ip", &["-n", &name, "link", "set", "lo", "up"]);
         for address in addresses {

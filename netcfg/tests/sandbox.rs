@@ -25,7 +25,8 @@ impl Bed {
             ("outside", UID, 0o777),
         ] {
             let path = folder.join(inner);
-            fs::create_dir_all(&path).expect("a folder");
+            // One that is there already may be a stranger's, or a leftover of a test that was killed.
+            fs::create_dir(&path).expect("a folder that nobody has made before");
             chown(&path, Some(uid), Some(uid)).expect("root");
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("own folder");
         }

@@ -4,11 +4,15 @@
 //! the first register it sets, or runs into an emulation error and stops with its process alive.
 //! So `auto` boots something and believes only what it sees: the UEFI firmware, which goes through
 //! real, protected and long mode with paging and timers, must speak on the serial line before a
-//! deadline. An end of the process, a STOP event or silence all mean TCG. The answer is kept in
-//! the cache until the next boot of the host.
+//! deadline. An end of the process, a STOP event or silence all mean TCG.
+//!
+//! What QEMU showed is kept in the cache until the next boot of the host. A device that cannot be
+//! opened is looked at every time, as permissions may change; and a probe that came to no verdict, because
+//! a disk is full or the host so busy that the firmware was silent, is repeated the next time.
+//! `cargo vm accel` always probes.
 
 use crate::paths::Paths;
-use crate::qemu::{PROGRAM, Qemu};
+use crate::qemu::{NotStarted, PROGRAM, Qemu};
 use crate::tools::Tools;
 use anyhow::{Context, Result, bail};
 use std::fmt;
@@ -20,6 +24,8 @@ use std::time::{Duration, Instant};
 
 /// A firmware that runs under KVM speaks within two seconds; a loaded host gets ten times that.
 const DEADLINE: Duration = Duration::from_secs(20);
+/// What has to be opened for KVM.
+const DEVICE: &str = "/dev/kvm";
 /// The firmware of the tools root, at its path inside.
 pub const FIRMWARE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
 
@@ -88,60 +94,99 @@ pub fn choose(choice: Choice, paths: &Paths, tools: &Tools) -> Result<Accel> {
     static AUTO: OnceLock<Accel> = OnceLock::new();
     match choice {
         Choice::Fixed(Accel::Tcg) => Ok(Accel::Tcg),
-        Choice::Fixed(Accel::Kvm) => match probe(paths, tools)? {
-            Probe::Works => Ok(Accel::Kvm),
-            Probe::Fails(why) => bail!("KVM does not work here: {why}"),
-        },
+        Choice::Fixed(Accel::Kvm) => {
+            let verdict = openable(Path::new(DEVICE)).and_then(|()| probe(paths, tools));
+            match verdict.context("cannot tell whether KVM works here")? {
+                Verdict::Works => Ok(Accel::Kvm),
+                Verdict::Fails(why) => bail!("KVM does not work here: {why}"),
+            }
+        }
         Choice::Auto => {
             if let Some(accel) = AUTO.get() {
                 return Ok(*accel);
             }
-            let accel = auto(paths, tools)?;
+            let accel = Kept::new(paths)?.or(|| probe(paths, tools))?;
             Ok(*AUTO.get_or_init(|| accel))
         }
     }
 }
 
-fn auto(paths: &Paths, tools: &Tools) -> Result<Accel> {
-    let cached = cache_file(paths)?;
-    match fs::read_to_string(&cached).as_deref() {
-        Ok("kvm") => return Ok(Accel::Kvm),
-        Ok("tcg") => return Ok(Accel::Tcg),
-        _ => {}
-    }
-    let accel = match probe(paths, tools)? {
-        Probe::Works => Accel::Kvm,
-        Probe::Fails(why) => {
-            eprintln!("accelerator: tcg ({why})");
-            Accel::Tcg
-        }
-    };
-    fs::write(&cached, accel.to_string())
-        .with_context(|| format!("cannot write {}", cached.display()))?;
-    Ok(accel)
+/// Probes, whatever an earlier probe showed.
+///
+/// # Errors
+/// When the verdict cannot be kept.
+pub fn examine(paths: &Paths, tools: &Tools) -> Result<Accel> {
+    Kept::new(paths)?.renewed(|| probe(paths, tools))
 }
 
-/// One answer per boot of the host: modules and permissions may be others after the next.
-fn cache_file(paths: &Paths) -> Result<PathBuf> {
-    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")
-        .context("cannot read /proc/sys/kernel/random/boot_id")?;
-    Ok(paths.cache.join(format!("accelerator-{}", boot.trim())))
-}
-
+/// What QEMU showed.
 #[derive(Debug)]
-enum Probe {
+enum Verdict {
     Works,
     Fails(String),
 }
 
-fn probe(paths: &Paths, tools: &Tools) -> Result<Probe> {
-    let device = Path::new("/dev/kvm");
-    if let Err(e) = fs::OpenOptions::new().read(true).write(true).open(device) {
-        return Ok(Probe::Fails(format!(
-            "cannot open {}: {e}",
-            device.display()
-        )));
+/// A verdict that lasts until the host boots again: its modules may be others after that.
+#[derive(Debug)]
+struct Kept {
+    device: PathBuf,
+    file: PathBuf,
+}
+
+impl Kept {
+    fn new(paths: &Paths) -> Result<Self> {
+        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")
+            .context("cannot read /proc/sys/kernel/random/boot_id")?;
+        Ok(Self {
+            device: DEVICE.into(),
+            file: paths.cache.join(format!("accelerator-{}", boot.trim())),
+        })
     }
+
+    /// What is kept, or else what the probe shows.
+    fn or(&self, probe: impl FnOnce() -> Result<Verdict>) -> Result<Accel> {
+        let kept = fs::read_to_string(&self.file).unwrap_or_default();
+        match (kept.as_str(), openable(&self.device)) {
+            ("kvm", Ok(())) => Ok(Accel::Kvm),
+            ("tcg", Ok(())) => Ok(Accel::Tcg),
+            _ => self.renewed(probe),
+        }
+    }
+
+    /// What the probe shows. Only a verdict is kept.
+    fn renewed(&self, probe: impl FnOnce() -> Result<Verdict>) -> Result<Accel> {
+        if let Err(error) = openable(&self.device) {
+            eprintln!("accelerator: tcg ({error:#})");
+            return Ok(Accel::Tcg);
+        }
+        let accel = match probe() {
+            Ok(Verdict::Works) => Accel::Kvm,
+            Ok(Verdict::Fails(why)) => {
+                eprintln!("accelerator: tcg ({why})");
+                Accel::Tcg
+            }
+            Err(error) => {
+                eprintln!(
+                    "accelerator: tcg this time; whether KVM works cannot be told: {error:#}"
+                );
+                let _ = fs::remove_file(&self.file);
+                return Ok(Accel::Tcg);
+            }
+        };
+        fs::write(&self.file, accel.to_string())
+            .with_context(|| format!("cannot write {}", self.file.display()))?;
+        Ok(accel)
+    }
+}
+
+fn openable(device: &Path) -> Result<()> {
+    let opened = fs::OpenOptions::new().read(true).write(true).open(device);
+    opened.with_context(|| format!("cannot open {}", device.display()))?;
+    Ok(())
+}
+
+/// Boots the firmware under KVM. An error is of the harness or of the host, and no verdict.
+fn probe(paths: &Paths, tools: &Tools) -> Result<Verdict> {
     let logs = paths.out.join(format!("kvm-probe-{}", std::process::id()));
     fs::create_dir_all(&logs).with_context(|| format!("cannot make {}", logs.display()))?;
     let result = boot_firmware(tools, &logs);
@@ -150,7 +195,7 @@ fn probe(paths: &Paths, tools: &Tools) -> Result<Probe> {
     result
 }
 
-fn boot_firmware(tools: &Tools, logs: &Path) -> Result<Probe> {
+fn boot_firmware(tools: &Tools, logs: &Path) -> Result<Verdict> {
     let mut arguments = Accel::Kvm.arguments();
     arguments.extend(["-machine", "q35", "-m", "256", "-no-reboot", "-drive"].map(str::to_owned));
     arguments.push(format!(
@@ -159,33 +204,31 @@ fn boot_firmware(tools: &Tools, logs: &Path) -> Result<Probe> {
     let mut qemu = match Qemu::start(tools.command(PROGRAM), &arguments, logs, true) {
         Ok(qemu) => qemu,
         Err(error) => {
-            let text = format!("{error:#}");
-            return Ok(Probe::Fails(text.lines().next().unwrap_or("").to_owned()));
+            let ended = error.downcast::<NotStarted>()?;
+            let text = ended.to_string();
+            return Ok(Verdict::Fails(text.lines().next().unwrap_or("").to_owned()));
         }
     };
     let began = qemu.qmp()?.mark();
-    if let Err(error) = qemu.power_on() {
-        return Ok(Probe::Fails(format!("{error:#}; {}", qemu.complaints())));
-    }
+    let on = qemu.power_on();
     let deadline = Instant::now() + DEADLINE;
     loop {
         // Any text at all: the firmware got through its memory and device setup.
         if qemu.serial().lines(0).iter().any(|l| !l.text.is_empty()) {
-            return Ok(Probe::Works);
+            return Ok(Verdict::Works);
         }
         if let Some(status) = qemu.ended()? {
-            return Ok(Probe::Fails(format!(
+            return Ok(Verdict::Fails(format!(
                 "QEMU {status}: {}",
                 first_line(&qemu)
             )));
         }
         if qemu.qmp()?.events(began).iter().any(|e| e.name == "STOP") {
-            return Ok(Probe::Fails(format!("stopped: {}", first_line(&qemu))));
+            return Ok(Verdict::Fails(format!("stopped: {}", first_line(&qemu))));
         }
         if Instant::now() >= deadline {
-            return Ok(Probe::Fails(format!(
-                "the firmware was silent for {DEADLINE:?}"
-            )));
+            on?;
+            bail!("the firmware was silent for {DEADLINE:?}");
         }
         std::thread::sleep(Duration::from_millis(20));
     }
@@ -209,5 +252,35 @@ mod tests {
         );
         let error = "xen".parse::<Choice>().expect_err("unknown");
         assert!(error.to_string().contains("`xen`"), "{error}");
+    }
+
+    #[test]
+    fn only_what_qemu_showed_is_kept() {
+        let folder = std::env::temp_dir().join(format!("accel-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let kept = Kept {
+            device: folder.join("kvm"),
+            file: folder.join("accelerator"),
+        };
+        let works = || Ok(Verdict::Works);
+        let fails = || Ok(Verdict::Fails("aborted".into()));
+        let unknown = || bail!("no space left on device");
+        // A device that is not there, or may not be opened, is no verdict of QEMU.
+        assert_eq!(kept.or(works).unwrap(), Accel::Tcg);
+        assert!(!kept.file.exists());
+        fs::write(&kept.device, "").unwrap();
+        assert_eq!(kept.or(unknown).unwrap(), Accel::Tcg);
+        assert!(!kept.file.exists());
+        assert_eq!(kept.or(fails).unwrap(), Accel::Tcg);
+        assert_eq!(kept.or(works).unwrap(), Accel::Tcg, "a verdict is kept");
+        assert_eq!(kept.renewed(works).unwrap(), Accel::Kvm);
+        assert_eq!(kept.or(fails).unwrap(), Accel::Kvm, "a verdict is kept");
+        fs::remove_file(&kept.device).unwrap();
+        assert_eq!(kept.or(works).unwrap(), Accel::Tcg);
+        fs::write(&kept.device, "").unwrap();
+        assert_eq!(kept.or(fails).unwrap(), Accel::Kvm, "it is there again");
+        assert_eq!(kept.renewed(unknown).unwrap(), Accel::Tcg);
+        assert_eq!(kept.or(works).unwrap(), Accel::Kvm, "nothing was kept");
+        fs::remove_dir_all(&folder).unwrap();
     }
 }

@@ -3,7 +3,7 @@
 //! Exit status 0: done. 1: it failed, and the last words say why. 2: the command line itself was
 //! wrong.
 
-use crate::accel::{Choice, choose};
+use crate::accel;
 use crate::boot;
 use crate::chart;
 use crate::image_cli;
@@ -87,7 +87,7 @@ fn dispatch(verb: &str, arguments: Vec<OsString>) -> Result<()> {
             none(arguments)?;
             let paths = Paths::discover()?;
             let tools = Tools::prepare(&paths)?;
-            println!("{}", choose(Choice::Auto, &paths, &tools)?);
+            println!("{}", accel::examine(&paths, &tools)?);
             Ok(())
         }
         "lock" => image_cli::lock(arguments),

@@ -52,6 +52,7 @@ pub mod replay;
 pub mod report;
 pub mod reproduce;
 pub mod rootfs;
+mod scratch;
 pub mod segment;
 pub mod serial;
 pub mod setup;

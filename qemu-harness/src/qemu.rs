@@ -8,15 +8,16 @@
 
 use crate::clock::PowerClock;
 use crate::qmp::Qmp;
+use crate::scratch::Scratch;
 use crate::serial::Serial;
 use anyhow::{Context, Result, bail};
 use serde_json::json;
+use std::fmt;
 use std::fs::{self, File};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -30,6 +31,18 @@ const LOOK: Duration = Duration::from_millis(5);
 /// Ticks a second of the times in /proc, fixed in the kernel's interface to x86 user space.
 const USER_HZ: u64 = 100;
 
+/// QEMU ended before it had opened its sockets. The text is QEMU's own.
+#[derive(Debug)]
+pub struct NotStarted(String);
+
+impl fmt::Display for NotStarted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "QEMU did not start {}", self.0)
+    }
+}
+
+impl std::error::Error for NotStarted {}
+
 /// A running QEMU.
 #[derive(Debug)]
 pub struct Qemu {
@@ -41,22 +54,18 @@ pub struct Qemu {
     errors: PathBuf,
 }
 
-/// Where the sockets are. Their path must fit into `sun_path` (108 bytes, unix(7)), which a
-/// folder deep in a workspace does not, so they get a short one of their own for a moment.
+/// Where the sockets are. A folder deep in a workspace has a path that is too long for one, so they get
+/// a short one for a moment.
 #[derive(Debug)]
-pub(crate) struct Sockets(PathBuf);
+pub(crate) struct Sockets(Scratch);
 
 impl Sockets {
     pub(crate) fn new() -> Result<Self> {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let dir = Path::new("/tmp").join(format!("vm-{}-{number}", std::process::id()));
-        fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
-        Ok(Self(dir))
+        Scratch::new("vm").map(Self)
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
-        self.0.join(name)
+        self.0.path().join(name)
     }
 
     pub(crate) fn listen(&self, name: &str) -> Result<UnixListener> {
@@ -68,19 +77,12 @@ impl Sockets {
     }
 }
 
-impl Drop for Sockets {
-    fn drop(&mut self) {
-        // A leftover socket in /tmp is untidy and nothing more.
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
 impl Qemu {
     /// Starts QEMU, which `command` runs, with `arguments`, stopped at its first instruction. `logs`
     /// gets `serial.log`, `qmp.log` and `qemu.err`.
     ///
     /// # Errors
-    /// When QEMU cannot be started or ends at once: the message is QEMU's own.
+    /// When QEMU cannot be started, or ends at once: then it is [`NotStarted`].
     pub fn start(
         mut command: Command,
         arguments: &[String],
@@ -234,7 +236,8 @@ impl Qemu {
                 Err(e) => return Err(e).context("cannot accept QEMU's connection"),
             }
             if let Some(status) = self.ended()? {
-                bail!("QEMU did not start ({status}): {}", self.complaints());
+                let why = format!("({status}): {}", self.complaints());
+                return Err(NotStarted(why).into());
             }
             if Instant::now() >= deadline {
                 bail!("QEMU did not connect within {CONNECT:?}");
@@ -261,6 +264,8 @@ fn ticks(stat: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]
@@ -268,5 +273,14 @@ mod tests {
         let stat = "12 (a) b) S 1 12 12 0 -1 4194560 1 2 3 4 250 50 7 8 20 0 1 0 99";
         assert_eq!(ticks(stat), Some(300));
         assert_eq!(ticks("12 (a) S 1"), None);
+    }
+
+    #[test]
+    fn nobody_else_can_get_at_the_sockets() {
+        let sockets = Sockets::new().expect("/tmp");
+        let _listener = sockets.listen("qmp").expect("a socket");
+        let path = sockets.path("qmp");
+        let folder = fs::metadata(path.parent().expect("a folder")).expect("it is there");
+        assert_eq!(folder.permissions().mode() & 0o777, 0o700);
     }
 }

@@ -23,6 +23,9 @@ const FILES: &[(&str, &str)] = &[
     ("/usr/lib/x86_64-linux-gnu/crt1.o", "libc6-dev"),
     ("/etc/ssl/certs/ca-certificates.crt", "ca-certificates"),
 ];
+/// Locked by whoever installs; `netcfg/tests/bed/tools.rs` has the same. In `/run`, which is root's alone: in
+/// `/tmp`, root would truncate whatever a stranger has put there under this name.
+const INSTALLING: &str = "/run/astromesh-init.apt";
 /// The target of the binary that ships.
 pub const TARGET: &str = "x86_64-unknown-linux-musl";
 
@@ -59,7 +62,7 @@ pub fn install(programs: &[(&str, &str)]) -> Result<()> {
 /// Waits for whoever else of this project is installing, the tests of netcfg included: apt-get itself gives
 /// up at once. Who may not lock may not install either.
 fn installing() -> Option<File> {
-    let lock = File::create(std::env::temp_dir().join("astromesh-init.apt")).ok()?;
+    let lock = File::create(INSTALLING).ok()?;
     lock.lock().ok()?;
     Some(lock)
 }

@@ -1,7 +1,13 @@
 //! The command as its user sees it when something is wrong: status, and a message that names it.
 
+use std::fs;
 use std::net::TcpListener;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+
+use qemu_harness::paths::Paths;
+use qemu_harness::tools::Tools;
 
 fn vm(words: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_vm"))
@@ -49,4 +55,40 @@ fn a_wrong_command_line_prints_usage() {
             "{text}"
         );
     }
+}
+
+/// A cache that shares what was downloaded and unpacked with the real one, and nothing else.
+fn own_cache(name: &str) -> PathBuf {
+    let paths = Paths::discover().expect("a workspace");
+    Tools::prepare(&paths).expect("the tools");
+    let home = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let _ = fs::remove_dir_all(&home);
+    fs::create_dir_all(home.join("astromesh-init")).expect("own folder");
+    for entry in fs::read_dir(&paths.cache).expect("the cache").flatten() {
+        if entry.path().is_dir() {
+            let link = home.join("astromesh-init").join(entry.file_name());
+            symlink(entry.path(), link).expect("own folder");
+        }
+    }
+    home
+}
+
+#[test]
+fn whoever_asks_for_the_accelerator_has_it_tried_anew() {
+    let home = own_cache("accelerator");
+    let accel = || {
+        let output = Command::new(env!("CARGO_BIN_EXE_vm"))
+            .arg("accel")
+            .env("XDG_CACHE_HOME", &home)
+            .output()
+            .expect("the command runs");
+        assert!(output.status.success(), "{}", complaint(&output));
+        String::from_utf8(output.stdout).expect("text")
+    };
+    let truth = accel();
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").expect("Linux");
+    let kept = format!("astromesh-init/accelerator-{}", boot.trim());
+    let lie = if truth == "kvm\n" { "tcg" } else { "kvm" };
+    fs::write(home.join(kept), lie).expect("own folder");
+    assert_eq!(accel(), truth);
 }

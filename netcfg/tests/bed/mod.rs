@@ -92,6 +92,8 @@ impl Bed {
             relay: None,
             others: RefCell::default(),
         };
+        // One that is there already may be a stranger's, or a leftover of a test that was killed.
+        fs::create_dir(&bed.folder).expect("a folder that nobody has made before");
         for name in [&bed.server.netns, &bed.client] {
             add_netns(name);
         }

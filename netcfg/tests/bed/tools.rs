@@ -19,6 +19,10 @@ const NEEDED: [(&str, &str); 8] = [
     ("tshark", "tshark"),
 ];
 
+/// Locked by whoever installs, the harness included. In `/run`, which is root's alone: in `/tmp`, root would
+/// truncate whatever a stranger has put there under this name.
+const INSTALLING: &str = "/run/astromesh-init.apt";
+
 static INSTALLED: Once = Once::new();
 
 /// Installs what is missing of the programs, or fails with their names. Once per process.
@@ -29,7 +33,7 @@ pub fn install() {
 /// Installs what is missing of these programs, each given with its Debian package.
 pub fn need(programs: &[(&str, &'static str)]) {
     // The other tests of this project that install do the same: apt-get itself gives up at once.
-    let lock = fs::File::create(std::env::temp_dir().join("astromesh-init.apt"));
+    let lock = fs::File::create(INSTALLING);
     let lock = lock.and_then(|lock| lock.lock().map(|()| lock));
     let missing: Vec<&str> = programs
         .iter()

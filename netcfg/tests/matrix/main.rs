@@ -242,7 +242,8 @@ fn report(outcomes: Vec<Outcome>) -> Vec<String> {
         }
     }
     let folder = std::env::temp_dir().join(format!("nc{}-judged", std::process::id()));
-    std::fs::create_dir_all(&folder).expect("a folder");
+    // One that is there already may be a stranger's, or a leftover of a test that was killed.
+    std::fs::create_dir(&folder).expect("a folder that nobody has made before");
     let faults = judge(&captures, &folder);
     std::fs::remove_dir_all(&folder).expect("own folder");
     for (cell, fault) in faults {
