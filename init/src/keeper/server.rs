@@ -1,11 +1,13 @@
 //! The control socket of the slots.
 //!
 //! Few ask here, and only root may: the socket belongs to root, mode 0600, and the kernel says who is
-//! at the other end (unix(7), `SO_PEERCRED`). So one client is served at a time, with a short limit
-//! for its request; what follows an update hears its events as far as it reads them.
+//! at the other end (unix(7), `SO_PEERCRED`). So one client is served at a time and in one turn of the
+//! daemon's loop, with a deadline for its whole request, however it drips; what follows an update hears
+//! its events as far as it reads them.
 
 use super::protocol::{REQUEST_MAX, Request, parse};
 use crate::control::protocol::Refusal;
+use crate::slots::marks;
 use crate::sys;
 use rustix::fd::{AsFd, BorrowedFd};
 use serde::Serialize;
@@ -14,9 +16,9 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-/// How long a client may take for its request, and for taking a reply.
+/// How long a client may take for its whole request, and for taking a reply.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Clients that follow an update at the same time.
@@ -41,7 +43,7 @@ impl Server {
     pub fn bind(folder: &Path) -> io::Result<Self> {
         let path = folder.join("control");
         let make = || {
-            fs::create_dir_all(folder)?;
+            marks::make_directory(folder)?;
             match fs::remove_file(&path) {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
                 _ => {}
@@ -65,14 +67,16 @@ impl Server {
         self.listener.as_fd()
     }
 
-    /// The next request, if a client waits and asks for something that there is.
+    /// The request of the next client, if one waits and asks for something that there is.
     pub fn accept(&self) -> Option<(Request, Client)> {
-        loop {
-            let (stream, _) = self.listener.accept().ok()?;
-            let mut client = Client(stream);
-            match client.request() {
-                Ok(request) => return Some((request, client)),
-                Err(wrong) => client.refuse(&wrong),
+        let (stream, _) = self.listener.accept().ok()?;
+        let mut client = Client(stream);
+        let end = Instant::now() + PATIENCE;
+        match client.request(|| end.saturating_duration_since(Instant::now())) {
+            Ok(request) => Some((request, client)),
+            Err(wrong) => {
+                client.refuse(&wrong);
+                None
             }
         }
     }
@@ -100,10 +104,10 @@ impl Server {
 }
 
 impl Client {
-    fn request(&mut self) -> Result<Request, String> {
+    /// Reads the request, while some time is left for the whole of it.
+    fn request(&mut self, mut left: impl FnMut() -> Duration) -> Result<Request, String> {
         let fail = |e: io::Error| format!("the request: {e}");
         self.0.set_nonblocking(false).map_err(fail)?;
-        self.0.set_read_timeout(Some(PATIENCE)).map_err(fail)?;
         self.0.set_write_timeout(Some(PATIENCE)).map_err(fail)?;
         let (uid, _) = sys::peer(&self.0).map_err(fail)?;
         if uid != 0 && uid != rustix::process::geteuid().as_raw() {
@@ -114,6 +118,12 @@ impl Client {
         let mut line = Vec::new();
         let mut chunk = [0u8; 512];
         while !line.ends_with(b"\n") {
+            // A timeout of zero would be none (setsockopt(2), `SO_RCVTIMEO`).
+            let left = left();
+            if left.is_zero() {
+                return Err(format!("the request was not whole within {PATIENCE:?}"));
+            }
+            self.0.set_read_timeout(Some(left)).map_err(fail)?;
             match self.0.read(&mut chunk).map_err(fail)? {
                 0 => return Err("the request has no end of line".into()),
                 count => line.extend(chunk.get(..count).unwrap_or_default()),
@@ -194,11 +204,27 @@ mod tests {
         let half = ask(&folder, b"{\"verb\"");
         half.get_ref().shutdown(std::net::Shutdown::Write).unwrap();
         let _good = ask(&folder, b"{\"verb\":\"slots\"}\n");
+        // Each has a turn of its own.
+        assert!((0..3).all(|_| server.accept().is_none()));
         let (request, _) = server.accept().unwrap();
         assert_eq!(request, Request::Slots {});
         assert!(line(&mut wrong).contains("not understood"));
         assert!(line(&mut long).contains("at most 4096 bytes"));
         fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn a_request_that_drips_is_given_up_before_it_is_whole() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        // At each read there is another byte, well within the limit of one read.
+        let mut reads = 0;
+        let wrong = Client(ours).request(|| {
+            theirs.write_all(b" ").unwrap();
+            reads += 1;
+            PATIENCE.saturating_sub(Duration::from_millis(100 * reads))
+        });
+        assert!(wrong.unwrap_err().contains("not whole within 1s"));
+        assert_eq!(reads, 10);
     }
 
     #[test]
@@ -208,6 +234,8 @@ mod tests {
         let _server = Server::bind(&folder).unwrap();
         let mode = fs::metadata(folder.join("control")).unwrap().permissions();
         assert_eq!(mode.mode() & 0o777, 0o600);
+        let mode = fs::metadata(&folder).unwrap().permissions();
+        assert_eq!(mode.mode() & 0o777, 0o700);
         fs::remove_dir_all(folder).unwrap();
     }
 }

@@ -1,8 +1,10 @@
 //! The role `update`: fetches and installs one version, and ends.
 //!
 //! Below the role `slots` its events go over a channel, one to a message; run alone they are lines on the standard
-//! output. The status says how it ended, see [`status`]. Two of them never run at once.
+//! output. The status says how it ended, see [`status`]. Two of them never run at once: each holds a lock, whose
+//! file and folder only root can open, because flock(2) asks for no more than an open descriptor.
 
+use crate::slots::marks;
 use crate::system::relay;
 use crate::update::run::{self, Origin};
 use crate::update::{End, Outlet, keys, machine, source};
@@ -11,13 +13,14 @@ use rustix::fs::FlockOperation;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::Write;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use supervisor::event::Event;
 use supervisor::logger::now;
 
 /// Held while an update runs.
-const LOCK: &str = "/run/slots/update.lock";
+const LOCK: &str = "update.lock";
 
 /// An update has time: services go first.
 const NICE: i32 = 10;
@@ -34,7 +37,7 @@ pub(super) fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let outlet = outlet.as_mut();
     let _ = rustix::process::nice(NICE);
     outlet.event("update.start", &[("source", options.source.clone())]);
-    let opened = lock(Path::new(LOCK)).and_then(|lock| {
+    let opened = lock(Path::new(marks::DIRECTORY)).and_then(|lock| {
         let (source, manifest) = source::of(&options.source, options.ca.as_deref())?;
         Ok((lock, source, manifest))
     });
@@ -106,26 +109,45 @@ fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Options, String> {
     })
 }
 
-/// Takes the lock, without waiting: who asks for a second update is to know that one runs.
-fn lock(path: &Path) -> Result<File, End> {
+/// Takes the lock in this folder, without waiting: who asks for a second update is to know that one runs.
+fn lock(folder: &Path) -> Result<File, End> {
+    let path = folder.join(LOCK);
     let failed = |e: &std::io::Error| End::failed(format!("{}: {e}", path.display()));
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder).map_err(|e| failed(&e))?;
-    }
+    marks::make_directory(folder).map_err(|e| failed(&e))?;
     let file = File::options()
         .create(true)
         .truncate(false)
         .write(true)
-        .open(path)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW)
+        .open(&path)
         .map_err(|e| failed(&e))?;
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
         Err(rustix::io::Errno::WOULDBLOCK) => Err(End::Failed {
-            reason: format!("{}: another update runs", path.display()),
+            reason: format!("{}: another update runs{}", path.display(), holder(&file)),
             transient: true,
         }),
         Err(e) => Err(failed(&e.into())),
     }
+}
+
+/// Who holds the lock, by proc_locks(5): a holder that is no update is to be found.
+fn holder(file: &File) -> String {
+    let inode = file.metadata().map_or(0, |stat| stat.ino());
+    let locks = std::fs::read_to_string("/proc/locks").unwrap_or_default();
+    // ID: FLOCK ADVISORY WRITE PID MAJOR:MINOR:INODE START END
+    let pid = locks.lines().find_map(|line| {
+        let mut words = line.split_ascii_whitespace().skip(1);
+        let kind = words.next()?;
+        let pid = words.nth(2)?;
+        let own = words.next()?.rsplit(':').next()?.parse() == Ok(inode);
+        (kind == "FLOCK" && own).then(|| pid.to_owned())
+    });
+    pid.map_or_else(String::new, |pid| {
+        let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        format!(" as process {pid} ({})", name.trim_end())
+    })
 }
 
 /// To the role that started us.
@@ -157,6 +179,7 @@ impl Outlet for Lines {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt;
 
     fn arguments(words: &[&str]) -> impl Iterator<Item = OsString> {
         let words: Vec<OsString> = words.iter().map(OsString::from).collect();
@@ -181,19 +204,22 @@ mod tests {
     }
 
     #[test]
-    fn the_lock_is_held_by_one() {
+    fn the_lock_is_held_by_one_that_is_named_and_nobody_but_root_can_open_it() {
         let folder = std::env::temp_dir().join(format!("init-lock-{}", std::process::id()));
-        let path = folder.join("update.lock");
-        let held = lock(&path).unwrap();
-        let Err(End::Failed { reason, transient }) = lock(&path) else {
+        // As an earlier version made it.
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::set_permissions(&folder, PermissionsExt::from_mode(0o755)).unwrap();
+        let held = lock(&folder).unwrap();
+        let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o7777;
+        assert_eq!(mode(&folder), 0o700);
+        assert_eq!(mode(&folder.join(LOCK)), 0o600);
+        let Err(End::Failed { reason, transient }) = lock(&folder) else {
             panic!("held twice");
         };
-        assert!(
-            transient && reason.contains("another update runs"),
-            "{reason}"
-        );
+        let us = format!("another update runs as process {} (", std::process::id());
+        assert!(transient && reason.contains(&us), "{reason}");
         drop(held);
-        lock(&path).unwrap();
+        lock(&folder).unwrap();
         std::fs::remove_dir_all(&folder).unwrap();
     }
 

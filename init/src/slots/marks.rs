@@ -1,12 +1,23 @@
 //! What is remembered within one boot and no longer: empty files in the slot daemon's runtime directory,
 //! which is in memory. They outlive the daemon and its updates, not the machine.
 
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 /// Where they are, with the daemon's control socket.
 pub const DIRECTORY: &str = "/run/slots";
+
+/// Makes the folder, for root alone: what is in it are sockets, marks and locks, and a lock can be held by
+/// whoever can open its file.
+///
+/// # Errors
+/// Of the file system.
+pub fn make_directory(path: &Path) -> io::Result<()> {
+    std::fs::create_dir_all(path)?;
+    std::fs::set_permissions(path, Permissions::from_mode(0o700))
+}
 
 /// Something that has happened in this boot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
