@@ -64,8 +64,14 @@ pub const SLOTS: StateFile = StateFile {
     capacity: 64 * 1024,
 };
 
+/// The same once more, for when one of the two can no longer be read.
+pub const SLOTS_COPY: StateFile = StateFile {
+    name: "slots.copy.json",
+    ..SLOTS
+};
+
 /// All of them: for these [`StateDir::reserve`] keeps blocks.
-pub const ALL: [StateFile; 3] = [MACHINE_ID, REBOOTS, SLOTS];
+pub const ALL: [StateFile; 4] = [MACHINE_ID, REBOOTS, SLOTS, SLOTS_COPY];
 
 impl StateFile {
     /// A file of a line or two: one block of ext4.
@@ -215,6 +221,20 @@ impl StateDir {
             .map_err(|problem| self.error(&file.spare(), problem))?;
         self.exchange(file)
             .map_err(|problem| self.error(file.name, problem))
+    }
+
+    /// Moves what lies there out of the way, for somebody to look at; its new name, if there was anything.
+    ///
+    /// # Errors
+    /// Names the file.
+    pub fn set_aside(&self, file: StateFile) -> Result<Option<String>, StateError> {
+        if beneath::kind(&self.folder, file.name).is_none() {
+            return Ok(None);
+        }
+        let moved = beneath::move_aside(&self.folder, file.name);
+        moved
+            .map(Some)
+            .map_err(|problem| self.error(file.name, problem.into()))
     }
 
     /// Whether a write will succeed, which is found out by one: the contents are written again. Before something

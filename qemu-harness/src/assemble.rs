@@ -28,6 +28,10 @@ const VAR_UUID: &str = "6f1d2c9e-3f0b-4a57-9d55-a57203e5a003";
 const VAR_HASH_SEED: &str = "6f1d2c9e-3f0b-4a57-9d55-a57203e5a004";
 /// First size of /var; it grows with the disk.
 const VAR_SIZE: &str = "512M";
+/// Percent of /var that only root can use (mke2fs(8), `-m`): what init writes as root still has room when a service
+/// has filled the rest. Two, because the kernel keeps whole percents when the file system grows online (fs/ext4/
+/// resize.c, `ext4_update_super`), and of one, rounded down to blocks, it would keep none.
+const VAR_RESERVED: &str = "2";
 /// Block size of data and hash tree, the page size: what dm-verity is fastest with.
 const BLOCK: u64 = 4096;
 /// SHA-256 digests in one block of the hash tree.
@@ -167,7 +171,7 @@ pub fn disk(paths: &Paths, tools: &Tools, image: &Image, esp: &Path, work: &Path
     mkfs.env("SOURCE_DATE_EPOCH", EPOCH)
         .env("E2FSPROGS_FAKE_TIME", EPOCH);
     mkfs.args([
-        "-q", "-t", "ext4", "-b", "4096", "-m", "0", "-L", "var", "-U", VAR_UUID,
+        "-q", "-t", "ext4", "-b", "4096", "-m", VAR_RESERVED, "-L", "var", "-U", VAR_UUID,
     ]);
     // Nothing is left for the kernel to do at the first mount.
     mkfs.args([

@@ -5,7 +5,8 @@ use super::gather::{Look, look};
 use super::steps::{Change, Fate, Situation, Step};
 use crate::slots::efivar;
 use crate::slots::judgement::View;
-use crate::slots::record::{self, Record, Verdict};
+use crate::slots::record::{Record, Unreadable, Verdict};
+use crate::state::StateDir;
 use std::path::Path;
 use supervisor::event::Event;
 
@@ -56,16 +57,21 @@ impl Keeper {
     /// Writes a verdict down, and tells it if it is news.
     fn record(&mut self, look: &Look, change: &Change) -> Result<(), String> {
         // Anew: an update may have written in between.
-        let mut record = Record::load(Path::new(record::PATH)).unwrap_or_default();
+        let state = StateDir::open().map_err(Unreadable::from);
+        let known = state.and_then(|state| Ok((Record::load(&state)?.record, state)));
+        // One that cannot be read is not written over: what it knew would be lost.
+        let (mut record, state) = match known {
+            Ok((record, state)) => (record, Ok(state)),
+            Err(e) => (Record::default(), Err(e.to_string())),
+        };
         let before = record.clone();
         let kept =
             record.trial(&change.version).map(|trial| trial.verdict) == Some(Verdict::Blessed);
         change.apply(&mut record);
-        let saved = match record == before {
-            true => Ok(()),
-            false => record
-                .save(Path::new(record::PATH))
-                .map_err(|e| e.to_string()),
+        let saved = match state {
+            Ok(_) if record == before => Ok(()),
+            Ok(state) => record.save(&state).map_err(|e| e.to_string()),
+            Err(why) => Err(why),
         };
         match &change.fate {
             // Told once, and written down at the next try if not now: the entry's name says it already.

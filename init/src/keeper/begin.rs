@@ -11,8 +11,11 @@ use supervisor::event::Event;
 impl Keeper {
     /// Tells how things stand, and writes down what is to be known of them.
     pub(super) fn begin(&mut self, look: &Look, view: &View) {
-        if let Some(error) = &look.record_error {
-            self.warn("record", error);
+        if let Some(error) = &look.unreadable {
+            self.warn("record", &error.to_string());
+        }
+        if let Some(damage) = &look.damage {
+            self.warn("record", &format!("{damage}; its copy is used"));
         }
         let situation = match look.situation(view, self.config.tries) {
             Ok(situation) => situation,

@@ -75,7 +75,8 @@ impl Seen {
                 None if bad => Standing::Bad,
                 None => Standing::Good,
             }),
-            unrecorded: view.trial.is_none()
+            unrecorded: !facts.forgotten
+                && view.trial.is_none()
                 && !bad
                 && view.running.entry.as_ref().is_some_and(EntryName::is_good)
                 && facts

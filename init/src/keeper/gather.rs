@@ -12,8 +12,9 @@ use crate::slots::judgement::{self, Facts, View};
 use crate::slots::layout::{self, Layout};
 use crate::slots::marks::{Mark, Marks};
 use crate::slots::name::EntryName;
-use crate::slots::record::{self, Record};
+use crate::slots::record::{Record, Unreadable};
 use crate::slots::uki::{self, Uki};
+use crate::state::StateDir;
 use std::path::Path;
 
 /// One look.
@@ -30,7 +31,9 @@ pub struct Look {
     /// What is known of earlier trials; empty if it cannot be read.
     pub record: Record,
     /// Why it cannot.
-    pub record_error: Option<String>,
+    pub unreadable: Option<Unreadable>,
+    /// What is wrong with it, if this is the copy.
+    pub damage: Option<String>,
     /// Whether the other version was armed in this boot.
     pub armed_in_this_boot: bool,
     /// The mounted ESP.
@@ -69,7 +72,14 @@ pub fn look(marks: &Marks) -> Result<Look, String> {
     let fail = |e| format!("the ESP {}: {e}", device.display());
     let esp = Esp::mount(&device).map_err(fail)?;
     let found = esp.list().map_err(fail)?;
-    let (record, record_error) = match Record::load(Path::new(record::PATH)) {
+    let loaded = StateDir::open()
+        .map_err(Unreadable::from)
+        .and_then(|state| Record::load(&state));
+    let (record, damage) = match loaded {
+        Ok(loaded) => (Ok(loaded.record), loaded.damage),
+        Err(e) => (Err(e), None),
+    };
+    let (record, unreadable) = match record {
         Ok(record) => (record, None),
         Err(e) => (Record::default(), Some(e)),
     };
@@ -79,7 +89,8 @@ pub fn look(marks: &Marks) -> Result<Look, String> {
         variables,
         running,
         record,
-        record_error,
+        unreadable,
+        damage,
         armed_in_this_boot: marks.has(Mark::Armed),
         esp,
     })
@@ -96,6 +107,7 @@ impl Look {
             variables: &self.variables,
             record: &self.record,
             tries,
+            forgotten: self.unreadable.is_some(),
             armed_in_this_boot: self.armed_in_this_boot,
         }
     }

@@ -31,6 +31,8 @@ use crate::manager::event_line;
 use crate::slots::judgement::{Next, View};
 use crate::slots::marks::{Mark, Marks};
 use crate::slots::orders::{Link, Order, Report as Told};
+use crate::slots::record::{Record, Unreadable};
+use crate::state::StateDir;
 use crate::system::relay;
 use gather::Look;
 use nix::sys::signal::{SigSet, Signal};
@@ -253,7 +255,10 @@ impl Keeper {
         let done = match request {
             Request::Slots {} => match self.see() {
                 Ok((look, view)) => {
-                    let floor = look.record.floor(&look.running.version, &look.found);
+                    let floor = match &look.unreadable {
+                        None => look.record.floor(&look.running.version, &look.found),
+                        Some(why) => format!("unknown: {why}"),
+                    };
                     client.reply(&Reply {
                         ok: true,
                         slots: Some(Report {
@@ -303,9 +308,14 @@ impl Keeper {
         steps: impl FnOnce(&steps::Situation) -> Result<Vec<steps::Step>, String>,
     ) -> Result<(), String> {
         self.core.may(asked)?;
-        let done = self
-            .situation()
-            .and_then(|(look, situation)| self.perform(&look, steps(&situation)?));
+        let done = self.situation().and_then(|(look, situation)| {
+            match (&look.unreadable, asked) {
+                (None, _) => {}
+                (Some(Unreadable::Damaged(_)), Asked::Bless) => start_anew(&look)?,
+                (Some(why), _) => return Err(why.to_string()),
+            }
+            self.perform(&look, steps(&situation)?)
+        });
         self.core.look_again();
         done
     }
@@ -441,6 +451,14 @@ impl Keeper {
             println!("{line}");
         }
     }
+}
+
+/// An operator keeps the running version though the record is lost: no older one is installed from now on.
+fn start_anew(look: &Look) -> Result<(), String> {
+    let floor = look.record.floor(&look.running.version, &look.found);
+    StateDir::open()
+        .and_then(|state| Record::start_anew(&state, &floor))
+        .map_err(|e| e.to_string())
 }
 
 fn good() -> Reply {

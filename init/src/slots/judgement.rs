@@ -35,6 +35,9 @@ pub struct Facts<'a> {
     pub variables: &'a BootVariables,
     /// What is remembered.
     pub record: &'a Record,
+    /// Whether there is a record that cannot be read; what is remembered is empty then, and nothing may follow
+    /// from that.
+    pub forgotten: bool,
     /// Attempts that a trial has.
     pub tries: u32,
     /// Whether the other version was armed in this boot, and counted for it. That boot is still to come.
@@ -234,6 +237,9 @@ fn next(facts: &Facts<'_>, running: Option<&Found>, other: &SlotView) -> Next {
     else {
         return Next::Nothing;
     };
+    if facts.forgotten {
+        return Next::Nothing;
+    }
     if facts.armed_in_this_boot {
         return match facts.variables.one_shot.as_deref() == Some(entry.id().as_str()) {
             true => Next::Armed(entry.clone()),

@@ -1,24 +1,26 @@
 //! What the ESP and the partition table cannot say: verdicts with their reasons, and the floor.
 //!
-//! The record is one small file on `/var`, which both versions share and which a reset of the machine's
-//! data may take away. So nothing that a boot needs is in it: without it no trial is known to be bad and
-//! the floor is found anew from what is on the ESP. A newer version may have written fields that an older
+//! The record is one small file on `/var` and a copy of it ([`crate::state`]), which both versions share and which
+//! a reset of the machine's data may take away. So nothing that a boot needs is in it: where there is none, no
+//! trial is known to be bad and the floor is found anew from what is on the ESP.
+//!
+//! A record that is there and cannot be read is another matter: it may have known that a version is bad, or that
+//! none below a floor is to be installed. Then the copy counts; and if that cannot be read either
+//! ([`Unreadable`]), nothing is installed, tried again or written over until an operator says so by `initctl bless`.
+//!
+//! A newer version may have written fields that an older
 //! one does not know; they are passed over, since the older one is what a trial falls back to.
 
 use super::esp::Found;
 use super::version;
-use crate::durable;
 use crate::initramfs::verity::hex;
+use crate::state::{Problem, SLOTS, SLOTS_COPY, StateDir, StateError, StateFile};
 use serde::{Deserialize, Serialize};
 use std::cmp::Ordering;
-use std::io::{self, Read};
-use std::path::Path;
+use std::fmt;
 
-/// The record is kept here.
-pub const PATH: &str = "/var/lib/astromesh-init/slots.json";
-
-/// Bytes of the file that are read.
-const SIZE_MAX: u64 = 64 * 1024;
+/// How often a read is tried that the disk refuses.
+const READS: usize = 3;
 
 /// Versions that are remembered.
 const TRIALS_MAX: usize = 16;
@@ -69,39 +71,117 @@ pub enum Verdict {
     Bad,
 }
 
+/// Why there is a record that is not known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unreadable {
+    /// The disk did not give it; the next try may.
+    Passing(String),
+    /// Neither it nor its copy is a record any more.
+    Damaged(String),
+}
+
+impl fmt::Display for Unreadable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Passing(what) => f.write_str(what),
+            Self::Damaged(what) => write!(
+                f,
+                "{what}; nothing is installed until `initctl bless` keeps the running version and starts a new record"
+            ),
+        }
+    }
+}
+
+impl From<StateError> for Unreadable {
+    fn from(e: StateError) -> Self {
+        match e.problem {
+            Problem::Io(_) => Self::Passing(e.to_string()),
+            _ => Self::Damaged(e.to_string()),
+        }
+    }
+}
+
+/// What was read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Loaded {
+    /// The record.
+    pub record: Record,
+    /// What was wrong with it, if this is the copy.
+    pub damage: Option<String>,
+}
+
 impl Record {
-    /// Reads the record; one that is missing is empty.
+    /// Reads the record, or its copy if it is damaged; one that is missing is empty.
     ///
     /// # Errors
-    /// Names the file and what is wrong with it. The caller tells it and goes on with an empty one.
-    pub fn load(path: &Path) -> Result<Self, String> {
-        let wrong = |what: &dyn std::fmt::Display| format!("{}: {what}", path.display());
-        let mut bytes = Vec::new();
-        match std::fs::File::open(path) {
-            Ok(file) => file
-                .take(SIZE_MAX + 1)
-                .read_to_end(&mut bytes)
-                .map_err(|e| wrong(&e))?,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
-            Err(e) => return Err(wrong(&e)),
-        };
-        if bytes.len() as u64 > SIZE_MAX {
-            return Err(wrong(&format!("longer than {SIZE_MAX} bytes")));
+    /// There is one, and it is not known.
+    pub fn load(state: &StateDir) -> Result<Loaded, Unreadable> {
+        let loaded = |record, damage| Loaded { record, damage };
+        match (Self::read(state, SLOTS), Self::read(state, SLOTS_COPY)) {
+            (Ok(Some(record)), _) => Ok(loaded(record, None)),
+            (Err(Unreadable::Passing(what)), _) => Err(Unreadable::Passing(what)),
+            (Err(Unreadable::Damaged(what)), Ok(Some(copy))) => Ok(loaded(copy, Some(what))),
+            (_, Err(Unreadable::Passing(what))) => Err(Unreadable::Passing(what)),
+            (Err(damaged), Ok(None) | Err(_)) => Err(damaged),
+            (Ok(None), Ok(copy)) => Ok(loaded(copy.unwrap_or_default(), None)),
+            (Ok(None), Err(copy)) => Err(copy),
         }
-        let mut record: Self = serde_json::from_slice(&bytes).map_err(|e| wrong(&e))?;
-        record.bound();
-        Ok(record)
     }
 
-    /// Writes the record, whole or not at all; it is on the disk when this returns.
+    fn read(state: &StateDir, file: StateFile) -> Result<Option<Self>, Unreadable> {
+        let mut read = state.read(file);
+        for _ in 1..READS {
+            match &read {
+                Err(e) if matches!(e.problem, Problem::Io(_)) => read = state.read(file),
+                _ => break,
+            }
+        }
+        let Some(bytes) = read? else {
+            return Ok(None);
+        };
+        let mut record: Self = serde_json::from_slice(&bytes)
+            .map_err(|e| Unreadable::Damaged(format!("{}: {e}", file.path().display())))?;
+        record.bound();
+        Ok(Some(record))
+    }
+
+    /// Writes the record and its copy, each whole or not at all; they are on the disk when this returns.
     ///
     /// # Errors
     /// Names the file.
-    pub fn save(&self, path: &Path) -> io::Result<()> {
-        serde_json::to_vec_pretty(self)
-            .map_err(io::Error::from)
-            .and_then(|bytes| durable::write(path, &bytes))
-            .map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", path.display())))
+    pub fn save(&self, state: &StateDir) -> Result<(), StateError> {
+        let failed = |e: serde_json::Error| StateError {
+            path: SLOTS.path(),
+            problem: Problem::Io(e.into()),
+        };
+        let bytes = serde_json::to_vec_pretty(self).map_err(failed)?;
+        state.write(SLOTS, &bytes)?;
+        state.write(SLOTS_COPY, &bytes)
+    }
+
+    /// Whether the record could be written now. Asked before anything is changed that has to be recorded.
+    ///
+    /// # Errors
+    /// Names the file.
+    pub fn prove_writable(state: &StateDir) -> Result<(), StateError> {
+        state.prove_writable(SLOTS)?;
+        state.prove_writable(SLOTS_COPY)
+    }
+
+    /// Starts a new record in place of one that is damaged, with a floor that is known otherwise. What was there is
+    /// kept beside it.
+    ///
+    /// # Errors
+    /// Names the file.
+    pub fn start_anew(state: &StateDir, floor: &str) -> Result<(), StateError> {
+        for file in [SLOTS, SLOTS_COPY] {
+            state.set_aside(file)?;
+        }
+        let record = Self {
+            floor: Some(floor.to_owned()),
+            ..Self::default()
+        };
+        record.save(state)
     }
 
     /// What is known about a version.

@@ -12,6 +12,7 @@ use super::{End, Outlet, direct};
 use crate::devices::gpt_edit::{self, Table};
 use crate::slots::marks::{Mark, Marks};
 use crate::slots::{Esp, Layout, Record, Uki, efivar, layout};
+use crate::state::StateDir;
 use rustix::fs::Advice;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -48,7 +49,7 @@ pub struct Machine {
     /// Where the firmware's variables are.
     pub efivars: PathBuf,
     /// Where the record is.
-    pub record: PathBuf,
+    pub state: StateDir,
     /// Where it is marked, for the rest of this boot, that a version was armed.
     pub marks: Marks,
 }
@@ -112,6 +113,12 @@ impl Job<'_> {
         let machine = self.machine;
         let esp = &machine.esp;
         match step {
+            // Nothing was changed yet.
+            Step::ProveRecord => Record::prove_writable(&machine.state).map_err(|e| {
+                End::Refused(format!(
+                    "what becomes of the version could not be written down: {e}"
+                ))
+            }),
             Step::Disarm => efivar::clear_one_shot(&machine.efivars).map_err(End::failed),
             Step::Sweep => esp.sweep().map_err(End::failed),
             Step::Remove(name) => esp.remove(name).map_err(End::failed),
@@ -208,15 +215,11 @@ impl Job<'_> {
     }
 
     fn record(&mut self) -> Result<(), End> {
-        let path = &self.machine.record;
-        if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder).map_err(|e| End::failed(at(folder, &e)))?;
-        }
-        // One that cannot be read is made anew; the role `slots` tells of it.
-        let mut record = Record::load(path).unwrap_or_default();
+        let state = &self.machine.state;
+        let mut record = Record::load(state).map_err(End::failed)?.record;
         record.installed(&self.manifest.version, &self.manifest.roothash);
         record.armed(&self.manifest.version, &self.manifest.roothash);
-        record.save(path).map_err(End::failed)?;
+        record.save(state).map_err(End::failed)?;
         self.machine.marks.set(Mark::Armed).map_err(End::failed)
     }
 }

@@ -4,7 +4,8 @@ use super::install::{Disk, Machine, Place};
 use crate::cmdline::Cmdline;
 use crate::devices::disks::{self, Partition};
 use crate::slots::marks::{self, Marks};
-use crate::slots::{Esp, Uki, efivar, layout, record, uki};
+use crate::slots::{Esp, Uki, efivar, layout, uki};
+use crate::state::StateDir;
 use std::path::{Path, PathBuf};
 
 /// What runs, by the verified root (os-release(5)).
@@ -33,7 +34,7 @@ pub fn find() -> Result<Machine, String> {
         layout,
         esp,
         efivars,
-        record: record::PATH.into(),
+        state: StateDir::open().map_err(|e| e.to_string())?,
         marks: Marks::new(Path::new(marks::DIRECTORY)),
     })
 }

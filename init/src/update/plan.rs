@@ -3,6 +3,7 @@
 //! The order is the whole safety of an update. At every moment the disk is one of these, whatever of
 //! the next step has reached it:
 //!
+//! - [`Step::ProveRecord`]: as before; a `/var` that is full or broken is found out here;
 //! - [`Step::Disarm`] to [`Step::Remove`]: the other slot loses its entry, and is then known to be worthless;
 //! - [`Step::WriteRoot`] to [`Step::Label`]: it is filled, proven, and called by its roothash. No entry is for it;
 //! - [`Step::Stage`], [`Step::ReadBack`]: the UKI is on the ESP under a name that the loader takes for no entry;
@@ -52,6 +53,8 @@ pub struct Facts<'a> {
 /// A step of an installation; what it wrote is on the disk when it is over.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
+    /// It is known that the installation can be recorded; nothing is changed before.
+    ProveRecord,
     /// The next boot is to be an ordinary one.
     Disarm,
     /// What an interrupted update left on the ESP is removed.
@@ -142,7 +145,7 @@ pub fn decide(manifest: &Manifest, facts: &Facts<'_>) -> Result<Plan, End> {
     }
     let disarm = armed
         .is_some_and(|id| id == entry.id() || removals.iter().any(|removal| removal.id() == id));
-    let mut steps = Vec::new();
+    let mut steps = vec![Step::ProveRecord];
     steps.extend(disarm.then_some(Step::Disarm));
     steps.extend(facts.leftovers.then_some(Step::Sweep));
     steps.extend(removals.into_iter().map(Step::Remove));

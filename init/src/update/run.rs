@@ -7,6 +7,7 @@ use super::plan::{self, Facts, Plan, Step};
 use super::source::Source;
 use super::{End, Outlet, keys};
 use crate::slots::judgement::{self, Facts as Slots};
+use crate::slots::record::Unreadable;
 use crate::slots::{Record, Uki, efivar, uki};
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -147,8 +148,14 @@ fn trusted(
 fn plan(machine: &Machine, manifest: &Manifest) -> Result<Plan, End> {
     let found = machine.esp.list().map_err(End::failed)?;
     let variables = efivar::read(&machine.efivars);
-    // Without a record no version is known to be bad, and the floor is found anew.
-    let record = Record::load(&machine.record).unwrap_or_default();
+    let record = Record::load(&machine.state).map_err(|e| match e {
+        Unreadable::Passing(reason) => End::Failed {
+            reason,
+            transient: true,
+        },
+        Unreadable::Damaged(_) => End::Refused(e.to_string()),
+    })?;
+    let record = record.record;
     let slots = Slots {
         running: &machine.running,
         found: &found,
@@ -156,6 +163,7 @@ fn plan(machine: &Machine, manifest: &Manifest) -> Result<Plan, End> {
         variables: &variables,
         record: &record,
         tries: 0,
+        forgotten: false,
         armed_in_this_boot: false,
     };
     let removals = judgement::before_install(&slots).map(|mut names| {

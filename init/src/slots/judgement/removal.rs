@@ -51,6 +51,9 @@ pub fn before_install(facts: &Facts<'_>) -> Result<Vec<EntryName>, String> {
             "no entry on the ESP is known to start the running version {version}: boot it through the boot loader first"
         ));
     };
+    if facts.forgotten {
+        return Err("the record of versions cannot be read: which of them are bad, and which are too old, is not known. `initctl bless` keeps the running version and starts a new record first".into());
+    }
     if let Some(reason) = facts.record.is_bad(version) {
         return Err(format!(
             "the running version {version} is marked bad ({reason}), and the other slot is its fallback: reboot first"

@@ -16,6 +16,7 @@ struct Machine {
     record: Record,
     tries: u32,
     armed_in_this_boot: bool,
+    forgotten: bool,
 }
 
 const RUNNING: [u8; 2] = [1, 2];
@@ -60,6 +61,7 @@ impl Machine {
             record: Record::default(),
             tries: 2,
             armed_in_this_boot: false,
+            forgotten: false,
         }
     }
 
@@ -71,6 +73,7 @@ impl Machine {
             variables: &self.variables,
             record: &self.record,
             tries: self.tries,
+            forgotten: self.forgotten,
             armed_in_this_boot: self.armed_in_this_boot,
         }
     }
@@ -364,4 +367,15 @@ fn a_version_that_was_armed_in_this_boot_waits_for_its_start() {
     // In the next boot its try is used up.
     machine.armed_in_this_boot = false;
     assert!(matches!(machine.view().next, Next::FellBack { .. }));
+}
+
+#[test]
+fn a_record_that_cannot_be_read_is_not_one_that_is_empty() {
+    let mut machine = beside("os_2+0-1.efi");
+    assert!(before_install(&machine.facts()).is_ok());
+    assert!(matches!(machine.view().next, Next::Retry(_)));
+    machine.forgotten = true;
+    let why = before_install(&machine.facts()).unwrap_err();
+    assert!(why.contains("record") && why.contains("initctl bless"), "{why}");
+    assert_eq!(machine.view().next, Next::Nothing);
 }

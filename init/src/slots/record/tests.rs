@@ -5,21 +5,52 @@ use crate::slots::name::EntryName;
 use crate::slots::uki::Uki;
 use std::path::PathBuf;
 
-struct File(PathBuf);
+struct Folder(PathBuf);
 
-impl File {
+impl Folder {
     fn new(name: &str) -> Self {
         let folder = std::env::temp_dir().join(format!("record-{name}-{}", std::process::id()));
-        std::fs::create_dir_all(&folder).unwrap();
-        Self(folder.join("slots.json"))
+        let _ = std::fs::remove_dir_all(&folder);
+        std::fs::create_dir_all(folder.join("state")).unwrap();
+        Self(folder)
+    }
+
+    fn open(&self) -> StateDir {
+        let owner = rustix::process::geteuid().as_raw();
+        StateDir::open_below(&self.0, "state", owner).unwrap()
+    }
+
+    fn path(&self, file: StateFile) -> PathBuf {
+        self.0.join("state").join(file.name)
+    }
+
+    fn load(&self) -> Result<Record, Unreadable> {
+        Record::load(&self.open()).map(|loaded| loaded.record)
     }
 }
 
-impl Drop for File {
+impl Drop for Folder {
     fn drop(&mut self) {
-        std::fs::remove_dir_all(self.0.parent().unwrap()).unwrap();
+        std::fs::remove_dir_all(&self.0).unwrap();
     }
 }
+
+/// A record that knows something.
+fn known() -> Record {
+    let mut record = Record::default();
+    record.blessed("7", &[1; 32]);
+    record.bad("7", &[1; 32], "rolled back");
+    record
+}
+
+const DAMAGE: [&str; 6] = [
+    "",
+    "{",
+    "\"floor\"",
+    "{\"floor\": 3}",
+    "{\"trials\": [{\"verdict\": \"odd\"}]}",
+    "\0",
+];
 
 fn found(file: &str, image: &str, version: &str) -> Found {
     Found {
@@ -35,53 +66,73 @@ fn found(file: &str, image: &str, version: &str) -> Found {
 
 #[test]
 fn what_is_written_is_read() {
-    let file = File::new("write");
-    assert_eq!(Record::load(&file.0), Ok(Record::default()));
+    let folder = Folder::new("write");
+    assert_eq!(folder.load(), Ok(Record::default()));
     let mut record = Record::default();
     record.blessed("1", &[1; 32]);
     record.installed("2", &[2; 32]);
     record.armed("2", &[2; 32]);
     record.started("2", &[2; 32]);
     record.bad("2", &[2; 32], "astromeshd was not healthy");
-    record.save(&file.0).unwrap();
-    assert_eq!(Record::load(&file.0), Ok(record));
-    let text = std::fs::read_to_string(&file.0).unwrap();
+    record.save(&folder.open()).unwrap();
+    assert_eq!(folder.load(), Ok(record));
+    let text = std::fs::read_to_string(folder.path(SLOTS)).unwrap();
     assert!(text.contains("\"verdict\": \"bad\"") && text.contains(&"02".repeat(32)));
 }
 
 #[test]
-fn a_damaged_record_names_its_file() {
-    let file = File::new("damaged");
-    for text in [
-        "",
-        "{",
-        "\"floor\"",
-        "{\"floor\": 3}",
-        "{\"trials\": [{\"verdict\": \"odd\"}]}",
-        &" ".repeat(70_000),
-    ] {
-        std::fs::write(&file.0, text).unwrap();
-        let error = Record::load(&file.0).unwrap_err();
-        assert!(
-            error.starts_with(&format!("{}: ", file.0.display())),
-            "{error}"
-        );
+fn of_two_files_one_may_be_damaged_and_nothing_is_forgotten() {
+    for (file, told) in [(SLOTS, true), (SLOTS_COPY, false)] {
+        for text in DAMAGE {
+            let folder = Folder::new("copy");
+            known().save(&folder.open()).unwrap();
+            std::fs::write(folder.path(file), text).unwrap();
+            let loaded = Record::load(&folder.open()).unwrap();
+            assert_eq!(loaded.record, known(), "{text:?} in {}", file.name);
+            assert_eq!(loaded.damage.is_some(), told);
+            // The next write mends it.
+            loaded.record.save(&folder.open()).unwrap();
+            assert_eq!(Record::load(&folder.open()).unwrap().damage, None);
+        }
     }
-    let folder = file.0.parent().unwrap();
-    assert!(Record::load(folder).unwrap_err().contains("directory"));
-    let error = Record::default().save(&folder.join("no/slots.json"));
-    assert!(error.unwrap_err().to_string().contains("no/slots.json: "));
+    // A stranger has removed it.
+    let folder = Folder::new("removed");
+    known().save(&folder.open()).unwrap();
+    std::fs::remove_file(folder.path(SLOTS)).unwrap();
+    assert_eq!(folder.load(), Ok(known()));
+}
+
+#[test]
+fn a_record_that_is_damaged_is_not_an_empty_one() {
+    for text in DAMAGE {
+        let folder = Folder::new("damaged");
+        known().save(&folder.open()).unwrap();
+        for file in [SLOTS, SLOTS_COPY] {
+            std::fs::write(folder.path(file), text).unwrap();
+        }
+        let Err(Unreadable::Damaged(why)) = folder.load() else {
+            panic!("{text:?} is taken for a record");
+        };
+        assert!(why.contains("slots"), "{why}");
+        // What an operator puts in its place keeps what was there.
+        Record::start_anew(&folder.open(), "7").unwrap();
+        assert_eq!(folder.load().unwrap().floor.as_deref(), Some("7"));
+        let kept = std::fs::read_dir(folder.0.join("state")).unwrap();
+        let aside = |name: &str| name.starts_with("slots") && name.contains("obstructed");
+        let kept = kept.filter(|file| aside(&file.as_ref().unwrap().file_name().to_string_lossy()));
+        assert_eq!(kept.count(), 2);
+    }
 }
 
 #[test]
 fn a_newer_versions_fields_are_passed_over() {
-    let file = File::new("newer");
+    let folder = Folder::new("newer");
     std::fs::write(
-        &file.0,
+        folder.path(SLOTS),
         "{\"floor\": \"3\", \"new\": {}, \"trials\": [{\"version\": \"4\", \"new\": 1}]}",
     )
     .unwrap();
-    let record = Record::load(&file.0).unwrap();
+    let record = folder.load().unwrap();
     assert_eq!(record.floor.as_deref(), Some("3"));
     assert_eq!(record.trial("4").unwrap().verdict, Verdict::Installed);
 }
@@ -151,7 +202,7 @@ fn the_newest_are_kept_and_reasons_are_bounded() {
         (16, Some(&"24"), Some(&"39"))
     );
     assert!(record.trials.iter().all(|t| t.reason.len() == 512));
-    assert!(serde_json::to_vec_pretty(&record).unwrap().len() as u64 <= SIZE_MAX);
+    assert!(serde_json::to_vec_pretty(&record).unwrap().len() <= SLOTS.capacity);
 }
 
 #[test]

@@ -65,6 +65,7 @@ fn the_stale_entry_goes_first_and_the_arm_comes_last() {
     let plan = decide(&manifest("2"), &facts).unwrap();
     assert_eq!(plan.entry.file(), "astromesh-os_2+0-0.efi");
     let order = [
+        Step::ProveRecord,
         Step::Disarm,
         Step::Sweep,
         Step::Remove(stale),
@@ -195,23 +196,25 @@ proptest! {
         };
         if let Ok(plan) = decide(&manifest(&offered), &facts) {
             let rank = |step: &Step| match step {
-                Step::Disarm => 0,
-                Step::Sweep => 1,
-                Step::Remove(_) => 2,
-                Step::WriteRoot => 3,
-                Step::WriteVerity => 4,
-                Step::Prove => 5,
-                Step::Label => 6,
-                Step::Stage => 7,
-                Step::ReadBack => 8,
-                Step::Publish => 9,
-                Step::Record => 10,
-                Step::Arm => 11,
+                Step::ProveRecord => 0,
+                Step::Disarm => 1,
+                Step::Sweep => 2,
+                Step::Remove(_) => 3,
+                Step::WriteRoot => 4,
+                Step::WriteVerity => 5,
+                Step::Prove => 6,
+                Step::Label => 7,
+                Step::Stage => 8,
+                Step::ReadBack => 9,
+                Step::Publish => 10,
+                Step::Record => 11,
+                Step::Arm => 12,
             };
             let ranks: Vec<u8> = plan.steps.iter().map(rank).collect();
             prop_assert!(ranks.is_sorted());
-            prop_assert_eq!(&ranks[ranks.len() - 9..], &[3, 4, 5, 6, 7, 8, 9, 10, 11]);
-            prop_assert_eq!(ranks.iter().filter(|rank| **rank == 2).count(), stale);
+            prop_assert_eq!(&ranks[ranks.len() - 9..], &[4, 5, 6, 7, 8, 9, 10, 11, 12]);
+            prop_assert_eq!(ranks[0], 0);
+            prop_assert_eq!(ranks.iter().filter(|rank| **rank == 3).count(), stale);
             prop_assert!(offered.parse::<u32>().unwrap() > 5);
         }
     }

@@ -52,7 +52,7 @@ fn a_version_is_installed_and_armed() {
     );
     let one_shot = efivar::read(&rig.path("efivars")).one_shot;
     assert_eq!(one_shot.as_deref(), Some("astromesh-os_2.efi"));
-    let record = Record::load(&rig.path("var/slots.json")).unwrap();
+    let record = Record::load(&rig.var()).unwrap().record;
     let trial = record.trial("2").unwrap();
     assert_eq!((trial.verdict, trial.armed), (Verdict::Installed, 1));
 
@@ -94,7 +94,10 @@ fn cut_anywhere_it_is_safe_and_starts_over_to_the_same_end() {
     whole.install(&mut bundle.shelf()).0.unwrap();
     let strip = |rig: &Rig| -> BTreeMap<PathBuf, Vec<u8>> {
         let files = rig.state().into_iter();
+        // A spare holds what was there before, and has been written more often where it was begun twice.
+        let is_spare = |path: &PathBuf| path.extension().is_some_and(|end| end == "spare");
         files
+            .filter(|(path, _)| !is_spare(path))
             .map(|(path, bytes)| (path.strip_prefix(&rig.0).unwrap().to_owned(), bytes))
             .collect()
     };
@@ -120,8 +123,9 @@ fn cut_anywhere_it_is_safe_and_starts_over_to_the_same_end() {
         rig.assert_safe(&bundle, &format!("again after cut {cut}"));
         assert!(strip(&rig) == expected, "another end after cut {cut}");
     }
-    assert_eq!(cuts.len(), 10, "{cuts:?}");
-    assert!(matches!(cuts[0], Step::Remove(_)));
+    assert_eq!(cuts.len(), 11, "{cuts:?}");
+    assert_eq!(cuts[0], Step::ProveRecord);
+    assert!(matches!(cuts[1], Step::Remove(_)));
     assert_eq!(cuts.last(), Some(&Step::Arm));
 }
 
@@ -214,14 +218,13 @@ fn what_is_not_signed_or_not_for_us_changes_nothing() {
 
     let mut record = Record::default();
     record.bad("2", &good.roothash, "it hung");
-    fs::create_dir_all(rig.path("var")).unwrap();
-    record.save(&rig.path("var/slots.json")).unwrap();
+    record.save(&rig.var()).unwrap();
     assert!(refused(&rig, &mut good.shelf()).contains("is bad: it hung"));
     Record {
         floor: Some("2".into()),
         ..Record::default()
     }
-    .save(&rig.path("var/slots.json"))
+    .save(&rig.var())
     .unwrap();
     assert!(refused(&rig, &mut good.shelf()).contains("not newer than 2"));
     fs::remove_file(rig.path("keys/one.pem")).unwrap();
@@ -352,11 +355,47 @@ fn leftovers_are_swept_and_a_newer_version_replaces_a_waiting_one() {
         Ok(())
     });
     result.unwrap();
-    assert_eq!(steps[0], Step::Disarm);
+    assert_eq!(steps[..2], [Step::ProveRecord, Step::Disarm]);
     assert_eq!(
         names(&rig),
         ["astromesh-os_1.efi", "astromesh-os_3+0-0.efi"]
     );
     let one_shot = efivar::read(&rig.path("efivars")).one_shot;
     assert_eq!(one_shot.as_deref(), Some("astromesh-os_3.efi"));
+}
+
+#[test]
+fn a_version_that_could_not_be_recorded_is_refused_before_anything_is_changed() {
+    let (rig, bundle) = (Rig::new("unwritable"), Bundle::new("2"));
+    let before = rig.state();
+    let (result, heard) = rig.update(&mut bundle.shelf(), &mut |step| {
+        // The folder is gone, as no file can be made on a full disk.
+        if *step == Step::ProveRecord {
+            fs::remove_dir_all(rig.path("var")).unwrap();
+        }
+        Ok(())
+    });
+    let Err(End::Refused(reason)) = result else {
+        panic!("{result:?}");
+    };
+    assert!(reason.contains("could not be written down"), "{reason}");
+    assert_eq!(heard.last().0, "update.refused");
+    assert!(before == rig.state(), "something was changed");
+}
+
+#[test]
+fn a_record_that_cannot_be_read_is_not_taken_for_an_empty_one() {
+    let (rig, bundle) = (Rig::new("damaged"), Bundle::new("2"));
+    let mut record = Record::default();
+    record.bad("2", &bundle.roothash, "it hung");
+    record.save(&rig.var()).unwrap();
+    // One is damaged: the copy is as good.
+    fs::write(rig.path("var/slots.json"), "{").unwrap();
+    assert!(refused(&rig, &mut bundle.shelf()).contains("is bad: it hung"));
+    fs::write(rig.path("var/slots.copy.json"), "{").unwrap();
+    let why = refused(&rig, &mut bundle.shelf());
+    assert!(why.contains("slots.json") && why.contains("initctl bless"), "{why}");
+    // An operator keeps what runs.
+    Record::start_anew(&rig.var(), "1").unwrap();
+    rig.install(&mut bundle.shelf()).0.unwrap();
 }

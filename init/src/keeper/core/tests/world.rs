@@ -121,6 +121,7 @@ impl World {
             variables: &self.variables,
             record: &self.record,
             tries: TRIES,
+            forgotten: false,
             armed_in_this_boot: self.marks.contains(&Mark::Armed),
         }
     }

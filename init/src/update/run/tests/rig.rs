@@ -4,6 +4,7 @@ use super::super::*;
 use crate::devices::disks::Partition;
 use crate::devices::gpt::{self, Guid};
 use crate::slots::{Esp, Layout, Slot, layout};
+use crate::state::StateDir;
 use crate::update::fetch::tests::Shelf;
 use crate::update::hash::Digest;
 use crate::update::install::{Disk, Place};
@@ -57,6 +58,7 @@ impl Rig {
         fs::create_dir_all(rig.linux()).unwrap();
         fs::create_dir_all(rig.path("efivars")).unwrap();
         fs::create_dir_all(rig.path("keys")).unwrap();
+        fs::create_dir(rig.path("var")).unwrap();
         fs::write(rig.path("disk"), disk()).unwrap();
         for slot in ["root", "verity"] {
             fs::write(rig.path(slot), vec![0xee; SLOT_SIZE]).unwrap();
@@ -70,6 +72,12 @@ impl Rig {
 
     pub(super) fn path(&self, name: &str) -> PathBuf {
         self.0.join(name)
+    }
+
+    /// The folder of the record.
+    pub(super) fn var(&self) -> StateDir {
+        let owner = rustix::process::geteuid().as_raw();
+        StateDir::open_below(&self.0, "var", owner).unwrap()
     }
 
     pub(super) fn linux(&self) -> PathBuf {
@@ -137,7 +145,7 @@ impl Rig {
             },
             esp: Esp::at(&self.path("esp")),
             efivars: self.path("efivars"),
-            record: self.path("var/slots.json"),
+            state: self.var(),
             marks: crate::slots::marks::Marks::new(&self.0),
         }
     }
