@@ -171,7 +171,17 @@ pub fn disk(paths: &Paths, tools: &Tools, image: &Image, esp: &Path, work: &Path
     mkfs.env("SOURCE_DATE_EPOCH", EPOCH)
         .env("E2FSPROGS_FAKE_TIME", EPOCH);
     mkfs.args([
-        "-q", "-t", "ext4", "-b", "4096", "-m", VAR_RESERVED, "-L", "var", "-U", VAR_UUID,
+        "-q",
+        "-t",
+        "ext4",
+        "-b",
+        "4096",
+        "-m",
+        VAR_RESERVED,
+        "-L",
+        "var",
+        "-U",
+        VAR_UUID,
     ]);
     // Nothing is left for the kernel to do at the first mount.
     mkfs.args([

@@ -17,8 +17,8 @@ use std::path::{Path, PathBuf};
 use supervisor::config::ServiceConfig;
 use supervisor::logger::EVENTS_NAME;
 use supervisor::spec::{self, Spec, SpecError};
-pub use update::UpdateConfig;
 use update::UpdateSection;
+pub use update::{UpdateConfig, check_command_line, check_source};
 
 /// Where the machine's own file is.
 pub const PATH: &str = "/usr/lib/astromesh/init.toml";

@@ -50,6 +50,39 @@ impl Default for UpdateConfig {
     }
 }
 
+/// Whether this can be a source: the path or URL of a manifest. What it names is judged when it is opened.
+///
+/// # Errors
+/// Why not.
+pub fn check_source(source: &str) -> Result<(), String> {
+    match ["http://", "https://", "/"]
+        .iter()
+        .any(|start| source.starts_with(start))
+    {
+        true => Ok(()),
+        false => Err(format!(
+            "{source:?} is no http:// or https:// URL and no absolute path"
+        )),
+    }
+}
+
+/// Whether the source that the kernel's command line names may be looked at. The host of a virtual machine can
+/// append to that line, and must not thereby open what the image has closed: where the configuration has an
+/// https source, a plain http one would let whoever is on the path see and choose what is fetched.
+///
+/// # Errors
+/// Why not.
+pub fn check_command_line(source: &str, configured: Option<&str>) -> Result<(), String> {
+    check_source(source)?;
+    let secure = configured.is_some_and(|configured| configured.starts_with("https://"));
+    match secure && source.starts_with("http://") {
+        true => Err(format!(
+            "{source:?} is plain http, and update.source of the configuration is https"
+        )),
+        false => Ok(()),
+    }
+}
+
 /// A check is a request to somebody's server, so not too often.
 const CHECK_MIN: Duration = Duration::from_secs(10);
 
@@ -92,20 +125,15 @@ impl UpdateSection {
         };
         let wrong = |key, text: String| Err((key, format!("update.{key}: {text}")));
         match &config.source {
-            Some(source)
-                if !["http://", "https://", "/"]
-                    .iter()
-                    .any(|s| source.starts_with(s)) =>
-            {
-                return wrong(
-                    "source",
-                    format!("{source:?} is no http:// or https:// URL and no absolute path"),
-                );
+            Some(source) => {
+                if let Err(why) = check_source(source) {
+                    return wrong("source", why);
+                }
             }
             None if config.check.is_some() => {
                 return wrong("check", "there is no update.source to look at".into());
             }
-            Some(_) | None => {}
+            None => {}
         }
         if config.check.is_some_and(|check| check < CHECK_MIN) {
             return wrong("check", format!("more often than every {CHECK_MIN:?}"));
@@ -172,6 +200,29 @@ mod tests {
         ] {
             let error = settle(text).unwrap_err();
             assert!(error.contains(expected), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_command_line_opens_nothing_that_the_configuration_has_closed() {
+        let check = |source: &str, configured: &str| check_command_line(source, Some(configured));
+        let https = "https://a/update.json";
+        assert_eq!(check_command_line("http://b/u.json", None), Ok(()));
+        assert_eq!(check("http://b/u.json", "http://a/u.json"), Ok(()));
+        for source in ["https://b/u.json", "/var/u.json"] {
+            assert_eq!(check(source, https), Ok(()));
+        }
+        assert!(
+            check("http://b/u.json", https)
+                .unwrap_err()
+                .contains("plain http")
+        );
+        for source in ["--keys=/var/x", "ftp://b/u.json", "u.json", ""] {
+            assert!(
+                check(source, https)
+                    .unwrap_err()
+                    .contains("no absolute path")
+            );
         }
     }
 

@@ -26,7 +26,8 @@ mod updating;
 
 use self::core::{Action, Asked, Core, Origin, Seen, Settings, Task};
 use crate::cmdline::Cmdline;
-use crate::config::{self, UpdateConfig};
+
+use crate::config::{self, UpdateConfig, check_command_line, check_source};
 use crate::manager::event_line;
 use crate::slots::judgement::{Next, View};
 use crate::slots::marks::{Mark, Marks};
@@ -279,7 +280,10 @@ impl Keeper {
                 steps::roll_back(situation, "initctl rollback")
             }),
             Request::Update { source, no_reboot } => {
-                let source = source.map_or_else(|| self.default_source(), Ok);
+                let source = match source {
+                    Some(source) => check_source(&source).map(|()| source),
+                    None => self.source(Origin::Configured),
+                };
                 let started = self
                     .core
                     .may(Asked::Update)
@@ -321,19 +325,18 @@ impl Keeper {
     }
 
     fn source(&self, origin: Origin) -> Result<String, String> {
-        let source = match origin {
-            Origin::CommandLine => self.cmdline.update.clone(),
-            Origin::Configured => self.config.source.clone(),
-        };
-        source.ok_or_else(|| "no source is named".into())
-    }
-
-    /// Where an operator's update comes from who names no source.
-    fn default_source(&self) -> Result<String, String> {
-        let source = self.cmdline.update.clone();
-        source
-            .or_else(|| self.config.source.clone())
-            .ok_or_else(|| "no SOURCE is given, and the configuration has no update.source".into())
+        let configured = self.config.source.clone();
+        match (origin, &self.cmdline.update) {
+            (Origin::CommandLine, Some(source)) => {
+                check_command_line(source, configured.as_deref()).map_err(|why| {
+                    format!("astromesh.update= of the kernel's command line: {why}")
+                })?;
+                Ok(source.clone())
+            }
+            _ => configured.ok_or_else(|| {
+                "no SOURCE is given, and the configuration has no update.source".into()
+            }),
+        }
     }
 
     fn start_update(&mut self, source: Result<String, String>, reboot: bool) -> Result<(), String> {

@@ -41,7 +41,7 @@ impl Update {
         if let Some(ca) = ca {
             command.args(["--ca", ca]);
         }
-        Self::spawn(command, &[source])
+        Self::spawn(command, &["--", source])
     }
 
     /// Starts this command, with `--events FD` and these last arguments.

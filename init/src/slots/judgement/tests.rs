@@ -376,6 +376,9 @@ fn a_record_that_cannot_be_read_is_not_one_that_is_empty() {
     assert!(matches!(machine.view().next, Next::Retry(_)));
     machine.forgotten = true;
     let why = before_install(&machine.facts()).unwrap_err();
-    assert!(why.contains("record") && why.contains("initctl bless"), "{why}");
+    assert!(
+        why.contains("record") && why.contains("initctl bless"),
+        "{why}"
+    );
     assert_eq!(machine.view().next, Next::Nothing);
 }

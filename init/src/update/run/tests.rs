@@ -394,7 +394,10 @@ fn a_record_that_cannot_be_read_is_not_taken_for_an_empty_one() {
     assert!(refused(&rig, &mut bundle.shelf()).contains("is bad: it hung"));
     fs::write(rig.path("var/slots.copy.json"), "{").unwrap();
     let why = refused(&rig, &mut bundle.shelf());
-    assert!(why.contains("slots.json") && why.contains("initctl bless"), "{why}");
+    assert!(
+        why.contains("slots.json") && why.contains("initctl bless"),
+        "{why}"
+    );
     // An operator keeps what runs.
     Record::start_anew(&rig.var(), "1").unwrap();
     rig.install(&mut bundle.shelf()).0.unwrap();
