@@ -295,9 +295,9 @@ optional_fields! {
     BackoffConfig {
         /// Before the first restart; default `"0s"`.
         initial: DurationText,
-        /// Before the second restart; doubles with each further one; default `"200ms"`.
+        /// Before the second restart; doubles with each further one; default `"1s"`.
         base: DurationText,
-        /// The longest delay; default `"30s"`.
+        /// The longest delay; default `"60s"`.
         max: DurationText,
         /// Share by which a delay varies at random, 0 to 1; default 0.1.
         jitter: f64,
@@ -309,9 +309,9 @@ optional_fields! {
 optional_fields! {
     /// The limit on restarts, as OTP's supervisors have it.
     IntensityConfig {
-        /// So many restarts ..., 0 to 1000; default 5.
+        /// So many restarts ..., 0 to 1000; default 10.
         restarts: u32,
-        /// ... within this time are allowed; default `"60s"`.
+        /// ... within this time are allowed; default `"30m"`.
         within: DurationText,
         /// What the next one leads to; default `degraded`, `reboot` for a required service.
         then: Escalation,

@@ -25,7 +25,7 @@ const FIRST_PASSED: usize = 3;
 /// What every service of ours has: it is restarted whatever happens, since giving up on one of them
 /// would leave a machine that nobody can reach or read. With these delays there are never so many
 /// restarts in so little time.
-const FOR_EVER: &str = "restart = 'always'\nbackoff.max = '5s'\n\
+const FOR_EVER: &str = "restart = 'always'\nbackoff = { base = '200ms', max = '5s' }\n\
     intensity = { restarts = 1000, within = '1s' }";
 
 /// A service that is part of init.

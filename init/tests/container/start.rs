@@ -122,6 +122,27 @@ fn a_required_service_that_is_over_or_blocked_is_told_to_the_machine() {
 }
 
 #[test]
+fn an_address_that_is_not_there_defers_the_start_and_counts_for_nothing() {
+    let mut container = Container::start(
+        "address",
+        // RFC 5737: an address that nobody has.
+        r#"[service.s]
+        exec = ["SERVICE", "forever"]
+        required = true
+        sockets = ["tcp:192.0.2.1:80"]
+        intensity.restarts = 0
+        backoff.base = "10ms""#,
+    );
+    for tries in ["1", "2"] {
+        let deferred = container.until("service.deferred", &[("tries", tries)]);
+        let error = deferred.field("error");
+        assert!(error.starts_with("sockets: tcp:192.0.2.1:80: "), "{error}");
+    }
+    assert!(!container.was_told("service.failed", &[("service", "s")]));
+    assert_eq!(container.status("s")["restarts"], 0);
+}
+
+#[test]
 fn a_program_that_is_not_there_is_never_ready() {
     let mut container = Container::start(
         "missing",

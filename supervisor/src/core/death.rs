@@ -1,5 +1,6 @@
 //! How an instance ended, and why.
 
+use super::spawn::SpawnFailure;
 use crate::Time;
 use crate::status;
 use std::fmt;
@@ -40,7 +41,7 @@ pub enum Cause {
     /// The kernel killed it for want of memory.
     OutOfMemory,
     /// No process could be made.
-    NotSpawned(String),
+    NotSpawned(SpawnFailure),
 }
 
 impl Cause {
@@ -81,7 +82,7 @@ impl fmt::Display for Cause {
             Self::PreStart(number, status) => write!(f, "pre-start check {number}: {status}"),
             Self::Ended(status) => status.fmt(f),
             Self::OutOfMemory => f.write_str("out of memory"),
-            Self::NotSpawned(why) => f.write_str(why),
+            Self::NotSpawned(failure) => failure.fmt(f),
         }
     }
 }

@@ -9,7 +9,7 @@ use super::machine::{Ending, KILL_WAIT, Machine, Turn};
 use super::probe::{ProbeKind, Track};
 use super::restart;
 use super::table::{State, Trigger};
-use super::{Action, Exit, Program};
+use super::{Action, Exit, Program, SpawnFailure};
 use crate::Time;
 use crate::config::ServiceType;
 use crate::event::Event;
@@ -63,6 +63,7 @@ impl Machine {
             } else {
                 Program::Main
             };
+            self.end = Ending::default();
             turn.actions.push(Action::Spawn(self.id, self.program));
             return;
         }
@@ -119,7 +120,9 @@ impl Machine {
     /// The instance is gone; decides what follows.
     pub(super) fn settle(&mut self, turn: &mut Turn<'_>) {
         let cause = self.cause.take().unwrap_or(Cause::Requested);
-        self.bury(cause.clone(), turn.now);
+        if Self::is_deferred(&cause).is_none() {
+            self.bury(cause.clone(), turn.now);
+        }
         self.tried = true;
         if self.spec.kind == ServiceType::Oneshot && cause.is_success() && self.wanted && !self.shut
         {
@@ -127,6 +130,9 @@ impl Machine {
         }
         if self.shut || !self.wanted || cause.is_asked() {
             return self.rest(&cause.to_string(), turn);
+        }
+        if let Some(failure) = Self::is_deferred(&cause) {
+            return self.defer(failure, turn);
         }
         let success = cause.is_success();
         let policy = self.spec.restart.name();
@@ -205,10 +211,16 @@ impl Machine {
         }
     }
 
-    pub(super) fn spawn_failed(&mut self, why: String, turn: &mut Turn<'_>) {
-        self.tell(turn, self.event("service.exit").with("error", &why));
+    pub(super) fn spawn_failed(&mut self, failure: SpawnFailure, turn: &mut Turn<'_>) {
+        // What is known so far is of a check before it that passed.
+        self.end = Ending::default();
+        let error = self.event("service.exit").with("error", &failure);
+        let cause = Cause::NotSpawned(failure);
+        if Self::is_deferred(&cause).is_none() {
+            self.tell(turn, error);
+        }
         // A check before it may have left something behind.
-        self.react(Trigger::NotSpawned, Some(Cause::NotSpawned(why)), turn);
+        self.react(Trigger::NotSpawned, Some(cause), turn);
     }
 
     pub(super) fn exited(&mut self, exit: Exit, turn: &mut Turn<'_>) {

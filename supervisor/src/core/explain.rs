@@ -154,7 +154,10 @@ impl Machine {
                 };
                 format!("{}; {what}", cause.unwrap_or_default())
             }
-            State::Backoff => last_death(),
+            State::Backoff => match &self.deferral {
+                Some(deferral) => format!("no process could be made: {}", deferral.why),
+                None => last_death(),
+            },
             State::Failed => format!("{}; {}", last_death(), self.why_not_restarted()),
         }
     }

@@ -3,6 +3,7 @@
 //! A service is *lost* when it used up its restarts, or, if boot health depends on it (`required`), when it
 //!
 //! * ended and its restart policy has no restart for that end, with success or without;
+//! * could not be started for its `start-timeout`, by no fault of its own ([`super::spawn`]);
 //! * cannot start because something that it requires is down ([`super::outlook`]), for longer than its
 //!   `start-timeout`; unless an operator stopped that;
 //! * has been unhealthy, which no restart follows, for longer than its `start-timeout`.
@@ -52,7 +53,7 @@ impl Machine {
         }
     }
 
-    fn call_the_machine(&self, then: Escalation, why: String, turn: &mut Turn<'_>) {
+    pub(super) fn call_the_machine(&self, then: Escalation, why: String, turn: &mut Turn<'_>) {
         let id = self.id;
         match then {
             Escalation::RestartGroup | Escalation::Reboot => {

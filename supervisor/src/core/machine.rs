@@ -45,6 +45,7 @@ use super::death::{Cause, Death, ExitStatus};
 use super::outlook::Blocked;
 use super::probe::{ProbeKind, Track};
 use super::restart::{Random, Restarts};
+use super::spawn::Deferral;
 use super::table::{self, Reaction, STATES, State, Trigger};
 use super::watchdog::Watchdog;
 use super::{Action, Id, Program};
@@ -119,6 +120,8 @@ pub struct Machine {
     pub(super) end: Ending,
     pub(super) probes: [Option<Track>; 3],
     pub(super) restarts: Restarts,
+    /// Starts in a row that came to nothing by no fault of its own.
+    pub(super) deferral: Option<Deferral>,
     /// Whether the group was restarted since this one was last healthy for long enough.
     pub(super) group_restarted: bool,
     pub(super) status: String,
@@ -165,6 +168,7 @@ impl Machine {
             end: Ending::default(),
             probes,
             restarts: Restarts::default(),
+            deferral: None,
             group_restarted: false,
             status: String::new(),
             deaths: VecDeque::new(),
@@ -264,6 +268,9 @@ impl Machine {
             bound.furthest += gap;
         }
         self.watchdog.forgive(gap);
+        if let Some(deferral) = &mut self.deferral {
+            deferral.since += gap;
+        }
         self.healthy_since = self.healthy_since.map(|since| since + gap);
         for track in self.probes.iter_mut().flatten() {
             track.forgive(gap);
@@ -387,6 +394,7 @@ impl Machine {
     pub(super) fn spawned(&mut self, pid: i32, turn: &mut Turn<'_>) {
         self.pid = Some(pid);
         self.end.pid = Some(pid);
+        self.deferral = None;
         self.react(Trigger::Spawned, None, turn);
     }
 

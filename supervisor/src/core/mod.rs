@@ -33,6 +33,7 @@ pub mod machine;
 mod outlook;
 pub mod probe;
 pub mod restart;
+pub mod spawn;
 pub mod table;
 #[cfg(test)]
 mod tests;
@@ -47,6 +48,7 @@ pub use machine::Machine;
 use machine::Turn;
 use outlook::Outlooks;
 pub use probe::ProbeKind;
+pub use spawn::SpawnFailure;
 use std::collections::BTreeSet;
 use std::time::Duration;
 pub use table::State;
@@ -104,8 +106,8 @@ pub enum Input {
     Command(Id, Command),
     /// The process of `Spawn` was made; it may not have executed its program yet.
     Spawned(Id, i32),
-    /// No process could be made, and why.
-    SpawnFailed(Id, String),
+    /// No process could be made, why, and whose fault that is.
+    SpawnFailed(Id, SpawnFailure),
     /// The process of `Spawn` executes its program. For the main process, before its `Exited`, unless it
     /// never came that far.
     Executed(Id),

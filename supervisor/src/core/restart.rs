@@ -74,8 +74,7 @@ impl Restarts {
         self.total += 1;
         let delay = backoff_delay(&spec.backoff, self.in_a_row);
         self.in_a_row = self.in_a_row.saturating_add(1);
-        let factor = 1.0 + spec.backoff.jitter * (2.0 * random.unit() - 1.0);
-        Verdict::After(delay.mul_f64(factor.max(0.0)))
+        Verdict::After(random.vary(delay, spec.backoff.jitter))
     }
 }
 
@@ -92,6 +91,12 @@ impl Random {
     #[must_use]
     pub fn new(seed: u64) -> Self {
         Self(seed)
+    }
+
+    /// A delay varied at random by this share of it, either way.
+    pub fn vary(&mut self, delay: Time, jitter: f64) -> Time {
+        let factor = 1.0 + jitter * (2.0 * self.unit() - 1.0);
+        delay.mul_f64(factor.max(0.0))
     }
 
     /// The next number in `0.0..1.0`.

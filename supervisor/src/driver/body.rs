@@ -6,6 +6,7 @@ use super::launch::{self, Kind, Launch, Progress};
 use super::notify::NotifySocket;
 use super::probe::Attempt;
 use super::{Setup, Token};
+use crate::core::spawn::{Fault, SpawnFailure};
 use crate::core::{ExitStatus, Id, Input, ProbeKind, Program};
 use crate::event::{Event, EventSink};
 use crate::spec::{ProbeTarget, Spec};
@@ -62,7 +63,8 @@ impl Body {
         );
         let limits = cgroup.limit(&spec.limits, setup.memory).into_iter();
         let limits = limits.map(|problem| ("limit", problem));
-        let problems = limits.chain(held.open().err().map(|problem| ("sockets", problem)));
+        let missing = held.open().err();
+        let problems = limits.chain(missing.map(|failure| ("sockets", failure.why)));
         for (what, problem) in problems {
             let event = Event::new("service.warning").with("service", &spec.name);
             sink.emit(event.with("what", what).with("error", problem));
@@ -111,7 +113,7 @@ impl Body {
                 self.error_pipe = Some(error_pipe);
                 Input::Spawned(id, pid)
             }
-            Err(why) => Input::SpawnFailed(id, why),
+            Err(failure) => Input::SpawnFailed(id, failure),
         }
     }
 
@@ -119,9 +121,9 @@ impl Body {
         &mut self,
         spec: &Spec,
         program: Program,
-    ) -> Result<(sys::Child, OwnedFd), String> {
-        let leaf = self.cgroup.fresh_leaf().map_err(|e| e.to_string())?;
-        match program {
+    ) -> Result<(sys::Child, OwnedFd), SpawnFailure> {
+        let leaf = self.cgroup.fresh_leaf()?;
+        let made = match program {
             Program::PreStart(number) => {
                 let command = spec.pre_start.get(number).map_or(&[][..], Vec::as_slice);
                 self.launch.start(spec, command, Kind::Check, leaf.as_fd())
@@ -138,7 +140,12 @@ impl Body {
                 };
                 self.launch.start(spec, &spec.exec, kind, leaf.as_fd())
             }
-        }
+        };
+        made.map_err(|failure| match failure.fault {
+            // clone3(2): `EAGAIN` may be the service's own limit, too (`pids.max`).
+            Fault::Machine if self.cgroup.is_full() => SpawnFailure::of_the_service(failure.why),
+            _ => failure,
+        })
     }
 
     /// Whether the main process became its program, told once.
@@ -171,10 +178,10 @@ impl Body {
         let target = spec.probe(kind).map(|probe| &probe.target);
         let probing = match target.ok_or("no such probe")? {
             ProbeTarget::Exec(command) => {
-                let (path, leaf) = self.cgroup.fresh_probe_leaf().map_err(|e| e.to_string())?;
-                let (child, error_pipe) =
-                    self.launch
-                        .start(spec, command, Kind::Probe, leaf.as_fd())?;
+                let leaf = self.cgroup.fresh_probe_leaf();
+                let (path, leaf) = leaf.map_err(|failure| failure.why)?;
+                let started = self.launch.start(spec, command, Kind::Probe, leaf.as_fd());
+                let (child, error_pipe) = started.map_err(|failure| failure.why)?;
                 Probing::Command {
                     attempt,
                     pid: child.pid,

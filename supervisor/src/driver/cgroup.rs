@@ -15,6 +15,7 @@
 //! pids controllers; there the limits cannot be set, which is told once, and everything else works.
 
 use crate::config::{LimitsConfig, SizeText};
+use crate::core::SpawnFailure;
 use crate::status::Resources;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
@@ -150,7 +151,7 @@ impl Cgroup {
     ///
     /// # Errors
     /// Names the path.
-    pub fn fresh_leaf(&mut self) -> io::Result<OwnedFd> {
+    pub fn fresh_leaf(&mut self) -> Result<OwnedFd, SpawnFailure> {
         let (path, fd) = self.make_leaf()?;
         self.instance = Some(path);
         Ok(fd)
@@ -160,11 +161,11 @@ impl Cgroup {
     ///
     /// # Errors
     /// Names the path.
-    pub fn fresh_probe_leaf(&mut self) -> io::Result<(PathBuf, OwnedFd)> {
+    pub fn fresh_probe_leaf(&mut self) -> Result<(PathBuf, OwnedFd), SpawnFailure> {
         self.make_leaf()
     }
 
-    fn make_leaf(&mut self) -> io::Result<(PathBuf, OwnedFd)> {
+    fn make_leaf(&mut self) -> Result<(PathBuf, OwnedFd), SpawnFailure> {
         // A leaf stays busy for some milliseconds after its last process; then it is taken later.
         self.leaves
             .retain(|leaf| std::fs::remove_dir(&leaf.path).is_err());
@@ -174,7 +175,7 @@ impl Cgroup {
             match std::fs::create_dir(&path) {
                 Ok(()) => break path,
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(e) => return Err(at(&path, &e)),
+                Err(e) => return Err(SpawnFailure::new(path.display(), &e)),
             }
         };
         self.leaves.push(Leaf {
@@ -182,7 +183,8 @@ impl Cgroup {
             abandoned: false,
         });
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let fd = rustix::fs::open(&path, flags, Mode::empty()).map_err(|e| at(&path, &e.into()))?;
+        let fd = rustix::fs::open(&path, flags, Mode::empty())
+            .map_err(|e| SpawnFailure::new(path.display(), &e.into()))?;
         Ok((path, fd))
     }
 
@@ -267,6 +269,13 @@ impl Cgroup {
         let path = text.lines().find_map(|line| line.strip_prefix("0::"))?;
         let rest = path.strip_prefix(told.as_str());
         Some(rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/')))
+    }
+
+    /// Whether it has as many tasks as it may.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        let own = |name: &str| number(&self.path.join(name));
+        own("pids.max").is_some_and(|max| own("pids.current").is_some_and(|tasks| tasks >= max))
     }
 
     /// The most memory that the present instance used.

@@ -9,6 +9,7 @@
 //! What a service stored is given to its next instance, and closed when the service is to be down, or
 //! when its other end has hung up.
 
+use crate::core::SpawnFailure;
 use crate::spec::ListenSocket;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -47,12 +48,15 @@ impl Held {
     ///
     /// # Errors
     /// Names the first socket that could not be made.
-    pub fn open(&mut self) -> Result<(), String> {
+    pub fn open(&mut self) -> Result<(), SpawnFailure> {
         let mut result = Ok(());
         for (socket, fd) in self.sockets.iter_mut().filter(|(_, fd)| fd.is_none()) {
             match make(socket, self.owner) {
                 Ok(made) => *fd = Some(made),
-                Err(e) => result = result.and_then(|()| Err(format!("sockets: {socket}: {e}"))),
+                Err(e) => {
+                    let failure = SpawnFailure::new(format_args!("sockets: {socket}"), &e);
+                    result = result.and(Err(failure));
+                }
             }
         }
         result
@@ -190,7 +194,7 @@ mod tests {
         open().unwrap();
         std::fs::remove_file(&path).unwrap();
         std::fs::write(&path, "precious").unwrap();
-        assert!(open().unwrap_err().contains("/socket"));
+        assert!(open().unwrap_err().why.contains("/socket"));
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
         std::fs::remove_dir_all(&folder).unwrap();
     }
@@ -201,7 +205,7 @@ mod tests {
         let address = taken.local_addr().unwrap();
         let mut held = Held::new(&[ListenSocket::Tcp(address)], 0, (0, 0));
         let error = held.open().unwrap_err();
-        assert!(error.contains(&address.to_string()), "{error}");
+        assert!(error.why.contains(&address.to_string()), "{error}");
         assert_eq!(held.all().count(), 0);
         drop(taken);
         held.open().unwrap();

@@ -10,6 +10,7 @@
 use super::users::Identity;
 use crate::Time;
 use crate::config::RlimitText;
+use crate::core::SpawnFailure;
 use crate::spec::Spec;
 use crate::sys::{self, ChildPlan, Resource};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -99,22 +100,23 @@ impl Launch {
     /// become its program.
     ///
     /// # Errors
-    /// What prevented the process, as text for the event.
+    /// What prevented the process.
     pub fn start(
         &self,
         spec: &Spec,
         command: &[String],
         kind: Kind<'_>,
         cgroup: BorrowedFd<'_>,
-    ) -> Result<(sys::Child, OwnedFd), String> {
+    ) -> Result<(sys::Child, OwnedFd), SpawnFailure> {
         let environment = self.environment(spec, kind)?;
-        let text =
-            |what: &str, s: &str| CString::new(s).map_err(|_| format!("{what} holds a NUL byte"));
-        let io_error = |what: &str, e: rustix::io::Errno| format!("{what}: {}", io::Error::from(e));
+        let text = |what: &str, s: &str| {
+            CString::new(s)
+                .map_err(|_| SpawnFailure::of_the_service(format!("{what} holds a NUL byte")))
+        };
         let (error_read, error_write) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)
-            .map_err(|e| io_error("error pipe", e))?;
+            .map_err(|e| SpawnFailure::new("error pipe", &e.into()))?;
         let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
-            .map_err(|e| io_error("/dev/null", e))?;
+            .map_err(|e| SpawnFailure::new("/dev/null", &e.into()))?;
         let output = match kind {
             Kind::Main { .. } | Kind::Check => self.output_write.as_fd(),
             Kind::Probe => null.as_fd(),
@@ -127,7 +129,7 @@ impl Launch {
             let passed = self.passed.iter().map(AsFd::as_fd);
             descriptors.extend(held.chain(passed).zip(FIRST_PASSED..));
         }
-        let strings = |what: &str, list: &[String]| -> Result<Vec<CString>, String> {
+        let strings = |what: &str, list: &[String]| -> Result<Vec<CString>, SpawnFailure> {
             list.iter().map(|s| text(what, s)).collect()
         };
         let plan = ChildPlan {
@@ -155,7 +157,7 @@ impl Launch {
             )?,
             oom_score_wanted: spec.oom_score_adjust.is_some(),
         };
-        let child = sys::spawn(&plan).map_err(|e| format!("clone3: {e}"))?;
+        let child = sys::spawn(&plan).map_err(|e| SpawnFailure::new("clone3", &e))?;
         Ok((child, error_read))
     }
 
@@ -181,7 +183,11 @@ impl Launch {
 
     /// The variables of one start: what every service gets, the files in order, then
     /// `environment`, then what the protocols define.
-    fn environment(&self, spec: &Spec, kind: Kind<'_>) -> Result<BTreeMap<String, String>, String> {
+    fn environment(
+        &self,
+        spec: &Spec,
+        kind: Kind<'_>,
+    ) -> Result<BTreeMap<String, String>, SpawnFailure> {
         let mut variables = BTreeMap::from([
             ("PATH".to_owned(), "/usr/bin:/usr/sbin".to_owned()),
             ("HOME".to_owned(), self.identity.home.clone()),
@@ -194,7 +200,10 @@ impl Launch {
             match read_bounded(Path::new(&file.path)) {
                 Ok(text) => variables.extend(parse_environment(&text)),
                 Err(e) if e.kind() == io::ErrorKind::NotFound && file.optional => {}
-                Err(e) => return Err(format!("environment-files: {}: {e}", file.path)),
+                Err(e) => {
+                    let what = format_args!("environment-files: {}", file.path);
+                    return Err(SpawnFailure::new(what, &e));
+                }
             }
         }
         variables.extend(spec.environment.clone());

@@ -355,7 +355,7 @@ mod tests {
         let ms = |n| backoff_delay(&backoff, n).as_millis();
         assert_eq!(
             [ms(0), ms(1), ms(2), ms(3), ms(9), ms(200)],
-            [0, 200, 400, 800, 30_000, 30_000]
+            [0, 1_000, 2_000, 4_000, 60_000, 60_000]
         );
     }
 }

@@ -15,6 +15,13 @@ use std::time::Duration;
 /// The driver keeps a service's restarts of the window in memory.
 const RESTARTS_MAX: u32 = 1000;
 
+/// With the default delays (0, 1, 2, 4 ... 60 s) a service that ends at once uses these up in four minutes, and
+/// one that lives for up to a minute and a half each time does so, too. That is long enough for a fault
+/// that time cures, and for an operator to look; Kubernetes' `CrashLoopBackOff` waits 10 s to 300 s, but has
+/// other nodes meanwhile. systemd's 5 in 10 s (`StartLimitBurst=`) only stop the unit; here a reboot follows.
+const RESTARTS_DEFAULT: u32 = 10;
+const WITHIN_DEFAULT_MS: u64 = 30 * 60_000;
+
 /// What systemd's documentation calls `FileDescriptorStoreMax=`; each costs PID 1 a descriptor.
 const FD_STORE_MAX: u32 = 128;
 
@@ -208,8 +215,8 @@ fn validate(name: &str, config: ServiceConfig, problems: &mut Problems<'_>) -> S
         nice: problems.range("nice", nice.unwrap_or(0), (-20, 19)),
         backoff: Backoff {
             initial: duration(backoff.initial, 0),
-            base: duration(backoff.base, 200),
-            max: duration(backoff.max, 30_000),
+            base: duration(backoff.base, 1_000),
+            max: duration(backoff.max, 60_000),
             jitter: problems.range("backoff.jitter", backoff.jitter.unwrap_or(0.1), (0.0, 1.0)),
             reset_after: duration(backoff.reset_after, 60_000),
         },
@@ -269,10 +276,10 @@ fn validate_intensity(
     Intensity {
         restarts: problems.range(
             "intensity.restarts",
-            restarts.unwrap_or(5),
+            restarts.unwrap_or(RESTARTS_DEFAULT),
             (0, RESTARTS_MAX),
         ),
-        within: duration(within, 60_000),
+        within: duration(within, WITHIN_DEFAULT_MS),
         then: then.unwrap_or(if required {
             Escalation::Reboot
         } else {

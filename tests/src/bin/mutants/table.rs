@@ -32,7 +32,7 @@ pub const MUTANTS: &[Mutant] = mutants! {
     "the delay does not double" in "restart.rs":
         "self.in_a_row = self.in_a_row.saturating_add(1);" => "self.in_a_row = 1;";
     "a delay beyond its jitter" in "restart.rs":
-        "(2.0 * random.unit() - 1.0)" => "(2.0 * random.unit() - 0.9)";
+        "(2.0 * self.unit() - 1.0)" => "(2.0 * self.unit() - 0.9)";
     "any health resets the delay" in "ending.rs":
         "now.saturating_sub(since) >= self.spec.backoff.reset_after" => "now >= since";
     "a successor before the tree is gone" in "ending.rs":
@@ -121,6 +121,18 @@ pub const MUTANTS: &[Mutant] = mutants! {
         "turn.actions.push(Action::Degraded { id, why });" => "let _ = (id, why);";
     "a chain of requirements is not blocked" in "outlook.rs":
         "_ => below.map(|(_, down)| down)," => "_ => None,";
+    "a start that is deferred counts" in "ending.rs":
+        "return self.defer(failure, turn);" => "let _ = failure;";
+    "the delay of deferred starts does not double" in "spawn.rs":
+        "deferral.tries = deferral.tries.saturating_add(1);" => "deferral.tries = 1;";
+    "deferred for ever, and nobody is told" in "spawn.rs":
+        "deferral.told = true;" => "deferral.told = true;\n            return;";
+    "the machine is told of each deferred start" in "spawn.rs":
+        "&& !deferral.told {" => "{";
+    "a missing address reboots" in "spawn.rs":
+        "Fault::Address => Escalation::Degraded," => "Fault::Address => self.spec.intensity.then,";
+    "deferred starts are remembered" in "machine.rs":
+        "        self.deferral = None;\n" => "";
     "the status tells one restart more" in "explain.rs":
         "restarts: machine.restarts.total()," => "restarts: machine.restarts.total() + 1,";
     "a panic in the eighth death" in "ending.rs":

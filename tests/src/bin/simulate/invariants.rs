@@ -26,6 +26,7 @@ laws! {
     NoLostExit "no-lost-exit" "an end leads to the next check or to the kill of the tree, and the empty tree to a decision in the same step",
     Policy "restart-policy" "no restart without a cause, and none that policy, operator or shutdown forbid",
     Backoff "backoff" "the delay doubles up to its maximum, within its jitter, and starts anew only after sustained health",
+    Deferral "deferral" "a start that fails by no fault of the service is tried again after its delay, counts for nothing, and is told to the machine once",
     Intensity "intensity" "never more restarts by the law within the window; the next one escalates; an operator's starts do not count",
     GroupRestart "group-restart" "the group starts clean, once until sustained health",
     Lost "nobody-is-lost" "a required service that its policy does not bring back, or that is blocked or unhealthy for its start-timeout, escalates",

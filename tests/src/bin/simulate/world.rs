@@ -15,6 +15,7 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
+use supervisor::core::spawn::{Fault, SpawnFailure};
 use supervisor::core::{
     Action, Command, Core, Exit, ExitStatus, Id, Input, ProbeKind, Program as Part,
 };
@@ -419,8 +420,15 @@ impl World<'_> {
         let life = &mut self.lives[place];
         if life.until[Kind::SpawnFails as usize] > self.now {
             self.model.coverage.effect(Kind::SpawnFails);
-            let why = "clone3: Resource temporarily unavailable".to_owned();
-            self.inputs.push_back(Input::SpawnFailed(Id(place), why));
+            // Whose fault it is holds for as long as the trouble does.
+            let faults = [Fault::Service, Fault::Machine, Fault::Address];
+            let which = usize::try_from(life.salts[Kind::SpawnFails as usize] % 3).unwrap_or(0);
+            let failure = SpawnFailure {
+                why: "no process could be made".to_owned(),
+                fault: faults[which],
+            };
+            self.inputs
+                .push_back(Input::SpawnFailed(Id(place), failure));
             return;
         }
         life.incarnation += 1;

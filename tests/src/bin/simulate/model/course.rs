@@ -9,6 +9,7 @@ use crate::invariants::Law;
 use std::collections::VecDeque;
 use std::time::Duration;
 use supervisor::config::ServiceType;
+use supervisor::core::spawn::Fault as SpawnFault;
 use supervisor::core::table::Trigger;
 use supervisor::core::{ProbeKind, Program, State};
 use supervisor::spec::Spec;
@@ -27,6 +28,8 @@ pub enum Why {
     Asked,
     Done,
     Fault,
+    /// No process could be made, by a fault that is not the service's.
+    Deferred(SpawnFault),
     /// It said `STOPPING=1`: how it ends will tell.
     Leaving,
 }
@@ -85,6 +88,14 @@ pub struct Blocked {
     pub operator: bool,
 }
 
+/// Starts in a row that were deferred: since when, how many, and whether the machine knows.
+#[derive(Clone, Copy, Debug)]
+pub struct Deferral {
+    pub since: Time,
+    pub tries: u32,
+    pub told: bool,
+}
+
 pub struct Course {
     pub spec: Spec,
     pub place: usize,
@@ -121,6 +132,7 @@ pub struct Course {
     pub row: u32,
     pub restarts: u64,
     pub group_used: bool,
+    pub deferral: Option<Deferral>,
     /// The bounds of the delay that was just begun.
     pub delay: Option<(Time, Time)>,
     /// What was consulted last in this step.
@@ -168,6 +180,7 @@ impl Course {
             row: 0,
             restarts: 0,
             group_used: false,
+            deferral: None,
             delay: None,
             law: Law::Transitions,
             escalations: 0,
@@ -247,6 +260,9 @@ impl Course {
             limit.furthest += gap;
         }
         self.stop_ends += gap;
+        if let Some(deferral) = &mut self.deferral {
+            deferral.since += gap;
+        }
         for at in [&mut self.silence_ends, &mut self.healthy_since]
             .into_iter()
             .flatten()
@@ -297,6 +313,7 @@ impl Course {
         self.saw(turn, Trigger::Spawned);
         self.process = true;
         self.tree = true;
+        self.deferral = None;
         if self.state == State::Stopping {
             self.must(turn, Token::Signal(self.spec.stop_signal));
         } else if self.state == State::Starting && self.program == Program::Main {
@@ -316,12 +333,18 @@ impl Course {
         }
     }
 
-    pub fn not_spawned(&mut self, turn: &mut Turn<'_>) {
+    pub fn not_spawned(&mut self, fault: SpawnFault, turn: &mut Turn<'_>) {
         self.saw(turn, Trigger::NotSpawned);
         self.law = Law::NoLostExit;
-        self.must(turn, Token::Told("exit"));
+        let why = match fault {
+            SpawnFault::Service => {
+                self.must(turn, Token::Told("exit"));
+                Why::Fault
+            }
+            fault => Why::Deferred(fault),
+        };
         if self.state == State::Starting {
-            self.begin_stopping(Why::Fault, turn);
+            self.begin_stopping(why, turn);
         }
         self.kill(turn);
     }

@@ -1,10 +1,11 @@
 //! How an instance ends and what follows, as the prose has it: the second half of a [`Course`].
 
-use super::course::{Course, KILL_WAIT, Phase, STRETCH, Turn, Why};
+use super::course::{Course, Deferral, KILL_WAIT, Phase, STRETCH, Turn, Why};
 use super::token::Token;
 use crate::invariants::Law;
 use std::time::Duration;
 use supervisor::config::{Escalation, RestartPolicy, ServiceType};
+use supervisor::core::spawn::Fault as SpawnFault;
 use supervisor::core::table::Trigger;
 use supervisor::core::{ExitStatus, ProbeKind, Program, State};
 
@@ -131,6 +132,9 @@ impl Course {
             self.law = Law::Readiness;
             return self.healthy(turn);
         }
+        if let Why::Deferred(fault) = self.why {
+            return self.defer(fault, turn);
+        }
         self.law = Law::Policy;
         match self.spec.restart {
             RestartPolicy::Always => self.restart(turn),
@@ -163,12 +167,7 @@ impl Course {
         }
         self.window.push_back(now);
         self.restarts += 1;
-        let law = self.spec.backoff.clone();
-        // The first one is `initial`; then `base` and twice the one before, up to `max`.
-        let delay = match self.row {
-            0 => law.initial.min(law.max),
-            row => (1..row).fold(law.base.min(law.max), |d, _| (d * 2).min(law.max)),
-        };
+        let delay = self.nth_delay(self.row);
         self.row += 1;
         self.must(turn, Token::Told("restart"));
         self.law = Law::Backoff;
@@ -176,11 +175,54 @@ impl Course {
             self.enter(State::Stopped);
         } else {
             self.enter(State::Backoff);
-            // The last nanosecond may be lost on the way through floating point.
-            let low = delay.mul_f64(1.0 - law.jitter);
-            let high = delay.mul_f64(1.0 + law.jitter) + Duration::from_nanos(1);
-            self.delay = Some((low.saturating_sub(Duration::from_nanos(1)), high));
+            self.delay = Some(self.around(delay));
         }
+    }
+
+    /// The first delay is `initial`; then `base` and twice the one before, up to `max`.
+    fn nth_delay(&self, place: u32) -> Time {
+        let law = &self.spec.backoff;
+        match place {
+            0 => law.initial.min(law.max),
+            row => (1..row).fold(law.base.min(law.max), |d, _| (d * 2).min(law.max)),
+        }
+    }
+
+    /// What the jitter may make of a delay.
+    pub fn around(&self, delay: Time) -> (Time, Time) {
+        // The last nanosecond may be lost on the way through floating point.
+        let last = Duration::from_nanos(1);
+        let jitter = self.spec.backoff.jitter;
+        let low = delay.mul_f64(1.0 - jitter).saturating_sub(last);
+        (low, delay.mul_f64(1.0 + jitter) + last)
+    }
+
+    /// No process could be made, and the service is not to blame: again later.
+    fn defer(&mut self, fault: SpawnFault, turn: &mut Turn<'_>) {
+        self.law = Law::Deferral;
+        let mut deferral = self.deferral.unwrap_or(Deferral {
+            since: turn.now,
+            tries: 0,
+            told: false,
+        });
+        deferral.tries += 1;
+        self.must(turn, Token::Told("deferred"));
+        self.enter(State::Backoff);
+        // Never sooner than a tenth of a second.
+        let least = Duration::from_millis(100);
+        let (low, high) = self.around(self.nth_delay(deferral.tries));
+        self.delay = Some((low.max(least), high.max(least)));
+        let for_long = turn.now - deferral.since >= self.spec.start_timeout;
+        if self.spec.required && for_long && !deferral.told {
+            deferral.told = true;
+            self.escalations += 1;
+            let then = match fault {
+                SpawnFault::Address => Escalation::Degraded,
+                SpawnFault::Service | SpawnFault::Machine => self.spec.intensity.then,
+            };
+            self.tell_the_machine(then, turn);
+        }
+        self.deferral = Some(deferral);
     }
 
     /// Failed, and its own law has nothing more for it.

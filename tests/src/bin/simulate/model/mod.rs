@@ -153,7 +153,7 @@ impl Model {
             Input::Command(id, command) => commanded(courses, edges, id.0, *command, turn),
             Input::Spawned(id, _) => courses[id.0].spawned(turn),
             Input::Executed(id) => courses[id.0].executed(turn),
-            Input::SpawnFailed(id, _) => courses[id.0].not_spawned(turn),
+            Input::SpawnFailed(id, failure) => courses[id.0].not_spawned(failure.fault, turn),
             Input::Exited(id, exit) => courses[id.0].exited(&exit.status, turn),
             Input::TreeGone(id) => courses[id.0].tree_gone(turn),
             Input::OutOfMemory(id) => courses[id.0].out_of_memory(turn),

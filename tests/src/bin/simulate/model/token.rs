@@ -20,7 +20,7 @@ pub enum Token {
 }
 
 /// The names that the model knows; an event of another name is a broken law.
-const TOLD: [&str; 18] = [
+const TOLD: [&str; 19] = [
     "start",
     "ready",
     "healthy",
@@ -38,6 +38,7 @@ const TOLD: [&str; 18] = [
     "main",
     "oom",
     "blocked",
+    "deferred",
     "time.gap",
 ];
 
