@@ -12,7 +12,7 @@
 
 use crate::config;
 use crate::emit::Emitter;
-use crate::manager::{self, Happened, Manager, Verb, degraded_by, logging};
+use crate::manager::{self, Happened, Manager, STOP_MAX, Verb, degraded_by, logging};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use rustix::fd::{AsFd, OwnedFd};
@@ -39,9 +39,6 @@ pub struct Options {
 
 /// Whom the logger runs as where there is no user of its name: nobody.
 const NOBODY: &str = "65534";
-
-/// The longest that stopping all services may take.
-const STOP_MAX: Time = Time::from_secs(90);
 
 /// Runs the container to its end; returns the verb that ended it.
 ///

@@ -5,19 +5,29 @@
 //! Any file may say only what it changes. All of it is checked before anything is started, by the
 //! same code in `init check`, in the image build and at boot; an error names the file, the line and
 //! the column, and all errors are told, not only the first.
+//!
+//! [`document`] turns a text into the form of [`file`], in which everything is optional; the forms of all
+//! files are laid over one another; then the sense of the whole is checked here. An error of the form does
+//! not hide one of the sense, unless the latter only follows from it.
 
+mod document;
+mod error;
+mod file;
 mod place;
+pub mod similar;
+mod sources;
 mod update;
 
+use crate::system::hostname;
+use document::Fault;
+pub use error::{ConfigError, ConfigErrors};
+use file::File;
 use serde::Deserialize;
+pub use sources::Sources;
 use std::collections::BTreeMap;
-use std::fmt;
-use std::io::Read;
-use std::path::{Path, PathBuf};
-use supervisor::config::ServiceConfig;
+use std::path::Path;
 use supervisor::logger::EVENTS_NAME;
-use supervisor::spec::{self, Spec, SpecError};
-use update::UpdateSection;
+use supervisor::spec::{self, Spec};
 pub use update::{UpdateConfig, check_command_line, check_source};
 
 /// Where the machine's own file is.
@@ -25,21 +35,6 @@ pub const PATH: &str = "/usr/lib/astromesh/init.toml";
 
 /// Services that PID 1 brings itself; their names cannot be given to others.
 pub const BUILT_IN: [&str; 5] = ["logger", "devices", "netcfg", "grow", "slots"];
-
-/// A longer file is refused: it is read by PID 1.
-const FILE_MAX: u64 = 1 << 20;
-
-/// One file, as written.
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
-struct File {
-    system: SystemConfig,
-    directory: Vec<DirectoryConfig>,
-    sysctl: BTreeMap<String, String>,
-    network: Option<netcfg::Config>,
-    update: UpdateSection,
-    service: BTreeMap<String, ServiceConfig>,
-}
 
 /// `[system]`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -85,215 +80,177 @@ pub struct Config {
     pub services: Vec<Spec>,
 }
 
-/// What is wrong with a file, and where.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ConfigError {
-    /// The file.
-    pub path: PathBuf,
-    /// Line and column from 1, if it is about a place in the file.
-    pub place: Option<(usize, usize)>,
-    /// What is wrong.
-    pub message: String,
-}
-
-impl fmt::Display for ConfigError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (line, column) = self.place.unwrap_or((1, 1));
-        write!(
-            f,
-            "{}:{line}:{column}: {}",
-            self.path.display(),
-            self.message
-        )
-    }
-}
-
-impl std::error::Error for ConfigError {}
-
-/// Everything that is wrong, at least one thing.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ConfigErrors(pub Vec<ConfigError>);
-
-impl fmt::Display for ConfigErrors {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (place, error) in self.0.iter().enumerate() {
-            if place > 0 {
-                f.write_str("\n")?;
-            }
-            error.fmt(f)?;
-        }
-        Ok(())
-    }
-}
-
-impl std::error::Error for ConfigErrors {}
-
-/// The files that were read, for errors that only the whole shows.
-#[derive(Debug, Default)]
-pub struct Sources(Vec<(PathBuf, String)>);
-
-impl Sources {
-    /// An error about what is said under this path of keys: where, of several files in the one that
-    /// says most of it, and of those in the last.
-    #[must_use]
-    pub fn locate(&self, path: &[&str], message: String) -> ConfigError {
-        let places = self.0.iter().map(|(file, text)| {
-            let (depth, at) = place::of_key(text, path);
-            (depth, file, at)
-        });
-        match places.max_by_key(|(depth, ..)| *depth) {
-            Some((_, file, place)) => ConfigError {
-                path: file.clone(),
-                place,
-                message,
-            },
-            None => ConfigError {
-                path: PathBuf::new(),
-                place: None,
-                message,
-            },
-        }
-    }
-
-    fn locate_spec(&self, error: &SpecError) -> ConfigError {
-        let path: Vec<&str> = ["service", error.service.as_str()]
-            .into_iter()
-            .chain(error.key.split('.'))
-            .collect();
-        self.locate(&path, error.to_string())
+impl Config {
+    /// The kernel modules that no device asks for, each with the keys that want it.
+    pub fn kernel_modules(&self) -> impl Iterator<Item = (&'static [&'static str], &str)> {
+        let wanted = self.system.modules.iter().flatten();
+        let wanted = wanted.map(|name| (&["system", "modules"][..], name.as_str()));
+        // The kernel asks modprobe(8) for it when netcfg makes a VLAN, and there is none.
+        let vlan = (&["network", "vlan"][..], "8021q");
+        wanted.chain((!self.network.vlan.is_empty()).then_some(vlan))
     }
 }
 
 /// Reads `path` and the files of the folder `path` with `.d` appended, and checks all of it.
 ///
 /// # Errors
-/// Everything that is wrong. What is wrong with the form of a file hides what is wrong with its sense.
+/// Everything that is wrong.
 pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
-    load_with_sources(path).map(|(config, _)| config)
+    let (config, _, mut errors) = read(path);
+    errors.sort();
+    match config {
+        Some(config) if errors.is_empty() => Ok(config),
+        _ => Err(ConfigErrors(errors)),
+    }
 }
 
-/// The same, with what is needed to say where something is written.
-///
-/// # Errors
-/// As [`load`].
-pub fn load_with_sources(path: &Path) -> Result<(Config, Sources), ConfigErrors> {
+/// As much of the configuration as is good, where each of it is said, and everything that is wrong. For
+/// `init check`, which goes on to look for more; nothing may be started by what is told here beside errors.
+#[must_use]
+pub fn read(path: &Path) -> (Option<Config>, Sources, Vec<ConfigError>) {
     let mut errors = Vec::new();
-    let mut whole = File::default();
     let mut sources = Sources::default();
-    for path in files(path).map_err(|e| ConfigErrors(vec![e]))? {
-        match parse(&path) {
-            Ok((text, file)) => {
-                sources.0.push((path, text));
-                whole.merge(file);
+    let files = match sources::files(path) {
+        Ok(files) => files,
+        Err(e) => return (None, sources, vec![e]),
+    };
+    let mut whole = Some(File::default());
+    for path in files {
+        let text = match sources::read(&path) {
+            Ok(text) => text,
+            Err(e) => {
+                errors.push(e);
+                whole = None;
+                continue;
             }
-            Err(e) => errors.push(e),
-        }
+        };
+        let (file, faults) = document::read::<File>(&text);
+        errors.extend(faults.iter().map(|fault| located(&path, &text, fault)));
+        whole = whole.zip(file).map(|(mut whole, file)| {
+            whole.merge(file);
+            whole
+        });
+        sources.add(path, text, &faults);
     }
-    if !errors.is_empty() {
-        return Err(ConfigErrors(errors));
-    }
-    let config = settle(whole, &sources, &mut errors);
-    if errors.is_empty() {
-        Ok((config, sources))
-    } else {
-        Err(ConfigErrors(errors))
-    }
+    let config = whole.map(|whole| settle(whole, &sources, &mut errors));
+    (config, sources, errors)
 }
 
-fn parse(path: &Path) -> Result<(String, File), ConfigError> {
-    let text = read(path)?;
-    match toml::from_str(&text) {
-        Ok(file) => Ok((text, file)),
-        Err(e) => Err(ConfigError {
-            path: path.to_owned(),
-            place: e.span().map(|span| place::of_byte(&text, span.start)),
-            message: e.message().replace('\n', " "),
-        }),
+fn located(path: &Path, text: &str, fault: &Fault) -> ConfigError {
+    ConfigError {
+        path: path.to_owned(),
+        place: fault.at.map(|at| place::of_byte(text, at)),
+        message: fault.message.clone(),
     }
 }
 
 /// Checks the sense of it.
 fn settle(whole: File, sources: &Sources, errors: &mut Vec<ConfigError>) -> Config {
+    let mut add = |path: &[&str], message: String| {
+        if !sources.is_incomplete(path) {
+            errors.push(sources.locate(path, message));
+        }
+    };
+    if let Some(name) = &whole.system.hostname
+        && let Err(message) = hostname::check(name)
+    {
+        add(
+            &["system", "hostname"],
+            format!("system.hostname: {message}"),
+        );
+    }
+    for name in whole.sysctl.keys() {
+        if let Err(message) = check_sysctl(name) {
+            add(&["sysctl", name], format!("sysctl.{name:?}: {message}"));
+        }
+    }
     for name in BUILT_IN.into_iter().chain([EVENTS_NAME]) {
         if whole.service.contains_key(name) {
-            let message =
-                format!("service.{name}: the name is taken; {BUILT_IN:?} are part of init");
-            errors.push(sources.locate(&["service", name], message));
+            let message = format!(
+                "service.{name}: the name is taken; {} and {EVENTS_NAME} are part of init",
+                BUILT_IN.join(", ")
+            );
+            add(&["service", name], message);
         }
     }
-    if let Some(Err(e)) = whole.network.as_ref().map(netcfg::Config::validate) {
-        // The entry of a list is told by its number; its place is that of the list.
-        let list = e.entry.split('[').next().unwrap_or_default();
-        errors.push(sources.locate(&["network", list], e.to_string()));
+    let network = whole.network.settle();
+    if !sources.is_incomplete(&["network"]) {
+        for e in network.problems() {
+            // An entry of a list is told by its number, as in `link[0]`.
+            let entry = e.entry.trim_end_matches(']').replace('[', ".");
+            let path: Vec<&str> = ["network"].into_iter().chain(entry.split('.')).collect();
+            add(&path, e.to_string());
+        }
     }
-    for message in whole
-        .directory
-        .iter()
-        .filter_map(|entry| check_directory(entry).err())
-    {
-        errors.push(sources.locate(&["directory"], message));
+    let (update, wrong) = whole.update.settle();
+    for (key, message) in wrong {
+        add(&["update", key], message);
     }
-    let update = whole.update.settle().unwrap_or_else(|(key, message)| {
-        errors.push(sources.locate(&["update", key], message));
-        UpdateConfig::default()
-    });
     let mut services = Vec::new();
     for (name, config) in whole.service {
-        match Spec::from_config(&name, config) {
-            Ok(spec) => services.push(spec),
-            Err(wrong) => errors.extend(wrong.iter().map(|e| sources.locate_spec(e))),
-        }
+        let (spec, problems) = Spec::judge(&name, config);
+        problems
+            .iter()
+            .for_each(|e| add(&of_spec(e), e.to_string()));
+        services.push(spec);
     }
-    if errors.is_empty()
-        && let Err(e) = spec::check_order(&services)
-    {
-        errors.push(sources.locate_spec(&e));
+    for e in spec::order_problems(&services) {
+        add(&of_spec(&e), e.to_string());
+    }
+    for (number, entry) in whole.directory.iter().enumerate() {
+        for (key, message) in check_directory(entry) {
+            errors.push(sources.locate_added("directory", number, key, message));
+        }
     }
     Config {
         system: whole.system,
         directories: whole.directory,
         sysctl: whole.sysctl,
-        network: whole.network.unwrap_or_default(),
+        network,
         update,
         services,
     }
 }
 
-impl File {
-    fn merge(&mut self, over: Self) {
-        let Self {
-            system,
-            directory,
-            sysctl,
-            network,
-            update,
-            service,
-        } = over;
-        let SystemConfig { hostname, modules } = system;
-        self.system.hostname = hostname.or_else(|| self.system.hostname.take());
-        self.system.modules = modules.or_else(|| self.system.modules.take());
-        self.directory.extend(directory);
-        self.sysctl.extend(sysctl);
-        self.network = network.or_else(|| self.network.take());
-        self.update.merge(update);
-        for (name, config) in service {
-            match self.service.get_mut(&name) {
-                Some(known) => known.merge(config),
-                None => drop(self.service.insert(name, config)),
-            }
-        }
-    }
+/// The path of keys that an error of a service is about.
+fn of_spec(error: &spec::SpecError) -> Vec<&str> {
+    ["service", error.service.as_str()]
+        .into_iter()
+        .chain(error.key.split('.'))
+        .collect()
 }
 
-fn check_directory(entry: &DirectoryConfig) -> Result<(), String> {
-    let path = &entry.path;
-    let below = ["/var/", "/run/"].iter().any(|root| path.starts_with(root));
-    if !below || path.split('/').any(|part| part == "..") {
+/// Whether this names a file below `/proc/sys`. sysctl(8) takes dots for slashes, which a name of a link
+/// with a dot in it makes ambiguous; here it is the path.
+fn check_sysctl(name: &str) -> Result<(), String> {
+    let path = name.strip_prefix('/').unwrap_or(name);
+    if !path.contains('/') && path.contains('.') {
         return Err(format!(
-            "directory path = {path:?} is not below /var or /run; nothing else can be written"
+            "is no path below /proc/sys; write slashes, as in \"{}\"",
+            path.replace('.', "/")
         ));
     }
-    directory_mode(entry).map(drop)
+    if path.split('/').any(|part| ["", ".", ".."].contains(&part)) {
+        return Err("is no path below /proc/sys, such as \"net/core/somaxconn\"".into());
+    }
+    Ok(())
+}
+
+/// What is wrong with an entry, each with its key.
+fn check_directory(entry: &DirectoryConfig) -> Vec<(&'static str, String)> {
+    let path = &entry.path;
+    let mut wrong = Vec::new();
+    let below = ["/var/", "/run/"].iter().any(|root| path.starts_with(root));
+    if !below || path.split('/').any(|part| part == "..") {
+        let message = format!(
+            "directory path = {path:?} is not below /var or /run; nothing else can be written"
+        );
+        wrong.push(("path", message));
+    }
+    if let Err(message) = directory_mode(entry) {
+        wrong.push(("mode", message));
+    }
+    wrong
 }
 
 /// The mode of a directory.
@@ -311,173 +268,5 @@ pub fn directory_mode(entry: &DirectoryConfig) -> Result<u32, String> {
     })
 }
 
-/// The file itself and those of its folder, in order.
-fn files(path: &Path) -> Result<Vec<PathBuf>, ConfigError> {
-    let mut folder = path.as_os_str().to_owned();
-    folder.push(".d");
-    let error = |path: &Path, e: std::io::Error| ConfigError {
-        path: path.to_owned(),
-        place: None,
-        message: e.to_string(),
-    };
-    let mut files = vec![path.to_owned()];
-    match std::fs::read_dir(&folder) {
-        Ok(entries) => {
-            let mut more: Vec<PathBuf> = entries
-                .map(|e| {
-                    e.map(|e| e.path())
-                        .map_err(|e| error(Path::new(&folder), e))
-                })
-                .collect::<Result<_, _>>()?;
-            more.retain(|p| p.extension().is_some_and(|e| e == "toml"));
-            more.sort();
-            files.extend(more);
-        }
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-        Err(e) => return Err(error(Path::new(&folder), e)),
-    }
-    Ok(files)
-}
-
-fn read(path: &Path) -> Result<String, ConfigError> {
-    let error = |message: String| ConfigError {
-        path: path.to_owned(),
-        place: None,
-        message,
-    };
-    let mut text = String::new();
-    let file = std::fs::File::open(path).map_err(|e| error(e.to_string()))?;
-    let count = file
-        .take(FILE_MAX + 1)
-        .read_to_string(&mut text)
-        .map_err(|e| error(e.to_string()))?;
-    if count as u64 > FILE_MAX {
-        return Err(error(format!("is longer than {FILE_MAX} bytes")));
-    }
-    Ok(text)
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A folder that is gone when the test is over.
-    struct Folder(PathBuf);
-
-    impl Folder {
-        fn new(name: &str) -> Self {
-            let path =
-                std::env::temp_dir().join(format!("init-config-{name}-{}", std::process::id()));
-            std::fs::create_dir_all(path.join("init.toml.d")).unwrap();
-            Self(path)
-        }
-
-        fn write(&self, name: &str, text: &str) -> &Self {
-            std::fs::write(self.0.join(name), text).unwrap();
-            self
-        }
-
-        fn load(&self) -> Result<Config, String> {
-            load(&self.0.join("init.toml"))
-                .map_err(|e| e.to_string().replace(self.0.to_str().unwrap(), ""))
-        }
-    }
-
-    impl Drop for Folder {
-        fn drop(&mut self) {
-            let _ = std::fs::remove_dir_all(&self.0);
-        }
-    }
-
-    const SERVICE: &str = "[service.a]\nexec = ['/bin/a']\n";
-
-    #[test]
-    fn drop_ins_are_laid_over_in_order() {
-        let folder = Folder::new("drop-ins");
-        folder
-            .write("init.toml", SERVICE)
-            .write(
-                "init.toml.d/20.toml",
-                "[service.a]\numask = '0077'\n[service.b]\nexec = ['/bin/b']\nafter = ['a']",
-            )
-            .write(
-                "init.toml.d/10.toml",
-                "[service.a]\numask = '0007'\n[system]\nhostname = 'h'",
-            )
-            .write("init.toml.d/README", "not toml");
-        let config = folder.load().unwrap();
-        assert_eq!(config.services.len(), 2);
-        assert_eq!(config.services[0].umask, 0o077);
-        assert_eq!(config.system.hostname.as_deref(), Some("h"));
-    }
-
-    #[test]
-    fn errors_name_file_line_and_column() {
-        for (name, text, expected) in [
-            (
-                "unknown",
-                "[service.a]\nexec = ['/bin/a']\nrestrat = 'always'",
-                "/init.toml:3:1: unknown field `restrat`",
-            ),
-            ("syntax", "[service.a\n", "/init.toml:1:"),
-            (
-                "value",
-                "[service.a]\nexec = ['/bin/a']\nstart-timeout = '5'",
-                "/init.toml:3:17: `5` is not a duration",
-            ),
-            (
-                "spec",
-                "\n[service.a]\nexec = ['a']",
-                "/init.toml:3:8: service.a.exec:",
-            ),
-            (
-                "order",
-                "[service.a]\nexec = ['/a']\nafter = ['b']",
-                "/init.toml:3:9: service.a.after:",
-            ),
-            (
-                "taken",
-                "[service.netcfg]\nexec = ['/a']",
-                "service.netcfg: the name is taken",
-            ),
-            (
-                "network",
-                "[[network.link]]\nmatch = { name = 'e*' }\naddress = ['10.0.0.300/8']",
-                "/init.toml:",
-            ),
-            (
-                "vlan",
-                "[[network.link]]\ndhcp4 = true\n[[network.vlan]]\nname = 'a'\nlink = 'a'\nid = 7",
-                "network.vlan[0]: a cannot carry itself",
-            ),
-            ("folder", "[[directory]]\npath = '/etc/x'", "directory path"),
-        ] {
-            let folder = Folder::new(name);
-            let error = folder.write("init.toml", text).load().unwrap_err();
-            assert!(error.contains(expected), "{text}\n{error}");
-        }
-        let folder = Folder::new("many");
-        folder.write(
-            "init.toml",
-            "[service.a]\nexec = ['a']\nnice = 99\n[service.b]\nexec = ['/b']\n",
-        );
-        folder.write("init.toml.d/1.toml", "[service.b]\numask = 'x'");
-        let all = folder.load().unwrap_err();
-        let lines: Vec<&str> = all.lines().collect();
-        assert_eq!(lines.len(), 3, "every error: {all}");
-        assert!(
-            lines[1].starts_with("/init.toml:3:8: service.a.nice: 99"),
-            "{all}"
-        );
-        assert!(
-            lines[2].starts_with("/init.toml.d/1.toml:2:9: service.b.umask"),
-            "{all}"
-        );
-        assert!(
-            Folder::new("missing")
-                .load()
-                .unwrap_err()
-                .contains("/init.toml:1:1: No such file")
-        );
-    }
-}
+mod tests;

@@ -1,7 +1,7 @@
 //! Where in a file something is said, so that an error can name line and column.
 
 use std::ops::Range;
-use toml::de::{DeTable, DeValue};
+use toml::de::{DeArray, DeTable, DeValue};
 
 /// Line and column of a byte, from 1.
 pub(super) fn of_byte(text: &str, at: usize) -> (usize, usize) {
@@ -18,28 +18,52 @@ pub(super) fn of_byte(text: &str, at: usize) -> (usize, usize) {
 }
 
 /// Line and column of the value under this path of keys, or of the innermost table on the way to
-/// it, and how many of the keys were found.
+/// it, and how many of the keys were found. An entry of a list goes by its number.
 pub(super) fn of_key(text: &str, path: &[&str]) -> (usize, Option<(usize, usize)>) {
-    let Ok(document) = DeTable::parse(text) else {
-        return (0, None);
-    };
-    let mut table = document.get_ref();
+    let (document, _) = DeTable::parse_recoverable(text);
+    let mut inner = Inner::Table(document.get_ref());
     let mut found = (0, None::<Range<usize>>);
     for (depth, key) in path.iter().enumerate() {
-        let entry = table.iter().find(|(name, _)| name.get_ref() == key);
-        let Some((name, value)) = entry else { break };
-        // A table's own span may be its header's; its name tells better where it is spoken of.
-        let span = match value.get_ref() {
-            DeValue::Table(_) => name.span(),
-            _ => value.span(),
+        let (span, value) = match inner {
+            Inner::Table(table) => {
+                let entry = table.iter().find(|(name, _)| name.get_ref() == key);
+                let Some((name, value)) = entry else { break };
+                // A table's own span may be its header's; its name tells better where it is spoken of.
+                let named = matches!(value.get_ref(), DeValue::Table(_));
+                (if named { name.span() } else { value.span() }, value)
+            }
+            Inner::List(list) => {
+                let entry = key.parse().ok().and_then(|n: usize| list.get(n));
+                let Some(value) = entry else { break };
+                (value.span(), value)
+            }
         };
         found = (depth + 1, Some(span));
-        match value.get_ref() {
-            DeValue::Table(inner) => table = inner,
+        inner = match value.get_ref() {
+            DeValue::Table(table) => Inner::Table(table),
+            DeValue::Array(list) => Inner::List(list),
             _ => break,
-        }
+        };
     }
     (found.0, found.1.map(|span| of_byte(text, span.start)))
+}
+
+/// What has entries.
+enum Inner<'a, 'i> {
+    Table(&'a DeTable<'i>),
+    List(&'a DeArray<'i>),
+}
+
+/// How many entries the list under this key of the document has.
+pub(super) fn entries(text: &str, list: &str) -> usize {
+    let (document, _) = DeTable::parse_recoverable(text);
+    let value = document
+        .get_ref()
+        .iter()
+        .find(|(name, _)| name.get_ref() == list);
+    value
+        .and_then(|(_, value)| value.get_ref().as_array())
+        .map_or(0, |list| list.len())
 }
 
 #[cfg(test)]

@@ -110,8 +110,8 @@ impl UpdateSection {
         self.tries = tries.or(self.tries);
     }
 
-    /// Checks the sense of it. An error names the key.
-    pub fn settle(self) -> Result<UpdateConfig, (&'static str, String)> {
+    /// Checks the sense of it. Each error has its key.
+    pub fn settle(self) -> (UpdateConfig, Vec<(&'static str, String)>) {
         let default = UpdateConfig::default();
         let of = |text: Option<DurationText>, default| text.map_or(default, |text| text.0);
         let config = UpdateConfig {
@@ -123,26 +123,27 @@ impl UpdateSection {
             deadline: of(self.deadline, default.deadline),
             tries: self.tries.unwrap_or(default.tries),
         };
-        let wrong = |key, text: String| Err((key, format!("update.{key}: {text}")));
+        let mut wrong = Vec::new();
+        let mut add = |key, text: String| wrong.push((key, format!("update.{key}: {text}")));
         match &config.source {
             Some(source) => {
                 if let Err(why) = check_source(source) {
-                    return wrong("source", why);
+                    add("source", why);
                 }
             }
             None if config.check.is_some() => {
-                return wrong("check", "there is no update.source to look at".into());
+                add("check", "there is no update.source to look at".into());
             }
             None => {}
         }
         if config.check.is_some_and(|check| check < CHECK_MIN) {
-            return wrong("check", format!("more often than every {CHECK_MIN:?}"));
+            add("check", format!("more often than every {CHECK_MIN:?}"));
         }
-        if config.ca.as_ref().is_some_and(|ca| !ca.starts_with('/')) {
-            return wrong("ca", "is no absolute path".into());
+        if let Some(ca) = config.ca.as_ref().filter(|ca| !ca.starts_with('/')) {
+            add("ca", format!("{ca:?} is not an absolute path"));
         }
         if config.timeout <= config.probation {
-            return wrong(
+            add(
                 "timeout",
                 format!(
                     "{:?} leaves no time for a probation of {:?}",
@@ -151,15 +152,15 @@ impl UpdateSection {
             );
         }
         if config.deadline < DEADLINE_MIN {
-            return wrong(
+            add(
                 "deadline",
                 format!("less than {DEADLINE_MIN:?} is too little for any update"),
             );
         }
         if !(1..=10).contains(&config.tries) {
-            return wrong("tries", format!("{} is not from 1 to 10", config.tries));
+            add("tries", format!("{} is not from 1 to 10", config.tries));
         }
-        Ok(config)
+        (config, wrong)
     }
 }
 
@@ -169,10 +170,14 @@ mod tests {
 
     fn settle(text: &str) -> Result<UpdateConfig, String> {
         let section: UpdateSection = toml::from_str(text).map_err(|e| e.to_string())?;
-        section.settle().map_err(|(key, e)| {
+        let (config, wrong) = section.settle();
+        for (key, e) in &wrong {
             assert!(e.starts_with(&format!("update.{key}: ")), "{e}");
-            e
-        })
+        }
+        match wrong.into_iter().next() {
+            Some((_, e)) => Err(e),
+            None => Ok(config),
+        }
     }
 
     #[test]
@@ -192,7 +197,7 @@ mod tests {
             ("source = 'ftp://x'", "update.source"),
             ("check = '6h'", "no update.source"),
             ("source = '/a'\ncheck = '1s'", "more often"),
-            ("ca = 'x.pem'", "no absolute path"),
+            ("ca = 'x.pem'", "not an absolute path"),
             ("probation = '1h'", "leaves no time"),
             ("deadline = '1m'", "too little"),
             ("tries = 0", "not from 1 to 10"),
@@ -230,7 +235,7 @@ mod tests {
     fn laid_over_key_by_key() {
         let mut below: UpdateSection = toml::from_str("source = '/a'\ntries = 3").unwrap();
         below.merge(toml::from_str("tries = 4\ncheck = '1h'").unwrap());
-        let config = below.settle().unwrap();
+        let (config, _) = below.settle();
         assert_eq!((config.source.as_deref(), config.tries), (Some("/a"), 4));
     }
 }

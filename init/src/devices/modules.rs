@@ -91,6 +91,21 @@ impl Modules {
         Ok(modules)
     }
 
+    /// Where the tables are.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Whether there is a module of this name, in a file or in the kernel itself (`modules.builtin`).
+    #[must_use]
+    pub fn knows(&self, name: &str) -> bool {
+        let name = canonical(name);
+        let built_in = || std::fs::read_to_string(self.directory.join("modules.builtin"));
+        self.files.contains_key(&name)
+            || built_in().is_ok_and(|list| list.lines().any(|file| name_of(file) == name))
+    }
+
     /// Loads a module by name, after what it needs.
     ///
     /// # Errors

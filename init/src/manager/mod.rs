@@ -57,6 +57,10 @@ const PAUSE_MAX: Time = Time::from_millis(20);
 /// Descriptors handled in one turn.
 const READY_MAX: usize = 32;
 
+/// The longest that stopping all services may take. Above the sum of the stop timeouts of a sane
+/// configuration; a service that waits longer is killed with the rest.
+pub const STOP_MAX: Time = Time::from_secs(90);
+
 /// What the owner has to see to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Happened {

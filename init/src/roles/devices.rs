@@ -5,7 +5,7 @@
 //! waits for its network card only: that comes first, and for everything else this steps back behind
 //! the services that are starting at the same time.
 
-use crate::config::{self, Config};
+use crate::config;
 use crate::devices::modules::Modules;
 use crate::devices::uevent::Uevents;
 use crate::devices::{self};
@@ -19,16 +19,6 @@ pub(super) fn run() -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// What the configuration wants loaded that no device asks for.
-fn wanted(config: Config) -> Vec<String> {
-    let mut modules = config.system.modules.unwrap_or_default();
-    if !config.network.vlan.is_empty() {
-        // The kernel asks modprobe(8) for it when netcfg makes a VLAN, and there is none.
-        modules.push("8021q".to_owned());
-    }
-    modules
-}
-
 fn load_for_ever() -> std::io::Result<std::convert::Infallible> {
     let uevents = Uevents::open()?;
     let modules = Modules::of_running_kernel()?;
@@ -37,12 +27,11 @@ fn load_for_ever() -> std::io::Result<std::convert::Infallible> {
         modules.load_for(&modalias, &mut failed);
     }
     let _ = rustix::process::nice(19);
-    let wanted = config::load(Path::new(config::PATH))
-        .map(wanted)
-        .unwrap_or_default();
-    for name in &wanted {
-        if let Err(e) = modules.load(name) {
-            failed(name, e);
+    if let Ok(config) = config::load(Path::new(config::PATH)) {
+        for (_, name) in config.kernel_modules() {
+            if let Err(e) = modules.load(name) {
+                failed(name, e);
+            }
         }
     }
     devices::coldplug(&modules, &mut failed);

@@ -91,6 +91,16 @@ pub fn all(config: &Config) -> Result<Vec<Spec>, String> {
     Ok(all)
 }
 
+/// Those of [`all`] that are init's own.
+///
+/// # Errors
+/// As [`all`].
+pub fn own(config: &Config) -> Result<Vec<Spec>, String> {
+    let mut own = all(config)?;
+    own.retain(|spec| BUILT_IN.contains(&spec.name.as_str()));
+    Ok(own)
+}
+
 /// `/var` grows once, behind the services that start at the same time. A few tries are enough for what
 /// another try helps against; the next boot has more.
 fn grow() -> Result<Spec, String> {

@@ -62,6 +62,20 @@ impl Hostname {
     }
 }
 
+/// Whether the configuration can give the machine this name, by the same rule, but whole.
+///
+/// # Errors
+/// Says what a name is made of.
+pub fn check(name: &str) -> Result<(), String> {
+    if acceptable(name) == Some(name) {
+        return Ok(());
+    }
+    Err(format!(
+        "{name:?} cannot be the host name; write letters, digits and inner hyphens, \
+         up to {NAME_MAX} bytes, as in \"node-7\""
+    ))
+}
+
 /// What of a name can be the machine's.
 fn acceptable(name: &str) -> Option<&str> {
     let name = name.strip_suffix('.').unwrap_or(name);

@@ -9,7 +9,7 @@
 //! * **degraded**: a service used up its restarts and the machine its reboots (see
 //!   [`super::budget`]). It stays up, with whatever still runs.
 //! * **stopping** from the first request on. The services get their stop signals in reverse order;
-//!   when nothing runs any more, or [`STOP_MAX`] has passed, the machine ends. Further requests
+//!   when nothing runs any more, or [`manager::STOP_MAX`] has passed, the machine ends. Further requests
 //!   change nothing.
 
 use super::budget::{self, Budget, Verdict};
@@ -26,7 +26,7 @@ use crate::devices::uevent::Uevents;
 use crate::devices::watchdog::Watchdog;
 use crate::emit::Emitter;
 use crate::failure::Failure;
-use crate::manager::{self, Happened, Manager, OWNERS, Verb, degraded_by};
+use crate::manager::{self, Happened, Manager, OWNERS, STOP_MAX, Verb, degraded_by};
 use crate::report;
 use nix::sys::signalfd::SignalFd;
 use rustix::fd::AsFd;
@@ -38,10 +38,6 @@ use supervisor::core::Input;
 use supervisor::driver::{CgroupParent, Outcome, Setup, Token, Users};
 use supervisor::event::{Event, EventSink};
 use supervisor::logger::now;
-
-/// The longest that stopping all services may take. Above the sum of the stop timeouts of a sane
-/// configuration; a service that waits longer is killed with the rest.
-const STOP_MAX: Time = Time::from_secs(90);
 
 /// When a machine without an address lets the services go on that come after `net`.
 const NET_WAIT: Time = Time::from_secs(10);

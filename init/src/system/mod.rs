@@ -9,15 +9,15 @@
 //! nothing left that could fail the machine.
 
 mod budget;
-mod built_in;
+pub mod built_in;
 mod clock;
 mod directories;
 mod ext4;
 pub mod grow;
-mod hostname;
+pub mod hostname;
 mod machine;
 mod power;
-mod prepare;
+pub mod prepare;
 pub mod relay;
 mod shutdown;
 pub(crate) mod trial;

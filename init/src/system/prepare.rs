@@ -23,7 +23,8 @@ const MACHINE_ID_SHOWN: &str = "/run/machine-id";
 
 /// Directories that init's own roles need, and those on the way to them: who owned one of these could
 /// rename what is below.
-fn own_directories() -> Vec<DirectoryConfig> {
+#[must_use]
+pub fn own_directories() -> Vec<DirectoryConfig> {
     let directory = |path: &str, user: &str, mode: &str| DirectoryConfig {
         path: path.into(),
         user: Some(user.into()),

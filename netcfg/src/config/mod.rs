@@ -81,22 +81,29 @@ pub struct ConfigError {
 }
 
 impl Config {
-    /// Checks what the grammar alone cannot.
+    /// Checks what the grammar alone cannot; tells the first problem.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        let wrong = |entry: String| move |what: String| ConfigError { entry, what };
+        self.problems().into_iter().next().map_or(Ok(()), Err)
+    }
+
+    /// Everything that [`Config::validate`] would find: of each entry the first.
+    pub fn problems(&self) -> Vec<ConfigError> {
+        let mut problems = Vec::new();
+        let mut check = |entry: String, result: Result<(), String>| {
+            problems.extend(result.err().map(|what| ConfigError { entry, what }));
+        };
         for (index, link) in self.link.iter().enumerate() {
-            link.validate().map_err(wrong(format!("link[{index}]")))?;
+            check(format!("link[{index}]"), link.validate());
         }
         let mut names = BTreeSet::new();
         for (index, vlan) in self.vlan.iter().enumerate() {
             let twice = !names.insert(&vlan.name);
-            vlan.validate(twice)
-                .map_err(wrong(format!("vlan[{index}]")))?;
+            check(format!("vlan[{index}]"), vlan.validate(twice));
         }
-        match self.ntp.iter().find(|server| !is_server(server)) {
-            Some(bad) => Err(wrong("ntp".into())(format!("{bad} cannot be a server"))),
-            None => Ok(()),
+        if let Some(bad) = self.ntp.iter().find(|server| !is_server(server)) {
+            check("ntp".into(), Err(format!("{bad} cannot be a server")));
         }
+        problems
     }
 
     /// The entry for a link, if it is ours to manage.

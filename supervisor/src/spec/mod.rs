@@ -11,7 +11,7 @@ mod validate;
 
 use crate::Time;
 use crate::config::{Escalation, LimitsConfig, RestartPolicy, ServiceType};
-pub use order::check_order;
+pub use order::{check_order, order_problems};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;

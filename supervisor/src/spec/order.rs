@@ -8,25 +8,32 @@ use std::collections::{BTreeMap, BTreeSet};
 /// # Errors
 /// Names the service and the name, or the cycle in full.
 pub fn check_order(specs: &[Spec]) -> Result<(), SpecError> {
+    order_problems(specs).into_iter().next().map_or(Ok(()), Err)
+}
+
+/// Everything that [`check_order`] would find, one after the other.
+#[must_use]
+pub fn order_problems(specs: &[Spec]) -> Vec<SpecError> {
+    let mut problems = Vec::new();
     let names: BTreeSet<&str> = specs.iter().map(|s| s.name.as_str()).collect();
     for spec in specs {
-        let fail = |key: &str, message: String| SpecError {
-            service: spec.name.clone(),
-            key: key.to_owned(),
-            message,
+        let mut add = |key: &str, message: String| {
+            problems.push(SpecError {
+                service: spec.name.clone(),
+                key: key.to_owned(),
+                message,
+            });
         };
-        if let Some(unknown) = spec
-            .after
-            .iter()
-            .find(|n| !names.contains(n.as_str()) && !MILESTONES.contains(&n.as_str()))
-        {
-            return Err(fail(
-                "after",
-                format!("{unknown:?} is neither a service nor one of {MILESTONES:?}"),
-            ));
+        for unknown in &spec.after {
+            if !names.contains(unknown.as_str()) && !MILESTONES.contains(&unknown.as_str()) {
+                add(
+                    "after",
+                    format!("{unknown:?} is neither a service nor one of {MILESTONES:?}"),
+                );
+            }
         }
-        if let Some(unknown) = spec.requires.iter().find(|n| !names.contains(n.as_str())) {
-            return Err(fail("requires", format!("{unknown:?} is not a service")));
+        for unknown in spec.requires.iter().filter(|n| !names.contains(n.as_str())) {
+            add("requires", format!("{unknown:?} is not a service"));
         }
     }
     // Take away whatever waits for nothing that is left; a rest that cannot be taken is a cycle.
@@ -49,15 +56,15 @@ pub fn check_order(specs: &[Spec]) -> Result<(), SpecError> {
             left.remove(name);
         }
     }
-    match left.values().next() {
-        None => Ok(()),
-        Some(spec) => Err(SpecError {
+    if let Some(spec) = left.values().next() {
+        problems.push(SpecError {
             service: spec.name.clone(),
             key: "after".into(),
             message: format!(
                 "a cycle among {:?}; a service cannot wait for itself",
                 left.keys().collect::<Vec<_>>()
             ),
-        }),
+        });
     }
+    problems
 }

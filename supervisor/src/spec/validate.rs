@@ -73,16 +73,21 @@ impl Spec {
     /// # Errors
     /// Everything that is wrong, each with its key.
     pub fn from_config(name: &str, config: ServiceConfig) -> Result<Self, Vec<SpecError>> {
+        match Self::judge(name, config) {
+            (spec, problems) if problems.is_empty() => Ok(spec),
+            (_, problems) => Err(problems),
+        }
+    }
+
+    /// The same for who only wants to know what is wrong: a form with problems must not be started.
+    #[must_use]
+    pub fn judge(name: &str, config: ServiceConfig) -> (Self, Vec<SpecError>) {
         let mut problems = Problems {
             service: name,
             found: Vec::new(),
         };
         let spec = validate(name, config, &mut problems);
-        if problems.found.is_empty() {
-            Ok(spec)
-        } else {
-            Err(problems.found)
-        }
+        (spec, problems.found)
     }
 }
 
