@@ -329,7 +329,7 @@ fn each_kind_of_failure_has_its_status() {
     assert_eq!(errors, "initctl: no service has this name\\x1b[2J\n");
     let (status, _, errors) = machine.initctl("halt");
     assert_eq!(status, ExitCode::from(2));
-    assert!(errors.contains("`halt` is no verb") && errors.contains("usage: initctl"));
+    assert!(errors.contains("there is no verb `halt`") && errors.contains("usage: initctl"));
     std::fs::remove_file(machine.dir.join("control")).unwrap();
     let (status, _, errors) = machine.initctl("status");
     assert_eq!(status, ExitCode::from(3));

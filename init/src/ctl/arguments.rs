@@ -2,29 +2,12 @@
 
 use super::net::{self, NetCall};
 use super::slots::{self, SlotsCall};
+use super::verbs;
+use crate::config::similar::similar;
 use crate::control::protocol::Request;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
-
-/// How it is called.
-pub(super) const USAGE: &str = "usage: initctl [--runtime-dir DIR] [--json] VERB ...
-  status [SERVICE]                   what runs, or everything of one service
-  explain SERVICE                    why it is in its state, and what comes next
-  start|stop|restart|reload SERVICE  and wait until it has settled
-          [--no-wait] [--timeout SECONDS]
-  logs [SERVICE] [-f] [-n LINES]     output of services
-  events [-f] [-n LINES]             what happened since the boot
-  exits [SERVICE]                    how services ended, earlier boots included
-  boot                               the stages of this boot
-  metrics                            the text for a scraper
-  net [LINK]                         addresses, routes, leases and DNS, as netcfg tells them
-  net renew|release LINK             ask for more time for a lease, or give it back
-  slots                              what both slots hold, and what became of earlier versions
-  update [SOURCE] [--no-reboot]      install a version into the other slot, and try it
-  bless                              keep the version on trial now
-  rollback                           back to the version in the other slot
-  reboot | poweroff";
 
 /// Where init has its socket, on the machine.
 const RUNTIME_DIR: &str = "/run/init";
@@ -45,6 +28,8 @@ pub(super) enum View {
 /// What is called for, and of whom.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Order {
+    /// Only this is to be told.
+    Tell(String),
     Init(Call),
     Net(NetCall),
     Slots(SlotsCall),
@@ -88,20 +73,23 @@ struct Options {
     no_reboot: bool,
 }
 
-/// Reads a call; nothing if only help is wanted.
-pub(super) fn parse(
-    arguments: impl IntoIterator<Item = OsString>,
-) -> Result<Option<Order>, String> {
+/// Reads a call.
+pub(super) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Order, String> {
     use lexopt::Arg::{Long, Short, Value};
     let mut parser = lexopt::Parser::from_args(arguments);
     let (mut runtime_dir, mut json) = (None, false);
-    let (mut words, mut options) = (Vec::new(), Options::default());
+    let (mut words, mut options): (Vec<String>, _) = (Vec::new(), Options::default());
+    let mut help = false;
     let say = |e: lexopt::Error| e.to_string();
     while let Some(argument) = parser.next().map_err(say)? {
         match argument {
             Long("runtime-dir") => runtime_dir = Some(PathBuf::from(parser.value().map_err(say)?)),
             Long("json") => json = true,
-            Long("help") | Short('h') => return Ok(None),
+            Long("help") | Short('h') => help = true,
+            Long("version") | Short('V') => {
+                let version = format!("initctl {}", env!("CARGO_PKG_VERSION"));
+                return Ok(Order::Tell(version));
+            }
             Long("follow") | Short('f') => options.follow = true,
             Long("lines") | Short('n') => {
                 options.lines = Some(number("-n", &parser.value().map_err(say)?)?);
@@ -120,32 +108,47 @@ pub(super) fn parse(
         }
     }
     let mut words = words.into_iter();
-    let verb = words.next().ok_or("a verb is missing")?;
+    let verb = words.next();
+    if help {
+        return match verb.as_deref() {
+            None | Some("help") => Ok(Order::Tell(verbs::usage())),
+            Some(verb) => verbs::help(verb)
+                .map(Order::Tell)
+                .ok_or_else(|| no_verb(verb)),
+        };
+    }
+    let verb = verb.ok_or("a verb is missing")?;
+    if verb == "help" {
+        return Ok(Order::Tell(match words.next() {
+            None => verbs::usage(),
+            Some(verb) => verbs::help(&verb).ok_or_else(|| no_verb(&verb))?,
+        }));
+    }
     if verb == "net" {
         let (verb, link) = net::parse(&mut words)?;
         nothing_after(&mut words)?;
         check_options("net", None, &options)?;
-        return Ok(Some(Order::Net(NetCall {
+        return Ok(Order::Net(NetCall {
             runtime_dir: runtime_dir.unwrap_or_else(|| net::RUNTIME_DIR.into()),
             json,
             verb,
             link,
-        })));
+        }));
     }
     if let Some(request) = slots::parse(&verb, &mut words, options.no_reboot) {
         nothing_after(&mut words)?;
         check_options(&verb, None, &options)?;
-        return Ok(Some(Order::Slots(SlotsCall {
+        return Ok(Order::Slots(SlotsCall {
             runtime_dir: runtime_dir.unwrap_or_else(|| slots::RUNTIME_DIR.into()),
             json,
             request,
-        })));
+        }));
     }
     let service = words.next();
     nothing_after(&mut words)?;
     let request = request(&verb, service, &options)?;
     check_options(&verb, Some(&request), &options)?;
-    Ok(Some(Order::Init(Call {
+    Ok(Order::Init(Call {
         runtime_dir: runtime_dir.unwrap_or_else(|| RUNTIME_DIR.into()),
         json,
         request,
@@ -156,7 +159,13 @@ pub(super) fn parse(
         },
         wait: !options.no_wait,
         timeout: options.timeout.unwrap_or(TIMEOUT),
-    })))
+    }))
+}
+
+fn no_verb(verb: &str) -> String {
+    let meant = similar(verb, &verbs::names());
+    let meant = meant.map(|meant| format!("; did you mean `{meant}`?"));
+    format!("there is no verb `{verb}`{}", meant.unwrap_or_default())
 }
 
 fn nothing_after(words: &mut impl Iterator<Item = String>) -> Result<(), String> {
@@ -194,10 +203,10 @@ fn request(verb: &str, service: Option<String>, options: &Options) -> Result<Req
                 "metrics" => Request::Metrics {},
                 "reboot" => Request::Reboot {},
                 "poweroff" => Request::Poweroff {},
-                _ => return Err(format!("`{verb}` is no verb")),
+                _ => return Err(no_verb(verb)),
             };
             match service {
-                Some(service) => return Err(format!("{verb} is of no service: `{service}`")),
+                Some(service) => return Err(format!("{verb} takes no SERVICE: `{service}`")),
                 None => request,
             }
         }
@@ -239,7 +248,7 @@ fn number<T: std::str::FromStr>(option: &str, value: &OsString) -> Result<T, Str
 mod tests {
     use super::*;
 
-    fn call(line: &str) -> Result<Option<Order>, String> {
+    fn call(line: &str) -> Result<Order, String> {
         parse(
             line.split(' ')
                 .filter(|w| !w.is_empty())
@@ -249,7 +258,7 @@ mod tests {
 
     fn good(line: &str) -> Call {
         match call(line) {
-            Ok(Some(Order::Init(call))) => call,
+            Ok(Order::Init(call)) => call,
             other => panic!("{line}: {other:?}"),
         }
     }
@@ -275,7 +284,7 @@ mod tests {
                     link: of.clone(),
                 };
                 let order = call(&format!("{line}{more}"));
-                assert_eq!(order, Ok(Some(Order::Net(expected))), "{line}");
+                assert_eq!(order, Ok(Order::Net(expected)), "{line}");
             }
         }
     }
@@ -345,7 +354,27 @@ mod tests {
             assert_eq!(good(line).request, expected, "{line}");
         }
         assert_eq!(good("explain a").view, View::Explain);
-        assert_eq!(call("status --help"), Ok(None));
+    }
+
+    #[test]
+    fn help_of_all_and_of_each() {
+        let told = |line: &str| match call(line) {
+            Ok(Order::Tell(text)) => text,
+            other => panic!("{line}: {other:?}"),
+        };
+        let all = told("--help");
+        assert_eq!(all, told("help"));
+        assert_eq!(told("-V"), format!("initctl {}", env!("CARGO_PKG_VERSION")));
+        for verb in verbs::names() {
+            let one = told(&format!("{verb} --help"));
+            assert!(one.starts_with("usage: initctl") && one != all, "{one}");
+            assert!(one.contains(verb) && all.contains(verb), "{one}");
+            assert_eq!(one, told(&format!("help {verb}")));
+            assert_eq!(one, told(&format!("{verb} -h web")));
+        }
+        assert!(told("logs --help").contains("--lines LINES"));
+        let wrong = call("restrat --help").unwrap_err();
+        assert_eq!(wrong, "there is no verb `restrat`; did you mean `restart`?");
     }
 
     #[test]
@@ -363,9 +392,9 @@ mod tests {
     fn what_is_wrong_is_named() {
         for (line, expected) in [
             ("", "a verb is missing"),
-            ("halt", "`halt` is no verb"),
+            ("halt", "there is no verb `halt`"),
             ("stop", "stop needs a SERVICE"),
-            ("reboot now", "reboot is of no service: `now`"),
+            ("reboot now", "reboot takes no SERVICE: `now`"),
             ("status a b", "`b` is too much"),
             ("status -f", "status has no -f"),
             ("logs --no-wait", "logs has no --no-wait"),

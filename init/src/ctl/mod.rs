@@ -4,7 +4,7 @@
 //! asked, 1 init refused or the service did not become what was asked for, 2 the call was wrong, 3
 //! there is no talking to init.
 //!
-//! [`arguments`] reads the call, [`client`] talks to the socket, [`wait`] waits until a service has
+//! [`arguments`] reads the call ([`verbs`] has what can be called), [`client`] talks to the socket, [`wait`] waits until a service has
 //! settled. What is shown is made by pure functions: [`tree`] and [`service`] of the status, [`lines`]
 //! of events, output and exits, [`timeline`] of the boot. [`net`] is all of this for the network, and
 //! [`slots`] for the versions of the system, which have sockets of their own. Everything they show passes [`text`],
@@ -19,12 +19,13 @@ mod slots;
 mod text;
 mod timeline;
 mod tree;
+mod verbs;
 mod wait;
 
 use crate::control::protocol::{
     EventLine, ExitRecord, LogLine, Missed, Reply, Request, SystemStatus,
 };
-use arguments::{Call, Order, USAGE, View};
+use arguments::{Call, Order, View};
 use client::{Client, Failure, INIT};
 use serde::de::DeserializeOwned;
 use std::ffi::OsString;
@@ -48,17 +49,15 @@ pub fn run_on(
     errors: &mut impl Write,
 ) -> ExitCode {
     let order = match arguments::parse(arguments) {
-        Ok(Some(order)) => order,
-        Ok(None) => {
-            let _ = writeln!(out, "{USAGE}");
-            return ExitCode::SUCCESS;
-        }
+        Ok(order) => order,
         Err(problem) => {
-            let _ = writeln!(errors, "initctl: {}\n{USAGE}", text::clean(&problem));
+            let usage = verbs::usage();
+            let _ = writeln!(errors, "initctl: {}\n{usage}", text::clean(&problem));
             return ExitCode::from(2);
         }
     };
     let answered = match &order {
+        Order::Tell(text) => say(out, &format!("{text}\n")),
         Order::Init(call) => answer(call, out),
         Order::Net(call) => net::answer(call).and_then(|shown| say(out, &shown)),
         Order::Slots(call) => slots::answer(call, |text| say(out, text)),

@@ -10,6 +10,7 @@ mod check;
 mod container;
 mod devices;
 mod grow;
+mod help;
 mod logger;
 mod netcfg;
 mod slots;
@@ -21,18 +22,6 @@ use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;
 use supervisor::logger::passed;
 
-/// What the program says when it is called in a way it does not know.
-const USAGE: &str = "usage: init check [--root DIR] FILE    judge a configuration
-       init container --config FILE [--runtime-dir DIR] [--cgroup DIR]
-       init ctl ..., or initctl ...        talk to a running init; see `initctl --help`
-       init netcfg --config FILE --state-dir DIR --runtime-dir DIR [--events FD]
-       init slots --runtime-dir DIR --events FD    keep the versions of the system
-       init devices                        load drivers as devices appear
-       init grow [--events FD]             let /var grow to the end of its disk
-       init update [--events FD] [--ca FILE] [--keys DIR] SOURCE
-       init logger --events FD [--stream FD=NAME]... [--console PATH]
-As PID 1 it takes no arguments: it is the machine's init.";
-
 /// The role of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Role {
@@ -43,11 +32,25 @@ enum Role {
     Ctl,
     Devices,
     Grow,
+    /// Tells how the roles are called.
+    Help,
     Logger,
     Netcfg,
     Slots,
     Update,
+    /// Tells the program's version.
+    Version,
     Unknown,
+}
+
+impl Role {
+    /// Whether it is one that its first argument names, and has a help of its own here.
+    fn is_called(self) -> bool {
+        !matches!(
+            self,
+            Self::Initramfs | Self::System | Self::Ctl | Self::Help | Self::Version | Self::Unknown
+        )
+    }
 }
 
 /// What a role is chosen by.
@@ -82,10 +85,12 @@ fn choose(situation: Situation<'_>) -> Role {
         (_, Some("ctl")) => Role::Ctl,
         (_, Some("devices")) => Role::Devices,
         (_, Some("grow")) => Role::Grow,
+        (_, Some("help" | "--help" | "-h")) => Role::Help,
         (_, Some("logger")) => Role::Logger,
         (_, Some("netcfg")) => Role::Netcfg,
         (_, Some("slots")) => Role::Slots,
         (_, Some("update")) => Role::Update,
+        (_, Some("version" | "--version" | "-V")) => Role::Version,
         _ => Role::Unknown,
     }
 }
@@ -104,7 +109,13 @@ pub fn run() -> ExitCode {
         name,
         first: first.as_deref(),
     };
-    match choose(situation) {
+    let role = choose(situation);
+    if let Some(name) = first.as_deref().filter(|_| role.is_called())
+        && rest().any(|word| word == "--help" || word == "-h")
+    {
+        return help::tell(name);
+    }
+    match role {
         Role::Initramfs => initramfs::run(),
         Role::System => system::run(),
         Role::Container => container::run(rest()),
@@ -113,13 +124,15 @@ pub fn run() -> ExitCode {
         Role::Check => check::run(rest()),
         Role::Devices => devices::run(),
         Role::Grow => grow::run(rest()),
+        Role::Help => help::all(),
         Role::Logger => logger::run(rest()),
         Role::Netcfg => netcfg::run(rest()),
         Role::Slots => slots::run(rest()),
         Role::Update => update::run(rest()),
+        Role::Version => help::version(),
         Role::Unknown => usage(&first.map_or_else(
-            || "no role is named".into(),
-            |f| format!("`{f}` is no role"),
+            || "name a role".into(),
+            |f| format!("there is no role `{f}`"),
         )),
     }
 }
@@ -133,7 +146,7 @@ fn channel(value: &OsStr) -> Result<OwnedFd, String> {
 
 /// Says what was wrong with the call and how it is made; status 2.
 fn usage(problem: &str) -> ExitCode {
-    eprintln!("init: {problem}\n{USAGE}");
+    eprintln!("init: {problem}\n{}", help::usage());
     ExitCode::from(2)
 }
 
@@ -185,5 +198,12 @@ mod tests {
             Role::Unknown
         );
         assert_eq!(role(70, true, false, "init", None), Role::Unknown);
+        assert_eq!(role(70, false, false, "init", Some("--help")), Role::Help);
+        // A machine that is started with it is started all the same.
+        assert_eq!(role(1, false, false, "init", Some("--help")), Role::System);
+        for name in help::names() {
+            let role = role(70, false, false, "init", Some(name));
+            assert!(role.is_called() || role == Role::Ctl, "{name}");
+        }
     }
 }
