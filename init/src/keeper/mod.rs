@@ -20,6 +20,7 @@ mod begin;
 pub mod core;
 pub mod gather;
 pub mod protocol;
+mod quiet;
 mod server;
 pub mod steps;
 mod updating;
@@ -39,6 +40,7 @@ use gather::Look;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use protocol::{Reply, Report, Request};
+use quiet::Quiet;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, OwnedFd};
 use server::{Client, Server};
@@ -95,6 +97,7 @@ pub fn run(options: Options) -> io::Result<Infallible> {
         cmdline,
         update: None,
         begun: false,
+        quiet: Quiet::default(),
         blessed: false,
     };
     loop {
@@ -115,6 +118,7 @@ struct Keeper {
     update: Option<Update>,
     /// Whether a look has succeeded since this daemon started.
     begun: bool,
+    quiet: Quiet,
     /// Whether this daemon has told of a blessing.
     blessed: bool,
 }
@@ -360,7 +364,10 @@ impl Keeper {
         let ended = update.ended();
         let mut events = 0;
         while let Some(event) = update.event() {
-            self.pass_on(&event);
+            let unasked = self.core.update_origin() == Some(Origin::Configured);
+            for event in self.quiet.hear(event, unasked) {
+                self.pass_on(&event);
+            }
             events += 1;
             if events == EVENTS_MAX && ended.is_none() {
                 break;
@@ -370,6 +377,9 @@ impl Keeper {
             self.update = Some(update);
             return;
         };
+        for event in self.quiet.end() {
+            self.pass_on(&event);
+        }
         if let Some(reason) = end.untold {
             self.tell_failed(&reason);
         }
