@@ -100,6 +100,10 @@ fn end(status: ExitStatus, killed: bool) -> End {
             Ended::Failed,
             Some("the update was called wrongly; `initctl logs slots` says how".to_owned()),
         ),
+        (_, Some(libc::SIGALRM)) if !killed => (
+            Ended::Failed,
+            Some("its manifest and signature did not come within two minutes".to_owned()),
+        ),
         (_, Some(signal)) if !killed => (
             Ended::Failed,
             Some(format!("the update was ended by signal {signal}")),

@@ -8,6 +8,7 @@ use crate::slots::marks;
 use crate::system::relay;
 use crate::update::run::{self, Origin};
 use crate::update::{End, Outlet, keys, machine, source};
+use nix::unistd::alarm;
 use rustix::fd::OwnedFd;
 use rustix::fs::FlockOperation;
 use std::ffi::OsString;
@@ -21,6 +22,10 @@ use supervisor::logger::now;
 
 /// Held while an update runs.
 const LOCK: &str = "update.lock";
+
+/// Seconds for the manifest and its signature, a few kilobytes: the patience with six tries is half of it. Whatever
+/// hangs before they are there, a resolver or a server that drips, has not cost the other slot anything.
+const MANIFEST: u32 = 120;
 
 /// An update has time: services go first.
 const NICE: i32 = 10;
@@ -36,6 +41,8 @@ pub(super) fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     };
     let outlet = outlet.as_mut();
     let _ = rustix::process::nice(NICE);
+    // A resolver, a handshake or a file that hangs ends with the process (alarm(2)).
+    let _ = alarm::set(MANIFEST);
     outlet.event("update.start", &[("source", options.source.clone())]);
     let opened = lock(Path::new(marks::DIRECTORY)).and_then(|lock| {
         let (source, manifest) = source::of(&options.source, options.ca.as_deref())?;
@@ -47,6 +54,9 @@ pub(super) fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
                 source: source.as_mut(),
                 manifest: &manifest,
                 keys: &options.keys,
+                trusted: &mut || {
+                    let _ = alarm::cancel();
+                },
             };
             let mut wait = std::thread::sleep;
             run::update(origin, machine::find, &mut wait, outlet, &mut |_| Ok(()))

@@ -44,6 +44,8 @@ pub struct BootVariables {
     pub device: Option<Guid>,
     /// `StubImageIdentifier`: the file name of the UKI that was started.
     pub stub_image: Option<String>,
+    /// `LoaderInfo`: the loader and its version, as `systemd-boot 257.9-1`.
+    pub loader: Option<String>,
 }
 
 /// Reads the variables below `dir`, each if it is there and makes sense.
@@ -58,6 +60,7 @@ pub fn read(dir: &Path) -> BootVariables {
         selected: value("LoaderEntrySelected"),
         device: value("LoaderDevicePartUUID").and_then(|text| Guid::parse(&text)),
         stub_image: value("StubImageIdentifier").and_then(file),
+        loader: value("LoaderInfo"),
     }
 }
 

@@ -67,7 +67,11 @@ impl<'a> Fetch<'a> {
     fn try_read(&mut self, buffer: &mut [u8]) -> Result<usize, SourceError> {
         let opened = match &mut self.opened {
             Some(opened) => opened,
-            none => none.insert(self.source.open(self.name, self.at)?),
+            none => {
+                let opened = self.source.open(self.name, self.at)?;
+                self.patience.skipped(opened.skipped);
+                none.insert(opened)
+            }
         };
         loop {
             match opened.reader.read(buffer) {

@@ -119,7 +119,10 @@ impl Manifest {
         };
         let Part { size, .. } = manifest.uki;
         if size > UKI_MAX {
-            return Err(format!("`uki.size` is {size}; {UKI_MAX} is the most"));
+            return Err(format!(
+                "version {}: `uki.size` is {size}; {UKI_MAX} bytes is the most",
+                manifest.version
+            ));
         }
         Ok(manifest)
     }

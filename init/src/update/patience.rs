@@ -11,7 +11,7 @@ const TRIES: u32 = 6;
 /// The first wait; each is twice as long as the one before.
 const FIRST: Duration = Duration::from_secs(1);
 
-/// Bytes that renew the patience.
+/// Bytes that renew the patience, unless more than that were skipped to come to them.
 const WORTH: u64 = 64 * 1024;
 
 /// See the module.
@@ -19,21 +19,29 @@ const WORTH: u64 = 64 * 1024;
 pub struct Patience {
     failures: u32,
     bytes: u64,
+    /// Bytes of this try that were known already.
+    skipped: u64,
 }
 
 impl Patience {
     /// Bytes came.
     pub fn progress(&mut self, bytes: usize) {
         self.bytes = self.bytes.saturating_add(bytes as u64);
-        if self.bytes >= WORTH {
+        if self.bytes >= WORTH.max(self.skipped) {
             *self = Self::default();
         }
+    }
+
+    /// So much came that was known already: this try is worth something only if it brings as much again.
+    pub fn skipped(&mut self, bytes: u64) {
+        self.skipped = bytes;
     }
 
     /// It failed; after which wait to try again, if at all.
     pub fn failed(&mut self) -> Option<Duration> {
         self.failures = self.failures.saturating_add(1);
         self.bytes = 0;
+        self.skipped = 0;
         let doublings = self.failures.saturating_sub(1);
         (self.failures < TRIES).then(|| FIRST.saturating_mul(1 << doublings.min(16)))
     }

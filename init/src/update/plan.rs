@@ -21,6 +21,10 @@ use std::cmp::Ordering;
 /// Room on the ESP that a UKI takes beyond its size: clusters and the folder.
 const ESP_SLACK: u64 = 128 * 1024;
 
+/// The oldest systemd-boot that is known to find an entry with a counter by its id without it, as `LoaderEntryOneShot`
+/// names it. 252 is known not to: the trial never starts, and the version is then taken for one that does not boot.
+const LOADER_MIN: u32 = 257;
+
 /// What is known of the machine.
 #[derive(Clone, Debug)]
 pub struct Facts<'a> {
@@ -48,6 +52,8 @@ pub struct Facts<'a> {
     pub removals: Result<Vec<EntryName>, String>,
     /// The entry that the next boot starts once, by its id.
     pub one_shot: Option<String>,
+    /// The boot loader and its version, if it told.
+    pub loader: Option<String>,
 }
 
 /// A step of an installation; what it wrote is on the disk when it is over.
@@ -107,6 +113,11 @@ pub fn decide(manifest: &Manifest, facts: &Facts<'_>) -> Result<Plan, End> {
     fits(manifest, facts)?;
     let refuse = |why: String| Err(End::Refused(why));
     let removals = facts.removals.clone().map_err(End::Refused)?;
+    if let Some(old) = facts.loader.as_deref().filter(|loader| is_old(loader)) {
+        return refuse(format!(
+            "the boot loader is {old}, with which no trial starts: put systemd-boot {LOADER_MIN} or newer onto the ESP"
+        ));
+    }
     let entry = entry(manifest);
     let armed = facts.one_shot.as_deref();
     let this = |found: &&Found| {
@@ -161,6 +172,14 @@ pub fn decide(manifest: &Manifest, facts: &Facts<'_>) -> Result<Plan, End> {
         Step::Arm,
     ]);
     Ok(Plan { entry, steps })
+}
+
+/// Whether this loader is known, and too old. Another one than systemd-boot is not judged.
+fn is_old(loader: &str) -> bool {
+    let version = loader.strip_prefix("systemd-boot ");
+    let digits = version.and_then(|version| version.split(|c: char| !c.is_ascii_digit()).next());
+    let number = digits.and_then(|digits| digits.parse::<u32>().ok());
+    number.is_some_and(|number| number < LOADER_MIN)
 }
 
 /// Whether the version is for this machine, newer than all that was good on it, and fits its slots.

@@ -34,6 +34,8 @@ pub struct Origin<'a> {
     pub manifest: &'a str,
     /// The folder of keys.
     pub keys: &'a Path,
+    /// Called when the manifest is there and known to be signed: all before has a deadline of its own.
+    pub trusted: &'a mut dyn FnMut(),
 }
 
 /// Updates the machine, and tells all about it but its start. `before` is called before each step and can
@@ -60,8 +62,11 @@ pub fn update(
 pub fn conclude(end: &End, version: &str, outlet: &mut dyn Outlet) {
     let version = ("version", version.to_owned());
     match end {
-        End::Refused(reason) | End::Nothing(reason) => {
+        End::Refused(reason) => {
             outlet.event("update.refused", &[version, ("reason", reason.clone())]);
+        }
+        End::Nothing(reason) => {
+            outlet.event("update.current", &[version, ("reason", reason.clone())]);
         }
         End::Failed { reason, transient } => {
             let transient = if *transient { "yes" } else { "no" };
@@ -87,8 +92,10 @@ fn attempt(
         source,
         manifest: name,
         keys,
+        trusted,
     } = origin;
-    let manifest = trusted(source, name, keys, wait)?;
+    let manifest = signed(source, name, keys, wait)?;
+    trusted();
     *version = Some(manifest.version.clone());
     let total = [&manifest.root, &manifest.verity, &manifest.uki]
         .iter()
@@ -128,7 +135,7 @@ fn attempt(
 }
 
 /// The manifest, once it is known that its bytes were signed.
-fn trusted(
+fn signed(
     source: &mut dyn Source,
     name: &str,
     folder: &Path,
@@ -190,6 +197,7 @@ fn plan(machine: &Machine, manifest: &Manifest) -> Result<Plan, End> {
         found: &found,
         removals,
         one_shot: variables.one_shot.clone(),
+        loader: variables.loader.clone(),
     };
     plan::decide(manifest, &facts)
 }

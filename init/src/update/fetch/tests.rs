@@ -11,6 +11,8 @@ pub(crate) struct Shelf {
     pub(crate) opened: Vec<(String, u64)>,
     /// Whether sizes can be told.
     pub(crate) tells: bool,
+    /// Whether each opening sends the whole file, of which what is known already is passed over.
+    pub(crate) skips: bool,
 }
 
 impl Shelf {
@@ -23,6 +25,7 @@ impl Shelf {
             breaks: VecDeque::new(),
             opened: Vec::new(),
             tells: true,
+            skips: false,
         }
     }
 
@@ -46,6 +49,7 @@ impl Source for Shelf {
         Ok(Opened {
             reader: Box::new(reader),
             total: Some(total),
+            skipped: if self.skips { offset } else { 0 },
         })
     }
 
@@ -191,4 +195,30 @@ proptest! {
             Err(_) => prop_assert!(file.starts_with(&got)),
         }
     }
+}
+
+#[test]
+fn a_server_without_ranges_that_breaks_again_and_again_is_given_up() {
+    let file = bytes(2_000_000);
+    let breaks = || vec![Some(70_000); 100].into();
+    // With ranges each opening costs what it brings.
+    let mut shelf = Shelf::of(&[("a", &file)]);
+    shelf.breaks = breaks();
+    assert_eq!(fetch(&mut shelf, &a_part(&file)).0, Ok(()));
+    // Without, each costs all that went before: what it brings has to be worth it.
+    let mut shelf = Shelf::of(&[("a", &file)]);
+    (shelf.breaks, shelf.skips) = (breaks(), true);
+    let (result, ..) = fetch(&mut shelf, &a_part(&file));
+    assert!(
+        matches!(
+            result,
+            Err(End::Failed {
+                transient: true,
+                ..
+            })
+        ),
+        "{result:?}"
+    );
+    let cost: u64 = shelf.opened.iter().map(|(_, offset)| offset + 70_000).sum();
+    assert!(cost < 4_000_000, "{cost} bytes were fetched");
 }

@@ -38,6 +38,7 @@ fn facts<'a>(running: &'a Uki, found: &'a [Found]) -> Facts<'a> {
         found,
         removals: Ok(Vec::new()),
         one_shot: None,
+        loader: Some("systemd-boot 257.9-1".into()),
     }
 }
 
@@ -114,6 +115,29 @@ fn what_is_not_for_this_machine_or_not_newer_is_refused() {
     assert!(with(|f| f.floor = "3".into()).contains("not newer than 3"));
     assert!(with(|f| f.bad = Some("it hung".into())).contains("is bad: it hung"));
     assert!(with(|f| f.removals = Err("on trial".into())).contains("on trial"));
+}
+
+#[test]
+fn a_loader_that_would_never_start_the_trial_is_told_before_anything_is_changed() {
+    let running = uki("1", 1);
+    let entries = [found("astromesh-os_1.efi", running.clone())];
+    let with = |loader: Option<&str>| Facts {
+        loader: loader.map(str::to_owned),
+        ..facts(&running, &entries)
+    };
+    let why = refusal(&manifest("2"), &with(Some("systemd-boot 252.39-1~deb12u1")));
+    assert!(
+        why.contains("systemd-boot 252.39") && why.contains("257 or newer"),
+        "{why}"
+    );
+    for loader in [
+        None,
+        Some("systemd-boot 257"),
+        Some("systemd-boot 300-rc1"),
+        Some("another 1"),
+    ] {
+        assert!(decide(&manifest("2"), &with(loader)).is_ok(), "{loader:?}");
+    }
 }
 
 #[test]

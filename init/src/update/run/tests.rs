@@ -252,8 +252,10 @@ fn without_a_proven_entry_to_fall_back_to_nothing_is_changed() {
     let mut same = Bundle::new("1");
     same.manifest["roothash"] = Digest(RUNNING).to_string().into();
     let rig = Rig::new("same");
-    let (result, _) = rig.install(&mut same.shelf());
+    let (result, heard) = rig.install(&mut same.shelf());
     assert!(matches!(result, Err(End::Nothing(_))), "{result:?}");
+    let (name, fields) = heard.last();
+    assert_eq!((name, fields["version"]), ("update.current", "1"));
 }
 
 #[test]

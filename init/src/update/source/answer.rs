@@ -11,13 +11,17 @@ use super::head::Head;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Known {
     pub(super) etag: Option<String>,
+    /// The URL that gave the tag: servers that hold the same file need not give it the same one.
+    pub(super) place: String,
     pub(super) total: Option<u64>,
 }
 
 impl Known {
     /// A tag that stands for the exact bytes (RFC 9110, section 13.1.5: only such may be in `If-Range`).
-    pub(super) fn strong(&self) -> Option<&str> {
-        self.etag.as_deref().filter(|tag| !tag.starts_with("W/"))
+    /// None for another URL than the one that gave it.
+    pub(super) fn strong(&self, place: &str) -> Option<&str> {
+        let here = self.etag.as_deref().filter(|_| self.place == place);
+        here.filter(|tag| !tag.starts_with("W/"))
     }
 }
 
@@ -44,6 +48,7 @@ pub(super) fn judge(
         200 => {
             let now = Known {
                 etag: head.etag.clone(),
+                place: place.to_owned(),
                 total: head.length,
             };
             let known = same(known, now).map_err(lasting)?;
@@ -68,6 +73,7 @@ pub(super) fn judge(
             }
             let now = Known {
                 etag: head.etag.clone(),
+                place: place.to_owned(),
                 total: range.total,
             };
             let known = same(known, now).map_err(lasting)?;
@@ -104,6 +110,7 @@ fn same(known: Option<&Known>, now: Known) -> Result<Known, String> {
         ))
     };
     if let (Some(from), Some(to)) = (&known.etag, &now.etag)
+        && known.place == now.place
         && from != to
     {
         return changed("tag", from, to);
@@ -113,8 +120,13 @@ fn same(known: Option<&Known>, now: Known) -> Result<Known, String> {
     {
         return changed("size", &from, &to);
     }
+    let (etag, place) = match &known.etag {
+        Some(etag) => (Some(etag.clone()), known.place.clone()),
+        None => (now.etag, now.place),
+    };
     Ok(Known {
-        etag: known.etag.clone().or(now.etag),
+        etag,
+        place,
         total: known.total.or(now.total),
     })
 }
@@ -128,6 +140,7 @@ mod tests {
     fn known(etag: &str, total: u64) -> Known {
         Known {
             etag: Some(etag.into()),
+            place: "http://h/x".into(),
             total: Some(total),
         }
     }
@@ -211,6 +224,27 @@ mod tests {
             assert!(!error.transient && error.message.contains(say), "{error:?}");
             assert!(error.message.starts_with("http://h/x: "), "{error:?}");
         }
+    }
+
+    #[test]
+    fn a_tag_is_compared_only_with_one_of_the_same_url() {
+        let before = known("\"a\"", 10);
+        let head = |tag: &str| Head {
+            status: 200,
+            length: Some(10),
+            etag: Some(tag.into()),
+            ..Head::default()
+        };
+        // A mirror with tags of its own.
+        let elsewhere = judge(&head("\"b\""), 5, Some(&before), "http://mirror/x");
+        let Ok(Answer::Body { known, .. }) = elsewhere else {
+            panic!("{elsewhere:?}");
+        };
+        assert_eq!(known, before);
+        assert_eq!(known.strong("http://h/x"), Some("\"a\""));
+        assert_eq!(known.strong("http://mirror/x"), None);
+        let same = judge(&head("\"b\""), 5, Some(&before), "http://h/x");
+        assert!(same.unwrap_err().message.contains("changed on the server"));
     }
 
     #[test]

@@ -1,8 +1,10 @@
 //! A folder on this machine, such as a medium that somebody mounted.
 
 use super::{Opened, Source, SourceError};
+use rustix::fs::{Mode, OFlags};
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
 /// See the module.
@@ -26,14 +28,18 @@ impl Folder {
         Ok((Self(folder), name.to_owned()))
     }
 
-    /// Only a regular file: nothing that blocks or never ends.
+    /// Only a regular file: nothing that blocks, never ends, or does something when it is opened. Folder and file may
+    /// be a service's, which can put anything in their place at any moment; so it is looked at through a descriptor
+    /// that opens nothing (open(2), `O_PATH`), and what was looked at is what is opened.
     fn file(&self, name: &str) -> Result<(File, u64), SourceError> {
         let open = || -> io::Result<(File, u64)> {
             let path = self.0.join(name);
-            if !std::fs::metadata(&path)?.is_file() {
+            let flags = OFlags::PATH | OFlags::CLOEXEC;
+            let found = File::from(rustix::fs::open(&path, flags, Mode::empty())?);
+            if !found.metadata()?.is_file() {
                 return Err(io::Error::other("not a regular file"));
             }
-            let file = File::open(path)?;
+            let file = File::open(format!("/proc/self/fd/{}", found.as_raw_fd()))?;
             let size = file.metadata()?.len();
             Ok((file, size))
         };
@@ -49,6 +55,7 @@ impl Source for Folder {
         Ok(Opened {
             reader: Box::new(file),
             total: Some(size),
+            skipped: 0,
         })
     }
 
@@ -78,7 +85,16 @@ mod tests {
         let mut text = String::new();
         opened.reader.read_to_string(&mut text).unwrap();
         assert_eq!((text.as_str(), opened.total), ("789", Some(10)));
-        for (name, say) in [("none", "No such file"), ("sub", "not a regular file")] {
+        let fifo = folder.join("fifo");
+        let kind = rustix::fs::FileType::Fifo;
+        rustix::fs::mknodat(rustix::fs::CWD, &fifo, kind, Mode::RUSR, 0).unwrap();
+        std::os::unix::fs::symlink("fifo", folder.join("link")).unwrap();
+        for (name, say) in [
+            ("none", "No such file"),
+            ("sub", "not a regular file"),
+            ("fifo", "not a regular file"),
+            ("link", "not a regular file"),
+        ] {
             let error = source.size(name).unwrap_err();
             assert!(!error.transient && error.message.contains(say), "{error:?}");
             assert!(error.message.contains(&source.place(name)));

@@ -46,6 +46,11 @@ pub(super) fn end(bytes: &[u8]) -> Option<usize> {
 impl Head {
     /// Reads a whole head.
     pub(super) fn parse(bytes: &[u8]) -> Result<Self, String> {
+        // RFC 9112, section 2.2: a CR that ends no line is invalid. Some readers take it for the end of one.
+        let bare = |pair: &[u8]| pair.first() == Some(&b'\r') && pair.get(1) != Some(&b'\n');
+        if bytes.windows(2).any(bare) || bytes.last() == Some(&b'\r') {
+            return Err("a CR that ends no line".into());
+        }
         let text = bytes.iter().map(|b| match b {
             b'\t' | b' '..=b'~' => char::from(*b),
             b'\r' | b'\n' => '\n',
@@ -78,22 +83,31 @@ impl Head {
         match name {
             "content-length" => {
                 let length = number(value).ok_or_else(wrong)?;
-                if self.length.is_some_and(|other| other != length) {
-                    return Err("two different Content-Length".into());
-                }
-                self.length = Some(length);
+                once(&mut self.length, length, name)?;
             }
             "transfer-encoding" if value.eq_ignore_ascii_case("chunked") && !self.chunked => {
                 self.chunked = true;
             }
             "transfer-encoding" => return Err(wrong()),
             "content-encoding" if !value.eq_ignore_ascii_case("identity") => return Err(wrong()),
-            "content-range" => self.range = Some(range(value).ok_or_else(wrong)?),
-            "etag" => self.etag = etag(value),
-            "location" => self.location = Some(value.to_owned()),
+            "content-range" => once(&mut self.range, range(value).ok_or_else(wrong)?, name)?,
+            // One that is malformed is as good as none.
+            "etag" => etag(value).map_or(Ok(()), |tag| once(&mut self.etag, tag, name))?,
+            "location" => once(&mut self.location, value.to_owned(), name)?,
             _ => {}
         }
         Ok(())
+    }
+}
+
+/// A value that an answer has once: readers differ in which of two they take.
+fn once<T: PartialEq>(known: &mut Option<T>, value: T, name: &str) -> Result<(), String> {
+    match known {
+        Some(other) if *other != value => Err(format!("two different {name}")),
+        _ => {
+            *known = Some(value);
+            Ok(())
+        }
     }
 }
 
@@ -135,7 +149,7 @@ fn range(value: &str) -> Option<Range> {
     })
 }
 
-/// RFC 9110, section 8.8.3. One that is malformed is as good as none.
+/// RFC 9110, section 8.8.3.
 fn etag(value: &str) -> Option<String> {
     let opaque = value.strip_prefix("W/").unwrap_or(value);
     let inner = opaque.strip_prefix('"')?.strip_suffix('"')?;
@@ -189,6 +203,14 @@ mod tests {
             ("Content-Range: bytes 9-5/10", "content-range"),
             ("Content-Range: bytes 5-10/10", "content-range"),
             ("Content-Range: items 1-2/3", "content-range"),
+            ("ETag: \"a\"\r\nETag: \"b\"", "two different etag"),
+            ("Location: /a\r\nLocation: /b", "two different location"),
+            (
+                "Content-Range: bytes 5-9/10\r\nContent-Range: bytes 6-9/10",
+                "two different content-range",
+            ),
+            ("X: a\rLocation: /b", "CR"),
+            ("X: a\r", "CR"),
             (" folded: x", "name"),
             ("Content-Length : 5", "name"),
             ("nonsense", "without a colon"),

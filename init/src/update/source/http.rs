@@ -8,7 +8,7 @@ use super::answer::{Answer, Known, judge};
 use super::body::Body;
 use super::head::{self, Head};
 use super::url::Url;
-use super::wire::{self, Wire};
+use super::wire::{self, Paced, Reached, Wire};
 use super::{Opened, Source, SourceError, tls};
 use rustls::ClientConfig;
 use std::collections::BTreeMap;
@@ -64,14 +64,18 @@ impl Http {
     ) -> Result<(Answer, Head, BufReader<Wire>), SourceError> {
         let known = self.known.get(name);
         let mut url = self.manifest.beside(name);
+        let mut reached = Reached::Anywhere;
         for _ in 0..=REDIRECTIONS_MAX {
             let place = url.to_string();
             let request = request(method, &url, offset, known);
-            let (head, wire) = self
-                .exchange(&url, &request)
+            let (head, wire, near) = self
+                .exchange(&url, &request, reached)
                 .map_err(|e| SourceError::io(&place, &e))?;
             match judge(&head, offset, known, &place)? {
                 Answer::Elsewhere(location) => {
+                    if !near {
+                        reached = Reached::Elsewhere;
+                    }
                     url = url
                         .follow(&location)
                         .map_err(|e| SourceError::lasting(format!("{place}: redirected to {e}")))?;
@@ -85,10 +89,15 @@ impl Http {
         )))
     }
 
-    /// Sends a request; the head of the final answer, and the line with the rest.
-    fn exchange(&self, url: &Url, request: &str) -> io::Result<(Head, BufReader<Wire>)> {
+    /// Sends a request; the head of the final answer, the line with the rest, and whether the peer is near.
+    fn exchange(
+        &self,
+        url: &Url,
+        request: &str,
+        reached: Reached,
+    ) -> io::Result<(Head, BufReader<Wire>, bool)> {
         let tls = url.secure.then_some(&self.tls);
-        let mut wire = wire::connect(url.bare_host(), url.port, tls)?;
+        let (mut wire, near) = wire::connect(url.bare_host(), url.port, tls, reached)?;
         wire.write_all(request.as_bytes())?;
         wire.flush()?;
         let mut wire = BufReader::with_capacity(32 * 1024, wire);
@@ -96,7 +105,7 @@ impl Http {
             let head = Head::parse(&read_head(&mut wire)?)
                 .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
             if head.status >= 200 {
-                return Ok((head, wire));
+                return Ok((head, wire, near));
             }
         }
         Err(io::Error::new(
@@ -118,7 +127,7 @@ impl Source for Http {
         };
         let total = known.total;
         self.known.insert(name.to_owned(), known);
-        let mut body = Body::new(&head, wire);
+        let mut body = Paced::new(Body::new(&head, wire));
         let skipped = io::copy(&mut (&mut body).take(skip), &mut io::sink())
             .map_err(|e| SourceError::io(&place, &e))?;
         if skipped < skip {
@@ -129,6 +138,7 @@ impl Source for Http {
         Ok(Opened {
             reader: Box::new(body),
             total,
+            skipped,
         })
     }
 
@@ -190,7 +200,7 @@ fn request(method: &str, url: &Url, offset: u64, known: Option<&Known>) -> Strin
     );
     if offset > 0 {
         text.push_str(&format!("Range: bytes={offset}-\r\n"));
-        if let Some(tag) = known.and_then(Known::strong) {
+        if let Some(tag) = known.and_then(|known| known.strong(&url.to_string())) {
             text.push_str(&format!("If-Range: {tag}\r\n"));
         }
     }

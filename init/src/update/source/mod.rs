@@ -82,6 +82,8 @@ pub struct Opened {
     pub reader: Box<dyn Read>,
     /// The size of the whole file, if it is known.
     pub total: Option<u64>,
+    /// Bytes before the offset that came all the same and were passed over.
+    pub skipped: u64,
 }
 
 impl std::fmt::Debug for Opened {

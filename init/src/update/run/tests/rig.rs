@@ -160,6 +160,7 @@ impl Rig {
             source: shelf,
             manifest: "update.json",
             keys: &self.path("keys"),
+            trusted: &mut || (),
         };
         let machine = || Ok(self.machine());
         let result = update(origin, machine, &mut |_| (), &mut heard, before);
