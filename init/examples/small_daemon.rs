@@ -5,15 +5,19 @@
 //! `SMALL_DAEMON`, set by a drop-in of the image, has it misbehave:
 //!
 //! - `dead`: runs and says that it is ready, but answers 500 from the start;
+//! - `fill`: is no daemon, but fills `/var` to its last inode and its last block, and ends;
+//! - `locks`: is no daemon either, but takes every lock on files that it can open, and holds them;
 //! - `flapping`: answers 200 for [`GOOD`], then 500 for [`BAD`], again and again.
 //!
 //! It needs nothing but the standard library, so that it is quick to build and to start.
 
+use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv6Addr, TcpListener, TcpStream};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -61,12 +65,82 @@ impl Health {
 }
 
 fn main() -> ExitCode {
-    match run() {
+    let result = match std::env::var("SMALL_DAEMON").as_deref() {
+        Ok("fill") => fill(Path::new("/var/full")).map_err(|e| format!("cannot fill /var: {e}")),
+        Ok("locks") => hold_locks(),
+        _ => run(),
+    };
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(problem) => {
             eprintln!("{problem}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Fills the file system of this folder: inodes first, because folders need blocks, too.
+fn fill(folder: &Path) -> io::Result<()> {
+    let is_full = |e: &io::Error| e.kind() == io::ErrorKind::StorageFull;
+    fs::create_dir_all(folder)?;
+    let mut file = File::create(folder.join("blocks"))?;
+    let mut files = 0u64;
+    loop {
+        match File::create_new(folder.join(files.to_string())) {
+            Ok(_) => files += 1,
+            Err(e) if is_full(&e) => break,
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => files += 1,
+            Err(e) => return Err(e),
+        }
+    }
+    let mut bytes = 0u64;
+    for piece in [1 << 20, 4096, 1] {
+        let piece = vec![0xff; piece];
+        loop {
+            match file.write(&piece) {
+                Ok(count) => bytes += count as u64,
+                Err(e) if is_full(&e) => break,
+                Err(e) => return Err(e),
+            }
+        }
+    }
+    file.sync_all()?;
+    eprintln!("/var is full: {files} files more, {bytes} bytes");
+    Ok(())
+}
+
+/// Locks all that can be opened for reading, which is all that flock(2) asks for, and never ends.
+fn hold_locks() -> Result<(), String> {
+    let mut held = Vec::new();
+    let mut folders = vec![
+        PathBuf::from("/var"),
+        "/etc".into(),
+        "/dev".into(),
+        "/run".into(),
+    ];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+            let Ok(kind) = entry.file_type() else {
+                continue;
+            };
+            if kind.is_dir() {
+                folders.push(entry.path());
+            }
+            // What blocks or acts when it is opened is no file with a lock.
+            if !(kind.is_file() || kind.is_dir()) {
+                continue;
+            }
+            if let Ok(file) = File::open(entry.path())
+                && file.try_lock().is_ok()
+            {
+                held.push(file);
+            }
+        }
+    }
+    eprintln!("{} locks are held", held.len());
+    notify("READY=1").map_err(|e| format!("cannot tell that it is ready: {e}"))?;
+    loop {
+        thread::park();
     }
 }
 

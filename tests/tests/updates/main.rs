@@ -3,11 +3,12 @@
 //!
 //! [`course`] is the way of a machine over several versions, with the real runtime; [`broken`] goes through all
 //! versions that do not work, [`refused`] through all updates that are wrong, both with a small daemon
-//! in place of the runtime; [`cuts`] cuts the power over all of it, and
+//! in place of the runtime; in [`full`] a service fills `/var` and holds locks; [`cuts`] cuts the power over all of it, and
 //! [`gates`] are the two gates of the appliance's earlier userland.
 
 mod broken;
 mod course;
 mod cuts;
+mod full;
 mod gates;
 mod refused;
