@@ -7,22 +7,25 @@ use astromesh_init::control::protocol::{
 };
 use astromesh_init::control::server::{Asked, Server};
 use astromesh_init::ctl;
-use rustix::event::epoll::{self, CreateFlags, EventData};
+use rustix::event::epoll::EventFlags;
 use rustix::event::eventfd;
 use rustix::fd::OwnedFd;
+use rustix::net::{SendFlags, Shutdown};
 use std::ffi::OsString;
-use std::io::Write;
 use std::mem::MaybeUninit;
-use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::Sender;
 use std::thread::JoinHandle;
+use supervisor::driver::Token;
 use supervisor::logger::now;
+use supervisor::poller::Poller;
+use supervisor::received::Closer;
 use supervisor::status::{Explanation, ServiceStatus};
 
-const LISTENER: u64 = u64::MAX;
-const END: u64 = u64::MAX - 1;
+const CONTROL: u8 = 1;
+const END: u8 = 2;
 
 /// A machine with nothing in it but its socket.
 struct Machine {
@@ -40,10 +43,12 @@ impl Machine {
             std::env::temp_dir().join(format!("initctl-test-{}-{number}", std::process::id()));
         std::fs::create_dir_all(&dir).unwrap();
         let uid = rustix::process::geteuid().as_raw();
-        let server = Server::bind(&dir.join("control"), uid).unwrap();
+        let path = dir.join("control");
         let end = eventfd(0, rustix::event::EventfdFlags::CLOEXEC).unwrap();
         let other_end = end.try_clone().unwrap();
-        let thread = std::thread::spawn(move || serve(server, &other_end));
+        let (bound, listens) = std::sync::mpsc::channel();
+        let thread = std::thread::spawn(move || serve(&path, uid, &other_end, &bound));
+        listens.recv().unwrap();
         Self {
             dir,
             end,
@@ -82,22 +87,26 @@ impl Drop for Machine {
 }
 
 /// The loop of PID 1, as far as the socket goes.
-fn serve(mut server: Server, end: &OwnedFd) -> Vec<Request> {
-    let epoll = epoll::create(CreateFlags::CLOEXEC).unwrap();
-    epoll::add(&epoll, end, EventData::new_u64(END), epoll::EventFlags::IN).unwrap();
+fn serve(path: &Path, uid: u32, end: &OwnedFd, bound: &Sender<()>) -> Vec<Request> {
+    let poller = Poller::new().unwrap();
+    let closer = Closer::new(usize::MAX).unwrap();
+    let mut server = Server::bind(path, uid, closer.source(), &poller, CONTROL).unwrap();
+    bound.send(()).unwrap();
+    let token = Token {
+        kind: END,
+        number: 0,
+    };
+    let _end = poller.watch(end, token, EventFlags::IN).unwrap();
     let (mut asked_so_far, mut status) = (Vec::new(), canned());
     loop {
-        server.watch(&epoll, EventData::new_u64(LISTENER), |id| {
-            EventData::new_u64(u64::from(id))
-        });
+        server.watch();
         let mut events = [MaybeUninit::uninit(); 16];
-        let (ready, _) = epoll::wait(&epoll, &mut events, None).unwrap();
-        for event in ready {
-            match event.data.u64() {
-                LISTENER => drop(server.accept(now())),
+        for event in poller.wait(&mut events, None).unwrap() {
+            let token = Token::from_data(event.data);
+            match token.kind {
                 END => return asked_so_far,
-                id => {
-                    let id = u32::try_from(id).unwrap();
+                _ => {
+                    let id = token.number;
                     if let Some(asked) = server.ready(id, event.flags, now()) {
                         asked_so_far.push(asked.request.clone());
                         answer(&mut server, &mut status, &asked);
@@ -220,9 +229,12 @@ fn answer(server: &mut Server, status: &mut SystemStatus, asked: &Asked) {
                 service: "web".into(),
                 line: "hello\x1b".into(),
             };
-            let mut stream = UnixStream::from(server.take(id).unwrap());
             let line = serde_json::to_string(&line).unwrap();
-            write!(stream, "{{\"ok\":true}}\n{line}\n{{\"lost\":3}}\n").unwrap();
+            let text = format!("{{\"ok\":true}}\n{line}\n{{\"lost\":3}}\n");
+            server.give_away(id, |socket| {
+                rustix::net::send(socket, text.as_bytes(), SendFlags::NOSIGNAL).unwrap();
+                rustix::net::shutdown(socket, Shutdown::Both).unwrap();
+            });
             return;
         }
         Request::Exits { .. } => {

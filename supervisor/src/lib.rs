@@ -23,6 +23,8 @@ pub mod core;
 pub mod driver;
 pub mod event;
 pub mod logger;
+pub mod poller;
+pub mod received;
 pub mod spec;
 pub mod status;
 #[allow(unsafe_code, reason = "the only module that may; see its prose")]

@@ -1,5 +1,6 @@
-//! The only unsafe code of the crate: making a child that is clean from its first instruction, and
-//! hearing from the kernel who sent a datagram.
+//! The only unsafe code of the crate: making a child that is clean from its first instruction. Below it
+//! are [`receive`], which hears from the kernel who sent a datagram, and [`close`], which makes the
+//! child that closes what strangers sent.
 //!
 //! `clone3` puts the child into its cgroup and returns a pidfd in one step (kernel:
 //! `CLONE_INTO_CGROUP`, `CLONE_PIDFD`), so there is no moment in which a process of a service
@@ -9,6 +10,11 @@
 //!
 //! The calls go past the C library where it would look at its own idea of the thread (musl's
 //! `setresuid` synchronises threads that the child does not have).
+
+pub mod close;
+mod receive;
+
+pub use receive::{Received, Sender, receive};
 
 use rustix::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ffi::{CString, c_char, c_int, c_long};
@@ -132,6 +138,7 @@ pub fn spawn(plan: &ChildPlan<'_>) -> io::Result<Child> {
         }
         environment.insert(0, listen_pid.as_ptr().cast());
     }
+    let mut moved = vec![-1; plan.descriptors.len()];
     let mut pidfd: c_int = -1;
     let args = CloneArgs {
         flags: CLONE_PIDFD | plan.cgroup.map_or(0, |_| CLONE_INTO_CGROUP),
@@ -155,7 +162,7 @@ pub fn spawn(plan: &ChildPlan<'_>) -> io::Result<Child> {
         -1 => Err(io::Error::last_os_error()),
         0 => {
             write_pid(&mut listen_pid);
-            run_child(plan, &arguments, &environment)
+            run_child(plan, &arguments, &environment, &mut moved)
         }
         pid => {
             // SAFETY: the kernel stored a new descriptor there, which nobody else owns.
@@ -192,19 +199,22 @@ fn run_child(
     plan: &ChildPlan<'_>,
     arguments: &[*const c_char],
     environment: &[*const c_char],
+    moved: &mut [RawFd],
 ) -> ! {
     let mut error_fd = plan.error_pipe.as_raw_fd();
-    let step = prepare(plan, &mut error_fd).err().unwrap_or_else(|| {
-        // SAFETY: all three are NUL-terminated arrays and strings that `plan` keeps alive.
-        unsafe {
-            libc::execve(
-                plan.program.as_ptr(),
-                arguments.as_ptr(),
-                environment.as_ptr(),
-            )
-        };
-        8
-    });
+    let step = prepare(plan, moved, &mut error_fd)
+        .err()
+        .unwrap_or_else(|| {
+            // SAFETY: all three are NUL-terminated arrays and strings that `plan` keeps alive.
+            unsafe {
+                libc::execve(
+                    plan.program.as_ptr(),
+                    arguments.as_ptr(),
+                    environment.as_ptr(),
+                )
+            };
+            8
+        });
     // SAFETY: `__errno_location` is this thread's errno; a plain read.
     let errno = unsafe { *libc::__errno_location() };
     let [a, b, c, d] = errno.to_ne_bytes();
@@ -217,8 +227,9 @@ fn run_child(
 }
 
 /// Everything before `execve`; the error is the step in [`STEPS`], errno says the rest.
-fn prepare(plan: &ChildPlan<'_>, error_fd: &mut RawFd) -> Result<(), u8> {
+fn prepare(plan: &ChildPlan<'_>, moved: &mut [RawFd], error_fd: &mut RawFd) -> Result<(), u8> {
     let check = |result: c_long, step: u8| if result < 0 { Err(step) } else { Ok(result) };
+    move_descriptors(plan, moved, error_fd).map_err(|()| 1u8)?;
     // SAFETY: plain system calls on values; the structures live on this stack.
     unsafe {
         // The kernel's `struct sigaction` of zeros is SIG_DFL, no flags, an empty mask. The C
@@ -238,7 +249,6 @@ fn prepare(plan: &ChildPlan<'_>, error_fd: &mut RawFd) -> Result<(), u8> {
         libc::sigprocmask(libc::SIG_SETMASK, &raw const none, ptr::null_mut());
         libc::setsid();
     }
-    move_descriptors(plan, error_fd).map_err(|()| 1u8)?;
     // SAFETY: the path and the text are NUL-terminated; the descriptor is closed again.
     unsafe {
         let fd = check(
@@ -325,33 +335,38 @@ unsafe fn become_user(uid: u32, capabilities: u64) -> Result<(), u8> {
     }
 }
 
-/// Puts every descriptor of the plan at its number and marks all others close-on-exec.
+/// Puts every descriptor of the plan at its number, the error pipe behind them, and closes all others
+/// for good: until its exec this child would keep open what PID 1 closes meanwhile.
 ///
-/// All are first moved above every target, so that no target overwrites a source.
-fn move_descriptors(plan: &ChildPlan<'_>, error_fd: &mut RawFd) -> Result<(), ()> {
-    const ABOVE: c_int = 1 << 9;
+/// All are first moved above every target, so that no target overwrites a source. `moved` has a place
+/// for each.
+fn move_descriptors(
+    plan: &ChildPlan<'_>,
+    moved: &mut [RawFd],
+    error_fd: &mut RawFd,
+) -> Result<(), ()> {
     let check = |result: c_int| if result < 0 { Err(()) } else { Ok(result) };
+    let targets = plan.descriptors.iter().map(|(_, target)| *target);
+    let behind = targets.max().unwrap_or(2).max(2) + 1;
     // SAFETY: plain system calls on descriptor numbers that the plan keeps open.
     unsafe {
-        *error_fd = check(libc::fcntl(*error_fd, libc::F_DUPFD_CLOEXEC, ABOVE))?;
-        let mut moved = [-1; 256];
+        *error_fd = check(libc::fcntl(*error_fd, libc::F_DUPFD_CLOEXEC, behind + 1))?;
         for (slot, (source, _)) in moved.iter_mut().zip(&plan.descriptors) {
             *slot = check(libc::fcntl(
                 source.as_raw_fd(),
                 libc::F_DUPFD_CLOEXEC,
-                ABOVE,
+                behind + 1,
             ))?;
         }
-        let mut highest = 2;
         for (slot, (_, target)) in moved.iter().zip(&plan.descriptors) {
             check(libc::dup2(*slot, *target))?;
-            highest = highest.max(*target);
         }
+        *error_fd = check(libc::dup3(*error_fd, behind, libc::O_CLOEXEC))?;
         let closed = libc::syscall(
             libc::SYS_close_range,
-            highest + 1,
+            behind + 1,
             libc::c_uint::MAX,
-            libc::CLOSE_RANGE_CLOEXEC,
+            0 as libc::c_uint,
         );
         if closed < 0 { Err(()) } else { Ok(()) }
     }
@@ -370,89 +385,4 @@ pub fn passed(number: RawFd) -> io::Result<OwnedFd> {
     }
     // SAFETY: it is open, and by the protocol with the parent nobody else in this program owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
-}
-
-/// Who sent a datagram, by the kernel's word (unix(7)). `pid` is 0 for a process
-/// outside of our pid namespace, which is why this is not a library's type.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sender {
-    /// Its process.
-    pub pid: i32,
-    /// Its user.
-    pub uid: u32,
-}
-
-/// One datagram with what came along.
-#[derive(Debug)]
-pub struct Received {
-    /// How much of the buffer it fills.
-    pub bytes: usize,
-    /// Whether it was longer than the buffer, or brought more than there was room for.
-    pub truncated: bool,
-    /// Who sent it.
-    pub sender: Option<Sender>,
-    /// The descriptors that it brought, close-on-exec.
-    pub descriptors: Vec<OwnedFd>,
-}
-
-/// Bytes for one set of credentials and the most descriptors that a datagram can carry (unix(7):
-/// `SCM_MAX_FD`, 253), with their headers.
-const CONTROL: usize = 2048;
-
-/// Takes one datagram from a socket with `SO_PASSCRED`, without waiting.
-///
-/// # Errors
-/// `WouldBlock` if there is none.
-pub fn receive(socket: BorrowedFd<'_>, data: &mut [u8]) -> io::Result<Received> {
-    #[repr(align(8))]
-    struct Control([u8; CONTROL]);
-    let mut control = Control([0; CONTROL]);
-    let mut part = libc::iovec {
-        iov_base: data.as_mut_ptr().cast(),
-        iov_len: data.len(),
-    };
-    // SAFETY: `msghdr` is plain data for which zeros are valid.
-    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
-    message.msg_iov = &raw mut part;
-    message.msg_iovlen = 1;
-    message.msg_control = control.0.as_mut_ptr().cast();
-    message.msg_controllen = CONTROL as _;
-    let flags = libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
-    // SAFETY: `message` names two buffers with their lengths, both of which outlive the call.
-    let bytes = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, flags) };
-    let bytes = usize::try_from(bytes).map_err(|_| io::Error::last_os_error())?;
-    let mut received = Received {
-        bytes,
-        truncated: message.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0,
-        sender: None,
-        descriptors: Vec::new(),
-    };
-    // SAFETY: the kernel filled `msg_control` with `msg_controllen` bytes of well-formed headers; the
-    // macros of cmsg(3) stay within them. The data may be unaligned, hence `read_unaligned`. Each
-    // descriptor is new, and nobody else owns it.
-    unsafe {
-        let mut header = libc::CMSG_FIRSTHDR(&raw const message);
-        while !header.is_null() {
-            let data = libc::CMSG_DATA(header);
-            let length = (*header).cmsg_len as usize - (data as usize - header as usize);
-            match ((*header).cmsg_level, (*header).cmsg_type) {
-                (libc::SOL_SOCKET, libc::SCM_CREDENTIALS) if length >= size_of::<libc::ucred>() => {
-                    let who: libc::ucred = ptr::read_unaligned(data.cast());
-                    received.sender = Some(Sender {
-                        pid: who.pid,
-                        uid: who.uid,
-                    });
-                }
-                (libc::SOL_SOCKET, libc::SCM_RIGHTS) => {
-                    for place in 0..length / size_of::<c_int>() {
-                        let fd: c_int = ptr::read_unaligned(data.cast::<c_int>().add(place));
-                        received.descriptors.push(OwnedFd::from_raw_fd(fd));
-                    }
-                }
-                _ => {}
-            }
-            header = libc::CMSG_NXTHDR(&raw const message, header);
-        }
-    }
-    Ok(received)
 }

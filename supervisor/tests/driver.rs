@@ -5,8 +5,6 @@
 
 use nix::sys::signal::{SigSet, Signal};
 use rustix::event::Timespec;
-use rustix::event::epoll::{self, CreateFlags};
-use rustix::fd::{AsFd, OwnedFd};
 use std::io::{Read, Write};
 use std::mem::MaybeUninit;
 use std::net::TcpListener;
@@ -18,6 +16,7 @@ use supervisor::core::{Input, State};
 use supervisor::driver::{CgroupParent, Driver, Outcome, Setup, Token, Users, reap};
 use supervisor::event::Event;
 use supervisor::logger::now;
+use supervisor::poller::Poller;
 use supervisor::spec::Spec;
 
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
@@ -27,7 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 struct Rig {
     driver: Driver,
-    epoll: OwnedFd,
+    poller: Poller,
     events: Vec<Event>,
     runtime_dir: PathBuf,
     cgroup: PathBuf,
@@ -57,13 +56,13 @@ impl Rig {
             users: Users::default(),
             seed: 1,
         };
-        let epoll = epoll::create(CreateFlags::CLOEXEC).unwrap();
+        let poller = Poller::new().unwrap();
         let mut events = Vec::new();
-        let mut driver = Driver::new(specs, &setup, epoll.as_fd(), &mut events).unwrap();
-        driver.feed(now(), Input::Start, epoll.as_fd(), &mut events);
+        let mut driver = Driver::new(specs, &setup, &poller, &mut events).unwrap();
+        driver.feed(now(), Input::Start, &mut events);
         Self {
             driver,
-            epoll,
+            poller,
             events,
             runtime_dir,
             cgroup,
@@ -87,21 +86,15 @@ impl Rig {
                 tv_sec: 0,
                 tv_nsec: 5_000_000,
             };
-            let (ready, _) = epoll::wait(&self.epoll, &mut ready, Some(&tick)).unwrap();
+            let ready = self.poller.wait(&mut ready, Some(&tick)).unwrap();
             for event in ready {
-                self.driver.ready(
-                    Token::from_data(event.data),
-                    now(),
-                    self.epoll.as_fd(),
-                    &mut self.events,
-                );
+                self.driver
+                    .ready(Token::from_data(event.data), now(), &mut self.events);
             }
             while let Some((pid, status)) = reap() {
-                self.driver
-                    .reaped(pid, status, now(), self.epoll.as_fd(), &mut self.events);
+                self.driver.reaped(pid, status, now(), &mut self.events);
             }
-            self.driver
-                .timer(now(), self.epoll.as_fd(), &mut self.events);
+            self.driver.timer(now(), &mut self.events);
             while let Some(outcome) = self.driver.outcome() {
                 self.outcomes.push(outcome);
             }
@@ -128,8 +121,7 @@ impl Rig {
     }
 
     fn stop(&mut self) {
-        self.driver
-            .feed(now(), Input::StopAll, self.epoll.as_fd(), &mut self.events);
+        self.driver.feed(now(), Input::StopAll, &mut self.events);
         self.until("everything stopped", |rig| {
             rig.outcomes.contains(&Outcome::AllStopped)
         });
@@ -153,7 +145,7 @@ impl Drop for Rig {
     }
 }
 
-/// The difficult service of `examples/service.rs`, which `cargo test` builds before this.
+/// The difficult service of `examples/service`, which `cargo test` builds before this.
 fn service(steps: &[&str], more: &str) -> (&'static str, String) {
     let test = std::env::current_exe().unwrap();
     let program = test.ancestors().nth(2).unwrap().join("examples/service");
@@ -184,7 +176,7 @@ fn a_child_starts_clean() {
         environment = { A = 'b' }\nlimits = { nofile = 77 }";
     // What must not be inherited: an ignored signal (Rust ignores SIGPIPE), and descriptors that
     // are not close-on-exec.
-    let leaky: Vec<OwnedFd> = (0..10)
+    let leaky: Vec<rustix::fd::OwnedFd> = (0..10)
         .map(|_| rustix::io::dup(std::io::stdin()).unwrap())
         .collect();
     let mut rig = Rig::start("clean", &[shell(script, more)]);
@@ -355,9 +347,8 @@ fn capabilities_are_kept_over_the_exec() {
         users: Users::default(),
         seed: 1,
     };
-    rig.driver = Driver::new(vec![spec], &setup, rig.epoll.as_fd(), &mut rig.events).unwrap();
-    rig.driver
-        .feed(now(), Input::Start, rig.epoll.as_fd(), &mut rig.events);
+    rig.driver = Driver::new(vec![spec], &setup, &rig.poller, &mut rig.events).unwrap();
+    rig.driver.feed(now(), Input::Start, &mut rig.events);
     rig.until_state(State::Stopped);
     assert_eq!(rig.output().trim(), "CapEff:\t0000000000003000");
 }

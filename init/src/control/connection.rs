@@ -11,14 +11,19 @@
 //! kernel and costs nothing here. A request is taken out of the kernel up to its line end and no
 //! further (recv(2), `MSG_PEEK`): what follows it is announced again when its turn comes, and a
 //! connection that is given away in between is given away complete.
+//!
+//! A client that passes descriptors is let go. They are received all the same, and so is urgent data
+//! (`MSG_OOB`), which could carry them past a plain read: see [`supervisor::received`].
 
 use super::output::Output;
 use super::protocol::REQUEST_MAX;
-use rustix::event::epoll::EventFlags;
-use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fd::{AsFd, BorrowedFd};
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags, recv, send};
+use rustix::net::{RecvFlags, SendFlags, recv, send, sockopt};
+use std::io;
 use supervisor::Time;
+use supervisor::received::{ReceivedFd, Source};
+use supervisor::sys;
 
 /// How long a client may be connected and ask nothing.
 pub(super) const ASK_WITHIN: Time = Time::from_secs(60);
@@ -47,14 +52,15 @@ pub(super) enum Read {
     Line(Vec<u8>),
     /// More than a request may have.
     TooLong,
-    /// The client has ended its side, or is gone.
+    /// The client has ended its side, is gone, or has passed descriptors.
     Gone,
 }
 
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Connection {
-    fd: OwnedFd,
+    fd: ReceivedFd,
+    source: Source,
     pub uid: u32,
     pub pid: i32,
     phase: Phase,
@@ -62,31 +68,27 @@ pub(super) struct Connection {
     since: Time,
     input: Vec<u8>,
     pub output: Output,
-    /// What epoll was told last to look for.
-    pub watched: Option<EventFlags>,
 }
 
 impl Connection {
-    /// Of a non-blocking socket.
-    pub fn new(fd: OwnedFd, (uid, pid): (u32, i32), now: Time) -> Self {
+    /// Of a non-blocking socket, whose client sends as `source`.
+    pub fn new(fd: ReceivedFd, source: Source, (uid, pid): (u32, i32), now: Time) -> Self {
+        let _ = sockopt::set_socket_oobinline(&fd, true);
         Self {
             fd,
+            source,
             uid,
             pid,
             phase: Phase::Asking,
             since: now,
             input: Vec::new(),
             output: Output::default(),
-            watched: None,
         }
     }
 
-    pub fn fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
-    }
-
-    pub fn into_fd(self) -> OwnedFd {
-        self.fd
+    /// It is given away: another process has it, too, and goes on with it.
+    pub fn set_shared(&mut self) {
+        self.fd.set_shared();
     }
 
     pub fn phase(&self) -> Phase {
@@ -125,7 +127,7 @@ impl Connection {
         let Some(buffer) = buffer.get_mut(..room) else {
             return Read::TooLong;
         };
-        let seen = match receive(&self.fd, buffer, RecvFlags::PEEK) {
+        let seen = match self.peek(buffer) {
             Ok(seen) => seen,
             Err(read) => return read,
         };
@@ -134,9 +136,15 @@ impl Connection {
         let Some(buffer) = buffer.get_mut(..count) else {
             return Read::TooLong;
         };
-        match receive(&self.fd, buffer, RecvFlags::empty()) {
-            Ok(taken) => self.input.extend(taken),
-            Err(read) => return read,
+        match sys::receive(self.fd.as_fd(), buffer, &self.source) {
+            Ok(message) if message.descriptors.is_empty() && message.bytes > 0 => {
+                let taken = buffer.get(..message.bytes).unwrap_or_default();
+                self.input.extend(taken);
+            }
+            Ok(_) => return Read::Gone,
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Read::Partial,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => return Read::Partial,
+            Err(_) => return Read::Gone,
         }
         if self.input.last() == Some(&b'\n') {
             let mut line = std::mem::take(&mut self.input);
@@ -147,6 +155,16 @@ impl Connection {
             Read::TooLong
         } else {
             Read::Partial
+        }
+    }
+
+    /// What waits in the kernel. Descriptors stay where they are: of a look the kernel closes only copies.
+    fn peek<'a>(&self, buffer: &'a mut [u8]) -> Result<&'a [u8], Read> {
+        match recv(&self.fd, &mut *buffer, RecvFlags::PEEK) {
+            Ok((0, _)) => Err(Read::Gone),
+            Ok((count, _)) => Ok(buffer.get(..count).unwrap_or_default()),
+            Err(Errno::AGAIN | Errno::INTR) => Err(Read::Partial),
+            Err(_) => Err(Read::Gone),
         }
     }
 
@@ -177,12 +195,8 @@ impl Connection {
     }
 }
 
-/// What came, or what its absence means.
-fn receive<'a>(fd: &OwnedFd, buffer: &'a mut [u8], flags: RecvFlags) -> Result<&'a [u8], Read> {
-    match recv(fd, &mut *buffer, flags) {
-        Ok((0, _)) => Err(Read::Gone),
-        Ok((count, _)) => Ok(buffer.get(..count).unwrap_or_default()),
-        Err(Errno::AGAIN | Errno::INTR) => Err(Read::Partial),
-        Err(_) => Err(Read::Gone),
+impl AsFd for Connection {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
     }
 }

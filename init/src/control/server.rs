@@ -14,7 +14,7 @@
 use super::connection::{Connection, Phase, Read};
 use super::output::OUTPUT_MAX;
 use super::protocol::{EventLine, REQUEST_MAX, Refusal, Reply, Request};
-use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::event::epoll::EventFlags;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::Mode;
 use rustix::io::Errno;
@@ -27,6 +27,9 @@ use std::io;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use supervisor::Time;
+use supervisor::driver::Token;
+use supervisor::poller::{Poller, Watched};
+use supervisor::received::{ReceivedFd, Source};
 
 /// Clients at the same time.
 pub const CLIENTS_MAX: usize = 32;
@@ -47,6 +50,9 @@ const BACKLOG: i32 = 64;
 /// it would be announced again and again.
 const PAUSE: Time = Time::from_secs(1);
 
+/// The number of the listener among the tokens; clients have the others.
+const LISTENER: u32 = 0;
+
 /// A request, and who asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Asked {
@@ -63,20 +69,30 @@ pub struct Asked {
 /// See the module.
 #[derive(Debug)]
 pub struct Server {
-    listener: OwnedFd,
+    listener: Watched<OwnedFd>,
     owner: u32,
-    clients: BTreeMap<u32, Connection>,
+    source: Source,
+    poller: Poller,
+    /// The kind of the tokens: number 0 is the listener, the others are clients.
+    kind: u8,
+    clients: BTreeMap<u32, Watched<Connection>>,
     last: u32,
     paused: Option<Time>,
-    watched: Option<EventFlags>,
 }
 
 impl Server {
-    /// Listens at `path`, in place of the socket of a predecessor.
+    /// Listens at `path`, in place of the socket of a predecessor. Its sockets are reported by `poller`
+    /// with tokens of this kind; what clients send comes from `source`.
     ///
     /// # Errors
     /// Names the path, if something else than a socket is there or it cannot be made.
-    pub fn bind(path: &Path, owner_uid: u32) -> io::Result<Self> {
+    pub fn bind(
+        path: &Path,
+        owner_uid: u32,
+        source: Source,
+        poller: &Poller,
+        kind: u8,
+    ) -> io::Result<Self> {
         let fail = |e: io::Error| io::Error::new(e.kind(), format!("{}: {e}", path.display()));
         match path.symlink_metadata() {
             Ok(old) if old.file_type().is_socket() => std::fs::remove_file(path).map_err(fail)?,
@@ -89,19 +105,21 @@ impl Server {
         }
         let listener = listen_at(path).map_err(|e| fail(e.into()))?;
         Ok(Self {
-            listener,
+            listener: poller.own(
+                listener,
+                Token {
+                    kind,
+                    number: LISTENER,
+                },
+            ),
             owner: owner_uid,
+            source,
+            poller: poller.clone(),
+            kind,
             clients: BTreeMap::new(),
             last: 0,
             paused: None,
-            watched: None,
         })
-    }
-
-    /// Readable when somebody wants to connect.
-    #[must_use]
-    pub fn listener(&self) -> BorrowedFd<'_> {
-        self.listener.as_fd()
     }
 
     /// Clients at present.
@@ -110,69 +128,35 @@ impl Server {
         self.clients.len()
     }
 
-    /// The socket of a client.
-    #[must_use]
-    pub fn fd(&self, id: u32) -> Option<BorrowedFd<'_>> {
-        self.clients.get(&id).map(Connection::fd)
-    }
-
-    /// Whether to call [`readable`](Self::readable) and [`writable`](Self::writable) when it is.
-    #[must_use]
-    pub fn wants(&self, id: u32) -> (bool, bool) {
-        self.clients
-            .get(&id)
-            .map_or((false, false), Connection::wants)
-    }
-
-    /// Tells an epoll what to look for from now on, where that has changed. To be called before every
-    /// wait.
+    /// Has looked for what is of interest from now on. To be called before every wait.
     ///
     /// Hang-ups are reported in any case (epoll_ctl(2), `EPOLLHUP`). The end of only the client's side
     /// is not looked for: `printf ... | nc -N` has ended its side and wants its answer.
-    pub fn watch(
-        &mut self,
-        epoll: impl AsFd,
-        listener: EventData,
-        client: impl Fn(u32) -> EventData,
-    ) {
-        let flags = if self.paused.is_some() {
-            EventFlags::empty()
-        } else {
-            EventFlags::IN
-        };
+    pub fn watch(&mut self) {
+        let takes = self.paused.is_none() && self.source.may_receive();
+        let mut interest = EventFlags::empty();
+        interest.set(EventFlags::IN, takes);
         // Without the listener there are no clients; the rest of the machine does not need them.
-        let _ = look_for(
-            epoll.as_fd(),
-            self.listener.as_fd(),
-            listener,
-            &mut self.watched,
-            flags,
-        );
-        self.clients.retain(|id, connection| {
+        let _ = self.listener.set_interest(interest);
+        self.clients.retain(|_, connection| {
             let (read, write) = connection.wants();
-            let mut flags = EventFlags::empty();
-            flags.set(EventFlags::IN, read);
-            flags.set(EventFlags::OUT, write);
-            let mut watched = connection.watched;
-            let looked = look_for(
-                epoll.as_fd(),
-                connection.fd(),
-                client(*id),
-                &mut watched,
-                flags,
-            );
-            connection.watched = watched;
-            looked.is_ok()
+            let mut interest = EventFlags::empty();
+            interest.set(EventFlags::IN, read && self.source.may_receive());
+            interest.set(EventFlags::OUT, write);
+            connection.set_interest(interest).is_ok()
         });
     }
 
     /// Takes who wants to connect; the new connections.
-    pub fn accept(&mut self, now: Time) -> Vec<u32> {
+    fn accept(&mut self, now: Time) -> Vec<u32> {
         let mut new = Vec::new();
         for _ in 0..ACCEPT_MAX {
+            if !self.source.may_receive() {
+                break;
+            }
             let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
             match accept_with(&self.listener, flags) {
-                Ok(fd) => new.extend(self.admit(fd, now)),
+                Ok(fd) => new.extend(self.admit(self.source.accepted(fd), now)),
                 Err(Errno::INTR | Errno::CONNABORTED) => {}
                 Err(Errno::AGAIN) => break,
                 Err(_) => {
@@ -184,7 +168,7 @@ impl Server {
         new
     }
 
-    fn admit(&mut self, fd: OwnedFd, now: Time) -> Option<u32> {
+    fn admit(&mut self, fd: ReceivedFd, now: Time) -> Option<u32> {
         let (uid, pid) = crate::sys::peer(&fd).ok()?;
         let of =
             |which: &dyn Fn(u32) -> bool| self.clients.values().filter(|c| which(c.uid)).count();
@@ -198,20 +182,26 @@ impl Server {
         }
         loop {
             self.last = self.last.wrapping_add(1);
-            if !self.clients.contains_key(&self.last) {
+            if self.last != LISTENER && !self.clients.contains_key(&self.last) {
                 break;
             }
         }
-        self.clients
-            .insert(self.last, Connection::new(fd, (uid, pid), now));
-        Some(self.last)
+        let (kind, number) = (self.kind, self.last);
+        let connection = Connection::new(fd, self.source.clone(), (uid, pid), now);
+        let connection = self.poller.own(connection, Token { kind, number });
+        self.clients.insert(number, connection);
+        Some(number)
     }
 
-    /// Handles what epoll reported of a client.
+    /// Handles what was reported with a token of this server.
     pub fn ready(&mut self, id: u32, flags: EventFlags, now: Time) -> Option<Asked> {
+        if id == LISTENER {
+            self.accept(now);
+            return None;
+        }
         // The last request of a client that is gone already is its wish all the same, so reading comes
         // first. It finds the end by itself.
-        let (read, write) = self.wants(id);
+        let (read, write) = self.clients.get(&id)?.wants();
         if read && flags.contains(EventFlags::IN) {
             return self.readable(id, now);
         }
@@ -224,9 +214,9 @@ impl Server {
     }
 
     /// Reads of a client; its request, if that is complete now and it may ask it.
-    pub fn readable(&mut self, id: u32, now: Time) -> Option<Asked> {
+    fn readable(&mut self, id: u32, now: Time) -> Option<Asked> {
         let connection = self.clients.get_mut(&id)?;
-        if connection.phase() != Phase::Asking {
+        if connection.phase() != Phase::Asking || !self.source.may_receive() {
             return None;
         }
         let line = match connection.read() {
@@ -266,7 +256,7 @@ impl Server {
     }
 
     /// Sends on to a client.
-    pub fn writable(&mut self, id: u32, now: Time) {
+    fn writable(&mut self, id: u32, now: Time) {
         if self.clients.get_mut(&id).is_some_and(|c| !c.flush(now)) {
             self.close(id);
         }
@@ -330,14 +320,17 @@ impl Server {
         });
     }
 
-    /// Gives away a connection whose request waits for an answer. Nothing was sent on it yet, and nothing
-    /// read beyond the request.
-    ///
-    /// Before it is passed to another process it is to be taken out of the epoll, which would report it
-    /// as long as any process has it open (epoll(7)).
-    pub fn take(&mut self, id: u32) -> Option<OwnedFd> {
-        self.asked(id)?;
-        self.clients.remove(&id).map(Connection::into_fd)
+    /// Gives away a connection whose request waits for an answer, by this function, which passes it to
+    /// another process. Nothing was sent on it yet, and nothing read beyond the request.
+    pub fn give_away(&mut self, id: u32, give: impl FnOnce(BorrowedFd<'_>)) {
+        if self.asked(id).is_none() {
+            return;
+        }
+        if let Some(mut connection) = self.clients.remove(&id) {
+            connection.unwatch();
+            connection.set_shared();
+            give(connection.as_fd());
+        }
     }
 
     /// Lets a client go.
@@ -348,7 +341,7 @@ impl Server {
     /// When to call [`expire`](Self::expire) next.
     #[must_use]
     pub fn deadline(&self) -> Option<Time> {
-        let clients = self.clients.values().filter_map(Connection::deadline);
+        let clients = self.clients.values().filter_map(|c| c.deadline());
         clients.chain(self.paused).min()
     }
 
@@ -360,9 +353,8 @@ impl Server {
     }
 
     fn asked(&mut self, id: u32) -> Option<&mut Connection> {
-        self.clients
-            .get_mut(&id)
-            .filter(|c| c.phase() == Phase::Asked)
+        let connection = self.clients.get_mut(&id)?;
+        Some(&mut **connection).filter(|c| c.phase() == Phase::Asked)
     }
 
     /// The last that a client hears.
@@ -383,23 +375,6 @@ fn listen_at(path: &Path) -> rustix::io::Result<OwnedFd> {
     rustix::fs::chmod(path, Mode::from_raw_mode(0o666))?;
     listen(&listener, BACKLOG)?;
     Ok(listener)
-}
-
-/// Brings what an epoll looks for in line with what is wanted.
-fn look_for(
-    epoll: BorrowedFd<'_>,
-    fd: BorrowedFd<'_>,
-    data: EventData,
-    watched: &mut Option<EventFlags>,
-    flags: EventFlags,
-) -> rustix::io::Result<()> {
-    match watched {
-        Some(now) if *now == flags => return Ok(()),
-        Some(_) => epoll::modify(epoll, fd, data, flags)?,
-        None => epoll::add(epoll, fd, data, flags)?,
-    }
-    *watched = Some(flags);
-    Ok(())
 }
 
 fn refusal(text: &str) -> String {

@@ -5,7 +5,6 @@ use crate::control::metrics;
 use crate::control::protocol::{InitStatus, Reply, Request, SystemStatus};
 use crate::emit::Emitter;
 use crate::report;
-use rustix::event::epoll;
 use rustix::net::{SendFlags, send};
 use supervisor::core::{Command, Id, Input, State};
 use supervisor::logger::{now, protocol as logger};
@@ -169,14 +168,13 @@ impl Manager {
             let text = "the logger does not run at present; ask again";
             return self.server.refuse(client, text, now());
         }
-        let Some(socket) = self.server.take(client) else {
-            return;
-        };
-        let _ = epoll::delete(&self.epoll, &socket);
-        if let Err(e) = self.logger.hand_over(request, &socket) {
-            let text = format!("{{\"ok\":false,\"error\":\"the logger: {e}; ask again\"}}\n");
-            let _ = send(&socket, text.as_bytes(), SendFlags::NOSIGNAL);
-        }
+        let channel = &self.logger;
+        self.server.give_away(client, |socket| {
+            if let Err(e) = channel.hand_over(request, socket) {
+                let text = format!("{{\"ok\":false,\"error\":\"the logger: {e}; ask again\"}}\n");
+                let _ = send(socket, text.as_bytes(), SendFlags::NOSIGNAL);
+            }
+        });
     }
 }
 

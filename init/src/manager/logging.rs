@@ -172,8 +172,8 @@ impl Channel {
     ///
     /// # Errors
     /// If it does not take the request.
-    pub fn hand_over(&self, request: &protocol::Request, client: &OwnedFd) -> io::Result<()> {
-        protocol::hand_over(self.control.as_fd(), request, client.as_fd())
+    pub fn hand_over(&self, request: &protocol::Request, client: BorrowedFd<'_>) -> io::Result<()> {
+        protocol::hand_over(self.control.as_fd(), request, client)
     }
 }
 

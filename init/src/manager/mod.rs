@@ -19,7 +19,7 @@ use logging::Channel;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::Timespec;
-use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+use rustix::event::epoll::EventFlags;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::io;
 use std::mem::MaybeUninit;
@@ -29,13 +29,13 @@ use supervisor::core::{Input, State};
 use supervisor::driver::{Driver, Outcome, Setup, Token, reap};
 use supervisor::event::Event;
 use supervisor::logger::now;
+use supervisor::poller::{Poller, Watched};
 use supervisor::spec::Spec;
 pub use verb::Verb;
 
 const SIGNAL: u8 = Token::FOREIGN;
-const LISTENER: u8 = Token::FOREIGN + 1;
-const CLIENT: u8 = Token::FOREIGN + 2;
-const LOGGER: u8 = Token::FOREIGN + 3;
+const CONTROL: u8 = Token::FOREIGN + 1;
+const LOGGER: u8 = Token::FOREIGN + 2;
 
 /// The first kind of token that is the owner's.
 pub const OWNERS: u8 = Token::FOREIGN + 8;
@@ -75,9 +75,9 @@ pub enum Happened {
 /// See the module.
 #[derive(Debug)]
 pub struct Manager {
-    epoll: OwnedFd,
+    poller: Poller,
     driver: Driver,
-    signals: SignalFd,
+    signals: Watched<SignalFd>,
     server: Server,
     logger: Channel,
     wakeups: u64,
@@ -105,16 +105,16 @@ impl Manager {
         console: Option<OwnedFd>,
         emitter: &mut Emitter,
     ) -> io::Result<Self> {
-        let epoll = epoll::create(CreateFlags::CLOEXEC)?;
-        let mut driver = Driver::new(specs, setup, epoll.as_fd(), emitter)?;
+        let poller = Poller::new()?;
+        let mut driver = Driver::new(specs, setup, &poller, emitter)?;
         let logger = logging::connect(&mut driver, console)?;
         let socket = setup.runtime_dir.join("control");
         let owner = rustix::process::geteuid().as_raw();
         let manager = Self {
-            server: Server::bind(&socket, owner)?,
-            epoll,
+            server: Server::bind(&socket, owner, driver.source(), &poller, CONTROL)?,
+            signals: poller.watch(signals, token(SIGNAL, 0), EventFlags::IN)?,
+            poller,
             driver,
-            signals,
             logger,
             wakeups: 0,
             reap_at: None,
@@ -123,7 +123,6 @@ impl Manager {
             stopping: false,
             boot: None,
         };
-        manager.watch(manager.signals.as_fd(), SIGNAL, 0)?;
         manager.watch(manager.logger.fd(), LOGGER, 0)?;
         Ok(manager)
     }
@@ -133,13 +132,12 @@ impl Manager {
     /// # Errors
     /// What epoll says.
     pub fn watch(&self, fd: BorrowedFd<'_>, kind: u8, number: u32) -> io::Result<()> {
-        let data = Token { kind, number }.data();
-        Ok(epoll::add(&self.epoll, fd, data, EventFlags::IN)?)
+        Ok(self.poller.add(fd, token(kind, number), EventFlags::IN)?)
     }
 
     /// Takes a descriptor of the owner out of the loop.
     pub fn forget(&self, fd: BorrowedFd<'_>) {
-        let _ = epoll::delete(&self.epoll, fd);
+        self.poller.forget(fd);
     }
 
     /// The services.
@@ -179,7 +177,7 @@ impl Manager {
 
     /// Tells the services something.
     pub fn feed(&mut self, input: Input, emitter: &mut Emitter) {
-        self.driver.feed(now(), input, self.epoll.as_fd(), emitter);
+        self.driver.feed(now(), input, emitter);
         self.was_healthy |= self.driver.core().required_healthy();
     }
 
@@ -194,9 +192,8 @@ impl Manager {
     ) -> io::Result<Vec<Happened>> {
         emitter.logger_runs(self.logger_runs());
         self.publish(emitter);
-        let listener = token(LISTENER, 0);
-        self.server
-            .watch(&self.epoll, listener, |id| token(CLIENT, id));
+        self.driver.close_received(now());
+        self.server.watch();
         let dues = [
             self.driver.deadline(),
             self.server.deadline(),
@@ -205,8 +202,8 @@ impl Manager {
         ];
         let due = dues.into_iter().flatten().min();
         let mut events = [MaybeUninit::uninit(); READY_MAX];
-        let ready = match epoll::wait(&self.epoll, &mut events, limit(due).as_ref()) {
-            Ok((ready, _)) => ready,
+        let ready = match self.poller.wait(&mut events, limit(due).as_ref()) {
+            Ok(ready) => ready,
             Err(rustix::io::Errno::INTR) => return Ok(Vec::new()),
             Err(e) => return Err(e.into()),
         };
@@ -218,14 +215,13 @@ impl Manager {
             match token.kind {
                 SIGNAL => signalled = true,
                 LOGGER => self.logger.receive(),
-                LISTENER => drop(self.server.accept(now())),
-                CLIENT => {
+                CONTROL => {
                     if let Some(asked) = self.server.ready(token.number, event.flags, now()) {
                         happened.extend(self.answer(asked, emitter));
                     }
                 }
                 kind if kind < Token::FOREIGN => {
-                    self.driver.ready(token, now(), self.epoll.as_fd(), emitter);
+                    self.driver.ready(token, now(), emitter);
                 }
                 _ => happened.push(Happened::Ready(token)),
             }
@@ -234,7 +230,7 @@ impl Manager {
             self.take_signals(&mut happened, emitter);
         }
         if self.driver.deadline().is_some_and(|d| d <= now()) {
-            self.driver.timer(now(), self.epoll.as_fd(), emitter);
+            self.driver.timer(now(), emitter);
         }
         if self.server.deadline().is_some_and(|d| d <= now()) {
             self.server.expire(now());
@@ -269,7 +265,7 @@ impl Manager {
             }
         }
         // What a child said before it ended is heard before it is gone.
-        self.driver.hear(now(), self.epoll.as_fd(), emitter);
+        self.driver.hear(now(), emitter);
         // Several ends may have come as one signal, and one signal may be older than its reason.
         let begin = now();
         let (mut all, mut searched) = (false, Time::ZERO);
@@ -279,8 +275,7 @@ impl Manager {
             searched += now().saturating_sub(asked);
             match found {
                 Some((pid, status)) => {
-                    self.driver
-                        .reaped(pid, status, now(), self.epoll.as_fd(), emitter);
+                    self.driver.reaped(pid, status, now(), emitter);
                 }
                 None => all = true,
             }
@@ -301,7 +296,7 @@ impl Manager {
             } else {
                 EventFlags::empty()
             };
-            let _ = epoll::modify(&self.epoll, &self.signals, token(SIGNAL, 0), flags);
+            let _ = self.signals.set_interest(flags);
         }
         self.reap_at = until;
     }
@@ -374,8 +369,8 @@ pub fn event_line(at: Time, event: &Event) -> EventLine {
     }
 }
 
-fn token(kind: u8, number: u32) -> EventData {
-    Token { kind, number }.data()
+fn token(kind: u8, number: u32) -> Token {
+    Token { kind, number }
 }
 
 /// How long to wait, rounded up to a millisecond so as not to wake just before the time.

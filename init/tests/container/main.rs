@@ -4,6 +4,7 @@
 //! show is shown by whole boots (`tests/tests/boot_limits.rs`), as a host may have them elsewhere.
 
 mod control;
+mod descriptors;
 mod endurance;
 mod notify;
 mod probes;

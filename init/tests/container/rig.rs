@@ -46,7 +46,7 @@ pub struct Container {
     seen: usize,
 }
 
-/// `examples/service.rs` of the supervisor, built if need be: `cargo test` of one package does not
+/// `examples/service` of the supervisor, built if need be: `cargo test` of one package does not
 /// build another's examples.
 pub fn service() -> &'static str {
     static PROGRAM: OnceLock<String> = OnceLock::new();

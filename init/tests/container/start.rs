@@ -1,6 +1,7 @@
 //! How services start: clean, as configured, after their checks, in their order.
 
 use crate::rig::Container;
+use serde_json::json;
 
 #[test]
 fn a_child_starts_clean() {
@@ -158,4 +159,63 @@ fn a_program_that_is_not_there_is_never_ready() {
         assert!(!container.was_told(event, &[("service", "s")]), "{event}");
     }
     assert!(!container.was_told("boot.healthy", &[]));
+}
+
+/// How often PID 1's loop woke up until now; the question costs some of it.
+fn wakeups(container: &Container) -> u64 {
+    let answer = container.ask(&json!({"verb": "status"}));
+    answer["system"]["init"]["wakeups"].as_u64().unwrap()
+}
+
+#[test]
+fn a_child_that_does_not_come_to_its_exec_does_not_keep_pid_1_awake() {
+    let mut container = Container::start(
+        "stuck",
+        r#"[service.frozen]
+        exec = ["SERVICE", "forever"]
+        restart = "always"
+        [service.other]
+        exec = ["SERVICE", "forever"]
+        after = ["frozen"]"#,
+    );
+    container.until("service.healthy", &[("service", "other")]);
+    container.command("stop", "frozen");
+    container.until("service.stopped", &[("service", "frozen")]);
+    // Its next instance is made, and is frozen before its first instruction.
+    let freeze = container.cgroup.join("frozen/cgroup.freeze");
+    std::fs::write(&freeze, "1").unwrap();
+    container.command("start", "frozen");
+    container.until("service.start", &[("service", "frozen")]);
+    // What PID 1 closes meanwhile: clients that are gone, and the error pipe of another start.
+    for _ in 0..5 {
+        container.ask(&json!({"verb": "status"}));
+    }
+    container.command("restart", "other");
+    container.until("service.healthy", &[("service", "other")]);
+    let before = wakeups(&container);
+    // Four wake-ups for each: connection, request, answer, end.
+    let questions = 200;
+    for _ in 1..questions {
+        wakeups(&container);
+    }
+    let woken = wakeups(&container) - before;
+    std::fs::write(&freeze, "0").unwrap();
+    assert!(
+        woken <= 4 * questions,
+        "{woken} wake-ups for {questions} questions"
+    );
+    container.until("service.healthy", &[("service", "frozen")]);
+}
+
+#[test]
+fn six_services_that_start_together_cost_pid_1_few_wake_ups() {
+    let service = |number: u32| format!("[service.s{number}]\nexec = [\"SERVICE\", \"forever\"]\n");
+    let six: String = (0..6).map(service).collect();
+    let container = Container::start("six", &six);
+    for number in 0..6 {
+        let name = format!("s{number}");
+        container.until_status(&name, "healthy", |s| s["state"] == "healthy");
+    }
+    let woken = wakeups(&container);
+    assert!(woken <= 100, "{woken} wake-ups");
 }

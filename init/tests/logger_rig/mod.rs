@@ -1,7 +1,6 @@
 //! A logger as PID 1 starts it, by the supervisor's driver, with pipes as the events and the
 //! output of a service `s`.
 
-use rustix::event::epoll::{self, CreateFlags};
 use rustix::event::{PollFd, PollFlags};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, socketpair};
@@ -18,6 +17,7 @@ use supervisor::driver::{CgroupParent, Driver, Setup, Users};
 use supervisor::event::Event;
 use supervisor::logger::now;
 use supervisor::logger::protocol::{Report, Request, hand_over};
+use supervisor::poller::Poller;
 use supervisor::spec::Spec;
 
 /// A test that waits for what never comes must fail, not hang.
@@ -97,7 +97,7 @@ impl Drop for Folder {
 /// A logger, and all that PID 1 and the service hold of it.
 pub struct Rig {
     driver: Driver,
-    epoll: OwnedFd,
+    _poller: Poller,
     told: Vec<Event>,
     cgroup: PathBuf,
     _runtime: Folder,
@@ -138,18 +138,18 @@ impl Rig {
             users: Users::default(),
             seed: 1,
         };
-        let epoll = epoll::create(CreateFlags::CLOEXEC).unwrap();
+        let poller = Poller::new().unwrap();
         let mut told = Vec::new();
         let spec = Spec::from_config("logger", config).unwrap();
-        let mut driver = Driver::new(vec![spec], &setup, epoll.as_fd(), &mut told).unwrap();
+        let mut driver = Driver::new(vec![spec], &setup, &poller, &mut told).unwrap();
         let passed = [events_read, stream_read, control_end].into_iter();
         for (number, fd) in (3..).zip(passed.chain(sixth)) {
             assert_eq!(driver.pass("logger", fd), Some(number));
         }
-        driver.feed(now(), Input::Start, epoll.as_fd(), &mut told);
+        driver.feed(now(), Input::Start, &mut told);
         Self {
             driver,
-            epoll,
+            _poller: poller,
             told,
             cgroup,
             _runtime: runtime,
@@ -229,8 +229,7 @@ impl Rig {
         if !std::mem::take(&mut self.running) {
             return;
         }
-        self.driver
-            .feed(now(), Input::StopAll, self.epoll.as_fd(), &mut self.told);
+        self.driver.feed(now(), Input::StopAll, &mut self.told);
         let pid = self.driver.core().machines()[0].pid();
         if let Some(pid) = pid.and_then(rustix::process::Pid::from_raw) {
             let _ = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty());

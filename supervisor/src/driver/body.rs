@@ -9,25 +9,31 @@ use super::{Setup, Token};
 use crate::core::spawn::{Fault, SpawnFailure};
 use crate::core::{ExitStatus, Id, Input, ProbeKind, Program};
 use crate::event::{Event, EventSink};
+use crate::poller::{Poller, Watched};
+use crate::received::Source;
 use crate::spec::{ProbeTarget, Spec};
 use crate::sys;
-use rustix::event::epoll::{self, EventFlags};
-use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::event::epoll::EventFlags;
+use rustix::fd::{AsFd, OwnedFd};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+
+/// Where the notify sockets are, in the runtime folder.
+pub(super) const NOTIFY_FOLDER: &str = "notify";
 
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Body {
     pub(super) cgroup: Cgroup,
     pub(super) launch: Launch,
-    pub(super) notify: NotifySocket,
+    pub(super) notify: Watched<NotifySocket>,
     pub(super) held: Held,
     /// Says whether the child became its program, and if not, why.
-    pub(super) error_pipe: Option<OwnedFd>,
+    pub(super) error_pipe: Option<Watched<OwnedFd>>,
     /// Why it did not, until its end is told.
     pub(super) not_executed: Option<String>,
-    pub(super) pidfd: Option<OwnedFd>,
+    /// Of the main process. In the loop only if that may not be our child.
+    pub(super) pidfd: Option<Watched<OwnedFd>>,
     pub(super) probes: [Option<Probing>; 3],
     /// Whether it was told of this instance that a stranger speaks for it.
     pub(super) stranger_told: bool,
@@ -37,7 +43,7 @@ pub(super) struct Body {
 #[derive(Debug)]
 pub(super) enum Probing {
     /// Over a socket.
-    Net(Attempt),
+    Net(Watched<Attempt>),
     /// By a command.
     Command {
         attempt: u64,
@@ -48,14 +54,27 @@ pub(super) enum Probing {
 }
 
 impl Body {
+    /// Makes what lasts, and has it watched.
     pub(super) fn new(
+        id: Id,
         spec: &Spec,
         setup: &Setup,
-        sockets: &Path,
+        source: Source,
+        poller: &Poller,
         sink: &mut dyn EventSink,
     ) -> io::Result<Self> {
         let identity = setup.users.identity(spec).map_err(io::Error::other)?;
         let cgroup = setup.cgroups.service(&spec.name)?;
+        poller.add(
+            cgroup.events(),
+            Token::of(Token::CGROUP, id),
+            EventFlags::PRI,
+        )?;
+        if let Some(fd) = cgroup.memory_events() {
+            poller.add(fd, Token::of(Token::MEMORY, id), EventFlags::PRI)?;
+        }
+        let path = setup.runtime_dir.join(NOTIFY_FOLDER).join(&spec.name);
+        let notify = NotifySocket::bind(&path, identity.uid, source)?;
         let mut held = Held::new(
             &spec.sockets,
             spec.fd_store_max,
@@ -70,7 +89,7 @@ impl Body {
             sink.emit(event.with("what", what).with("error", problem));
         }
         Ok(Self {
-            notify: NotifySocket::bind(&sockets.join(&spec.name), identity.uid)?,
+            notify: poller.watch(notify, Token::of(Token::NOTIFY, id), EventFlags::IN)?,
             launch: Launch::new(identity)?,
             cgroup,
             held,
@@ -82,15 +101,14 @@ impl Body {
         })
     }
 
-    /// Puts what lasts into the loop.
-    pub(super) fn watch(&self, id: Id, epoll: BorrowedFd<'_>) -> rustix::io::Result<()> {
-        let add = |fd, kind, flags| epoll::add(epoll, fd, Token::of(kind, id).data(), flags);
-        add(self.notify.fd(), Token::NOTIFY, EventFlags::IN)?;
-        add(self.cgroup.events(), Token::CGROUP, EventFlags::PRI)?;
-        match self.cgroup.memory_events() {
-            Some(fd) => add(fd, Token::MEMORY, EventFlags::PRI),
-            None => Ok(()),
-        }
+    /// Reads the notify socket only while that has room for what comes.
+    pub(super) fn listen_if_room(&mut self) {
+        let interest = if self.notify.may_receive() {
+            EventFlags::IN
+        } else {
+            EventFlags::empty()
+        };
+        let _ = self.notify.set_interest(interest);
     }
 
     /// Makes a process of the service: the answer to `Spawn`.
@@ -99,17 +117,17 @@ impl Body {
         id: Id,
         spec: &Spec,
         program: Program,
-        epoll: BorrowedFd<'_>,
+        poller: &Poller,
     ) -> Input {
         match self.try_spawn(spec, program) {
             Ok((sys::Child { pid, pidfd }, error_pipe)) => {
+                let mut error_pipe = poller.own(error_pipe, Token::of(Token::EXECUTED, id));
                 if program == Program::Main {
                     // If this fails, its end still tells; only its readiness is seen no earlier.
-                    let token = Token::of(Token::EXECUTED, id).data();
-                    let _ = epoll::add(epoll, &error_pipe, token, EventFlags::IN);
+                    let _ = error_pipe.set_interest(EventFlags::IN);
                 }
                 self.not_executed = None;
-                self.pidfd = Some(pidfd);
+                self.pidfd = Some(poller.own(pidfd, Token::of(Token::MAIN, id)));
                 self.error_pipe = Some(error_pipe);
                 Input::Spawned(id, pid)
             }
@@ -173,8 +191,15 @@ impl Body {
         kind: ProbeKind,
         attempt: u64,
         spec: &Spec,
-        epoll: BorrowedFd<'_>,
+        poller: &Poller,
     ) -> Result<(), String> {
+        let net = |attempt| {
+            let token = Token::of_probe(Token::PROBE, id, kind);
+            poller
+                .watch(attempt, token, EventFlags::OUT)
+                .map(Probing::Net)
+                .map_err(|e| format!("epoll: {}", io::Error::from(e)))
+        };
         let target = spec.probe(kind).map(|probe| &probe.target);
         let probing = match target.ok_or("no such probe")? {
             ProbeTarget::Exec(command) => {
@@ -189,24 +214,18 @@ impl Body {
                     error_pipe,
                 }
             }
-            ProbeTarget::Tcp(address) => Probing::Net(Attempt::start(attempt, address, None)?),
+            ProbeTarget::Tcp(address) => net(Attempt::start(attempt, address, None)?)?,
             ProbeTarget::Http { address, path } => {
-                Probing::Net(Attempt::start(attempt, address, Some(path))?)
+                net(Attempt::start(attempt, address, Some(path))?)?
             }
         };
-        if let Probing::Net(attempt) = &probing {
-            let token = Token::of_probe(Token::PROBE, id, kind).data();
-            epoll::add(epoll, attempt.fd(), token, EventFlags::OUT)
-                .map_err(|e| format!("epoll: {}", io::Error::from(e)))?;
-        }
         if let Some(slot) = self.probes.get_mut(kind as usize) {
             *slot = Some(probing);
         }
         Ok(())
     }
 
-    /// Gives a probe up. Closing a socket takes it out of the loop; a command is killed with all it
-    /// started, and reaped as an orphan.
+    /// Gives a probe up. A command is killed with all it started, and reaped as an orphan.
     pub(super) fn cancel(&mut self, kind: ProbeKind) -> io::Result<()> {
         let slot = self.probes.get_mut(kind as usize);
         match slot.and_then(Option::take) {

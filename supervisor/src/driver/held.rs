@@ -6,13 +6,16 @@
 //! socket that could not be made (its address is taken, or not there yet) is tried again at each start, and
 //! the start fails until it can.
 //!
-//! What a service stored is given to its next instance, and closed when the service is to be down, or
-//! when its other end has hung up.
+//! What a service stored is given to its next instance, and closed when the service is to be down, or, if
+//! it is a socket or a pipe, when its other end has hung up. Stored descriptors are a stranger's: see
+//! [`crate::received`] for what may be done with them.
 
 use crate::core::SpawnFailure;
+use crate::received::ReceivedFd;
 use crate::spec::ListenSocket;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fs::{AtFlags, FileType, StatxFlags, statx};
 use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with, sockopt,
 };
@@ -27,7 +30,7 @@ const BACKLOG: i32 = 4096;
 #[derive(Debug)]
 pub struct Held {
     sockets: Vec<(ListenSocket, Option<OwnedFd>)>,
-    stored: Vec<(String, OwnedFd)>,
+    stored: Vec<(String, ReceivedFd)>,
     stored_max: usize,
     owner: (u32, u32),
 }
@@ -82,14 +85,21 @@ impl Held {
     ///
     /// # Errors
     /// Says how many did not fit; they are closed.
-    pub fn store(&mut self, name: &str, descriptors: Vec<OwnedFd>) -> Result<(), String> {
+    pub fn store(&mut self, name: &str, descriptors: Vec<ReceivedFd>) -> Result<(), String> {
+        let all = descriptors.len();
+        if !descriptors.iter().all(ReceivedFd::may_be_kept) {
+            return Err(format!(
+                "{all} descriptors refused: init is near its own limit (RLIMIT_NOFILE); \
+                 lower fd-store-max, or raise the limit that init is started with"
+            ));
+        }
         let room = self.stored_max.saturating_sub(self.stored.len());
-        let refused = descriptors.len().saturating_sub(room);
         let kept = descriptors.into_iter().take(room);
         self.stored.extend(kept.map(|fd| (name.to_owned(), fd)));
-        if refused > 0 {
+        if all > room {
             return Err(format!(
-                "{refused} descriptors refused, fd-store-max is {}",
+                "{} descriptors refused, fd-store-max is {}",
+                all - room,
                 self.stored_max
             ));
         }
@@ -109,6 +119,9 @@ impl Held {
     /// Closes what has hung up.
     pub fn sift(&mut self) {
         self.stored.retain(|(_, fd)| {
+            if !is_socket_or_pipe(fd.as_fd()) {
+                return true;
+            }
             let mut state = [PollFd::new(fd, PollFlags::empty())];
             let now = Timespec {
                 tv_sec: 0,
@@ -119,6 +132,17 @@ impl Held {
             asked.is_err() || !state.iter().any(|s| s.revents().intersects(gone))
         });
     }
+}
+
+/// Whether the kernel itself answers a poll of it: that of a file would be a question to whoever serves
+/// its file system (FUSE). So would be the question for its type, unless the kernel is to answer by
+/// what it knows (statx(2), `AT_STATX_DONT_SYNC`).
+fn is_socket_or_pipe(fd: BorrowedFd<'_>) -> bool {
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+    statx(fd, c"", flags, StatxFlags::TYPE).is_ok_and(|stat| {
+        let kind = FileType::from_raw_mode(stat.stx_mode.into());
+        matches!(kind, FileType::Socket | FileType::Fifo)
+    })
 }
 
 fn make(socket: &ListenSocket, (uid, gid): (u32, u32)) -> io::Result<OwnedFd> {
@@ -160,6 +184,7 @@ fn make(socket: &ListenSocket, (uid, gid): (u32, u32)) -> io::Result<OwnedFd> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::received::Closer;
     use rustix::net::{SocketFlags, socketpair};
 
     fn pair() -> (OwnedFd, OwnedFd) {
@@ -170,9 +195,12 @@ mod tests {
     #[test]
     fn a_full_store_refuses_and_a_dead_descriptor_is_sifted_out() {
         let mut held = Held::new(&[], 2, (0, 0));
+        let closer = Closer::new(usize::MAX).unwrap();
+        let source = closer.source();
         let (a, a_end) = pair();
         let (b, _b_end) = pair();
         let (c, _c_end) = pair();
+        let [a, b, c] = [a, b, c].map(|fd| source.received(fd));
         let refused = held.store("x", vec![a, b, c]).unwrap_err();
         assert!(refused.starts_with("1 descriptors refused"), "{refused}");
         drop(a_end);

@@ -1,6 +1,6 @@
 //! The doing half: carries the core's actions out and feeds back what happens.
 //!
-//! The driver has no loop of its own. PID 1 has one epoll for everything; the driver registers
+//! The driver has no loop of its own. PID 1 has one epoll for everything ([`Poller`]); the driver registers
 //! its descriptors there under [`Token`]s of its own range, and is called with those that are
 //! ready ([`Driver::ready`]), with every reaped child ([`Driver::reaped`]) and when its deadline has
 //! come ([`Driver::timer`]). None of the calls blocks.
@@ -11,6 +11,7 @@ mod body;
 mod cgroup;
 mod held;
 mod launch;
+mod limits;
 mod notify;
 mod probe;
 mod reap;
@@ -26,12 +27,14 @@ pub use users::{Identity, Users};
 use crate::Time;
 use crate::core::{Action, Core, Exit, ExitStatus, Id, Input, ProbeKind, State};
 use crate::event::{Event, EventSink};
+use crate::poller::Poller;
+use crate::received::{Closer, Source};
 use crate::spec::Spec;
 use crate::status::ServiceStatus;
-use body::{Body, Probing};
+use body::{Body, NOTIFY_FOLDER, Probing};
 use notify::{Message, Said, Store};
 use probe::Progress;
-use rustix::event::epoll::{self, EventFlags};
+use rustix::event::epoll::EventFlags;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::process::Signal;
 use std::collections::VecDeque;
@@ -78,7 +81,9 @@ pub struct Setup {
 #[derive(Debug)]
 pub struct Driver {
     core: Core,
+    poller: Poller,
     bodies: Vec<Body>,
+    closer: Closer,
     inputs: VecDeque<Input>,
     outcomes: VecDeque<Outcome>,
     orphans: u64,
@@ -93,22 +98,24 @@ impl Driver {
     pub fn new(
         specs: Vec<Spec>,
         setup: &Setup,
-        epoll: BorrowedFd<'_>,
+        poller: &Poller,
         sink: &mut dyn EventSink,
     ) -> io::Result<Self> {
-        let sockets = setup.runtime_dir.join("notify");
+        let sockets = setup.runtime_dir.join(NOTIFY_FOLDER);
         std::fs::create_dir_all(&sockets)
             .map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", sockets.display())))?;
+        let closer = Closer::new(limits::received_max(&specs))?;
         let mut bodies = Vec::with_capacity(specs.len());
         for (index, spec) in specs.iter().enumerate() {
-            let body = Body::new(spec, setup, &sockets, sink)
+            let body = Body::new(Id(index), spec, setup, closer.source(), poller, sink)
                 .map_err(|e| io::Error::new(e.kind(), format!("service {}: {e}", spec.name)))?;
-            body.watch(Id(index), epoll)?;
             bodies.push(body);
         }
         Ok(Self {
             core: Core::new(specs, setup.seed),
+            poller: poller.clone(),
             bodies,
+            closer,
             inputs: VecDeque::new(),
             outcomes: VecDeque::new(),
             orphans: 0,
@@ -172,66 +179,66 @@ impl Driver {
     /// When [`Driver::timer`] is due.
     #[must_use]
     pub fn deadline(&self) -> Option<Time> {
-        self.core.deadline()
+        let dues = [self.core.deadline(), self.closer.deadline()];
+        dues.into_iter().flatten().min()
+    }
+
+    /// Somebody else who may send descriptors to this process.
+    #[must_use]
+    pub fn source(&self) -> Source {
+        self.closer.source()
+    }
+
+    /// Has closed what was received and dropped, and reads on of those who had sent too much. To be called
+    /// before each wait.
+    pub fn close_received(&mut self, now: Time) {
+        self.closer.run(now);
+        for body in &mut self.bodies {
+            body.listen_if_room();
+        }
     }
 
     /// Does what is due.
-    pub fn timer(&mut self, now: Time, epoll: BorrowedFd<'_>, sink: &mut dyn EventSink) {
-        self.feed(now, Input::Timer, epoll, sink);
+    pub fn timer(&mut self, now: Time, sink: &mut dyn EventSink) {
+        self.feed(now, Input::Timer, sink);
     }
 
     /// Feeds one input and everything that follows from it.
-    pub fn feed(
-        &mut self,
-        now: Time,
-        input: Input,
-        epoll: BorrowedFd<'_>,
-        sink: &mut dyn EventSink,
-    ) {
+    pub fn feed(&mut self, now: Time, input: Input, sink: &mut dyn EventSink) {
         self.inputs.push_back(input);
-        self.drain(now, epoll, sink);
+        self.drain(now, sink);
     }
 
     /// A descriptor of the driver is ready.
-    pub fn ready(
-        &mut self,
-        token: Token,
-        now: Time,
-        epoll: BorrowedFd<'_>,
-        sink: &mut dyn EventSink,
-    ) {
+    pub fn ready(&mut self, token: Token, now: Time, sink: &mut dyn EventSink) {
         let (id, kind) = token.parts();
         match token.kind {
-            Token::NOTIFY => self.listen(id, epoll, sink),
+            Token::NOTIFY => self.listen(id, sink),
             Token::CGROUP => self.look_at_tree(id, sink),
             Token::MEMORY => self.look_at_memory(id),
-            Token::PROBE => self.go_on(id, kind, epoll),
+            Token::PROBE => self.go_on(id, kind),
             Token::MAIN => self.look_at_main(id),
             Token::EXECUTED => self.look_at_start(id),
             _ => {}
         }
-        self.drain(now, epoll, sink);
+        self.drain(now, sink);
     }
 
     /// Takes what the services said. To be called before children are reaped: a child that says
     /// something and ends can be told from a stranger as long as it is not.
-    pub fn hear(&mut self, now: Time, epoll: BorrowedFd<'_>, sink: &mut dyn EventSink) {
+    pub fn hear(&mut self, now: Time, sink: &mut dyn EventSink) {
         for place in 0..self.bodies.len() {
-            self.listen(Id(place), epoll, sink);
+            self.listen(Id(place), sink);
         }
-        self.drain(now, epoll, sink);
+        self.drain(now, sink);
     }
 
     /// A child was reaped. Its standing in the services is looked up here, as pids are reused
     /// only after this.
-    pub fn reaped(
-        &mut self,
-        pid: i32,
-        status: ExitStatus,
-        now: Time,
-        epoll: BorrowedFd<'_>,
-        sink: &mut dyn EventSink,
-    ) {
+    pub fn reaped(&mut self, pid: i32, status: ExitStatus, now: Time, sink: &mut dyn EventSink) {
+        if self.closer.reaped(pid, now) {
+            return;
+        }
         let mut machines = self.core.machines().iter();
         if let Some(index) = machines.position(|m| m.pid() == Some(pid)) {
             self.main_ended(Id(index), status);
@@ -250,7 +257,7 @@ impl Driver {
         } else {
             self.orphans += 1;
         }
-        self.drain(now, epoll, sink);
+        self.drain(now, sink);
     }
 
     fn main_ended(&mut self, id: Id, status: ExitStatus) {
@@ -270,21 +277,21 @@ impl Driver {
         self.inputs.push_back(Input::Exited(id, exit));
     }
 
-    fn drain(&mut self, now: Time, epoll: BorrowedFd<'_>, sink: &mut dyn EventSink) {
+    fn drain(&mut self, now: Time, sink: &mut dyn EventSink) {
         while let Some(input) = self.inputs.pop_front() {
             for action in self.core.step(now, input) {
-                self.act(action, epoll, sink);
+                self.act(action, sink);
             }
         }
     }
 
-    fn act(&mut self, action: Action, epoll: BorrowedFd<'_>, sink: &mut dyn EventSink) {
+    fn act(&mut self, action: Action, sink: &mut dyn EventSink) {
         match action {
             Action::Emit(event) => sink.emit(event),
             Action::Spawn(id, program) => {
                 let machine = self.core.machines().get(id.0);
                 if let (Some(body), Some(machine)) = (self.bodies.get_mut(id.0), machine) {
-                    let input = body.spawn(id, machine.spec(), program, epoll);
+                    let input = body.spawn(id, machine.spec(), program, &self.poller);
                     // Before anything else that waits: no input may concern a process that the
                     // core has not heard of.
                     self.inputs.push_front(input);
@@ -297,7 +304,7 @@ impl Driver {
                     Signal::from_named_raw(number),
                 ) {
                     // ESRCH: it ended meanwhile, and its end is on the way to us.
-                    let _ = rustix::process::pidfd_send_signal(pidfd, signal);
+                    let _ = rustix::process::pidfd_send_signal(pidfd.as_fd(), signal);
                 }
             }
             Action::KillTree(id) => {
@@ -318,7 +325,7 @@ impl Driver {
                     body.held.drop_stored();
                 }
             }
-            Action::Probe { id, kind, attempt } => self.ask(id, kind, attempt, epoll),
+            Action::Probe { id, kind, attempt } => self.ask(id, kind, attempt),
             Action::CancelProbe(id, kind) => {
                 if let Some(Err(e)) = self.bodies.get_mut(id.0).map(|b| b.cancel(kind)) {
                     self.warn(id, "probe", &e, sink);
@@ -348,13 +355,13 @@ impl Driver {
     }
 
     /// Takes what one service said.
-    fn listen(&mut self, id: Id, epoll: BorrowedFd<'_>, sink: &mut dyn EventSink) {
+    fn listen(&mut self, id: Id, sink: &mut dyn EventSink) {
         let Some(body) = self.bodies.get_mut(id.0) else {
             return;
         };
         for message in body.notify.receive(|pid| body.cgroup.holds(pid)) {
             match message {
-                Message::Said(said) => self.heard(id, said, epoll, sink),
+                Message::Said(said) => self.heard(id, said, sink),
                 Message::Stranger(who) => {
                     let told = self
                         .bodies
@@ -368,7 +375,7 @@ impl Driver {
         }
     }
 
-    fn heard(&mut self, id: Id, said: Said, epoll: BorrowedFd<'_>, sink: &mut dyn EventSink) {
+    fn heard(&mut self, id: Id, said: Said, sink: &mut dyn EventSink) {
         let Said {
             notifications,
             main_pid,
@@ -378,7 +385,7 @@ impl Driver {
         let notifications = notifications.into_iter();
         self.inputs
             .extend(notifications.map(|n| Input::Notify(id, n)));
-        if let Some(Err(why)) = main_pid.map(|pid| self.move_main(id, pid, epoll)) {
+        if let Some(Err(why)) = main_pid.map(|pid| self.move_main(id, pid)) {
             self.warn(id, "MAINPID", &why, sink);
         }
         let Some(body) = self.bodies.get_mut(id.0) else {
@@ -397,7 +404,7 @@ impl Driver {
 
     /// The service says that another of its processes is the main one. It may have a parent that
     /// lives, and is then reaped by that and not by us; so its pidfd goes into the loop.
-    fn move_main(&mut self, id: Id, pid: i32, epoll: BorrowedFd<'_>) -> Result<(), String> {
+    fn move_main(&mut self, id: Id, pid: i32) -> Result<(), String> {
         if self.core.machines().get(id.0).and_then(|m| m.pid()) == Some(pid) {
             return Ok(());
         }
@@ -409,9 +416,9 @@ impl Driver {
         if body.cgroup.holds(pid) != Some(true) {
             return Err(format!("pid {pid} is not of this service"));
         }
-        let token = Token::of(Token::MAIN, id).data();
-        epoll::add(epoll, &pidfd, token, EventFlags::IN).map_err(|e| e.to_string())?;
-        body.pidfd = Some(pidfd);
+        let token = Token::of(Token::MAIN, id);
+        let pidfd = self.poller.watch(pidfd, token, EventFlags::IN);
+        body.pidfd = Some(pidfd.map_err(|e| e.to_string())?);
         self.inputs.push_back(Input::MainMoved(id, pid));
         Ok(())
     }
@@ -459,12 +466,12 @@ impl Driver {
         }
     }
 
-    fn ask(&mut self, id: Id, kind: ProbeKind, attempt: u64, epoll: BorrowedFd<'_>) {
+    fn ask(&mut self, id: Id, kind: ProbeKind, attempt: u64) {
         let machine = self.core.machines().get(id.0);
         let (Some(body), Some(machine)) = (self.bodies.get_mut(id.0), machine) else {
             return;
         };
-        if let Err(why) = body.ask(id, kind, attempt, machine.spec(), epoll) {
+        if let Err(why) = body.ask(id, kind, attempt, machine.spec(), &self.poller) {
             self.answer(id, kind, attempt, Err(why));
         }
     }
@@ -479,7 +486,7 @@ impl Driver {
     }
 
     /// A probe's socket is ready.
-    fn go_on(&mut self, id: Id, kind: ProbeKind, epoll: BorrowedFd<'_>) {
+    fn go_on(&mut self, id: Id, kind: ProbeKind) {
         let body = self.bodies.get_mut(id.0);
         let Some(slot) = body.and_then(|b| b.probes.get_mut(kind as usize)) else {
             return;
@@ -492,12 +499,10 @@ impl Driver {
             Progress::WaitRead => EventFlags::IN,
             Progress::Done(result) => {
                 let attempt = attempt.number;
-                // Closing the socket takes it out of epoll.
                 *slot = None;
                 return self.answer(id, kind, attempt, result);
             }
         };
-        let token = Token::of_probe(Token::PROBE, id, kind).data();
-        let _ = epoll::modify(epoll, attempt.fd(), token, flags);
+        let _ = attempt.set_interest(flags);
     }
 }

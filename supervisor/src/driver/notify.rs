@@ -8,10 +8,11 @@
 //! says one thing and ends is what the socket per service is for.
 //!
 //! Descriptors that come along (`FDSTORE=1`, `BARRIER=1`) are close-on-exec from the first moment, and
-//! closed unless somebody keeps them. A barrier asks for nothing more than that.
+//! closed unless somebody keeps them, see [`crate::received`]. A barrier asks for nothing more than that.
 
 use crate::Time;
 use crate::core::Notification;
+use crate::received::{ReceivedFd, Source};
 use crate::sys::{self, Received};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::net::{
@@ -34,6 +35,7 @@ const FD_NAME_MAX: usize = 255;
 pub struct NotifySocket {
     path: PathBuf,
     socket: OwnedFd,
+    source: Source,
     uid: u32,
 }
 
@@ -56,7 +58,7 @@ pub struct Said {
     /// `FDSTORE=1` or `FDSTOREREMOVE=1`, with `FDNAME=`.
     pub store: Option<Store>,
     /// The descriptors that came along.
-    pub descriptors: Vec<OwnedFd>,
+    pub descriptors: Vec<ReceivedFd>,
 }
 
 /// What is to happen to a service's stored descriptors.
@@ -69,11 +71,11 @@ pub enum Store {
 }
 
 impl NotifySocket {
-    /// Makes the socket at `path`, writable by `uid` only.
+    /// Makes the socket at `path`, writable by `uid` only. What is sent there comes from `source`.
     ///
     /// # Errors
     /// Names the path.
-    pub fn bind(path: &Path, uid: u32) -> io::Result<Self> {
+    pub fn bind(path: &Path, uid: u32, source: Source) -> io::Result<Self> {
         let make = || -> io::Result<OwnedFd> {
             let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
             let socket = socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None)?;
@@ -93,14 +95,16 @@ impl NotifySocket {
         Ok(Self {
             path: path.to_owned(),
             socket,
+            source,
             uid,
         })
     }
 
-    /// For the loop.
+    /// Whether [`receive`](Self::receive) takes anything at present: not while too many of the descriptors
+    /// that came wait to be closed.
     #[must_use]
-    pub fn fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
+    pub fn may_receive(&self) -> bool {
+        self.source.may_receive()
     }
 
     /// For `NOTIFY_SOCKET`.
@@ -115,6 +119,9 @@ impl NotifySocket {
     pub fn receive(&self, holds: impl Fn(i32) -> Option<bool>) -> Vec<Message> {
         let mut messages = Vec::new();
         for _ in 0..BATCH {
+            if !self.may_receive() {
+                break;
+            }
             match self.receive_one(&holds) {
                 Ok(Some(message)) => messages.push(message),
                 Ok(None) => {}
@@ -131,7 +138,7 @@ impl NotifySocket {
             truncated,
             sender,
             descriptors,
-        } = sys::receive(self.socket.as_fd(), &mut data)?;
+        } = sys::receive(self.socket.as_fd(), &mut data, &self.source)?;
         let Some(sys::Sender { pid, uid }) = sender else {
             return Ok(None);
         };
@@ -147,6 +154,12 @@ impl NotifySocket {
         let mut said = parse(data.get(..bytes).unwrap_or_default());
         said.descriptors = descriptors;
         Ok(Some(Message::Said(said)))
+    }
+}
+
+impl AsFd for NotifySocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 

@@ -78,12 +78,6 @@ impl Attempt {
         })
     }
 
-    /// For the loop.
-    #[must_use]
-    pub fn fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
-    }
-
     /// Goes on as far as it can without waiting.
     pub fn step(&mut self) -> Progress {
         loop {
@@ -135,6 +129,12 @@ impl Attempt {
                 }
             }
         }
+    }
+}
+
+impl AsFd for Attempt {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 

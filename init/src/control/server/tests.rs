@@ -11,11 +11,13 @@ use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
+use supervisor::received::Closer;
 
-/// A server at an epoll, and a clock that only the test moves.
+/// A server, its epoll, who closes what it receives, and a clock that only the test moves.
 struct Rig {
     server: Server,
-    epoll: OwnedFd,
+    poller: Poller,
+    closer: Closer,
     path: PathBuf,
     now: Time,
 }
@@ -26,14 +28,22 @@ impl Rig {
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("init-test-control-{}-{number}", std::process::id());
         let path = std::env::temp_dir().join(name);
-        let server = Server::bind(&path, rustix::process::geteuid().as_raw()).unwrap();
-        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
+        let poller = Poller::new().unwrap();
+        let closer = Closer::new(usize::MAX).unwrap();
+        let owner = rustix::process::geteuid().as_raw();
+        let server = Server::bind(&path, owner, closer.source(), &poller, 0).unwrap();
         Self {
             server,
-            epoll,
+            poller,
+            closer,
             path,
             now: Time::from_secs(100),
         }
+    }
+
+    /// Another server at the same path.
+    fn bind_again(&self) -> io::Result<Server> {
+        Server::bind(&self.path, 0, self.closer.source(), &self.poller, 1)
     }
 
     fn connect(&mut self) -> UnixStream {
@@ -48,23 +58,19 @@ impl Rig {
     fn turn(&mut self) -> Vec<Asked> {
         let mut asked = Vec::new();
         for _ in 0..10_000 {
-            self.server.watch(&self.epoll, EventData::new_u64(0), |id| {
-                EventData::new_u64(u64::from(id))
-            });
+            self.server.watch();
             let mut events = [MaybeUninit::uninit(); 64];
             let zero = Timespec {
                 tv_sec: 0,
                 tv_nsec: 0,
             };
-            let (ready, _) = epoll::wait(&self.epoll, &mut events, Some(&zero)).unwrap();
+            let ready = self.poller.wait(&mut events, Some(&zero)).unwrap();
             if ready.is_empty() {
                 return asked;
             }
             for event in ready {
-                match u32::try_from(event.data.u64()).unwrap() {
-                    0 => drop(self.server.accept(self.now)),
-                    id => asked.extend(self.server.ready(id, event.flags, self.now)),
-                }
+                let id = Token::from_data(event.data).number;
+                asked.extend(self.server.ready(id, event.flags, self.now));
             }
         }
         panic!("the same is reported for ever");
@@ -384,26 +390,30 @@ fn a_connection_is_given_away_complete() {
         .write_all(b"{\"verb\":\"logs\",\"lines\":5}\nmore\n")
         .unwrap();
     let id = rig.asked().id;
-    let taken = UnixStream::from(rig.server.take(id).unwrap());
+    let mut taken = None;
+    rig.server.give_away(id, |socket| {
+        taken = Some(UnixStream::from(rustix::io::dup(socket).unwrap()));
+    });
+    let taken = taken.unwrap();
     assert_eq!(line(&taken), "more\n");
-    assert_eq!(
-        (rig.server.clients(), rig.server.take(id).is_none()),
-        (0, true)
-    );
+    assert_eq!(rig.server.clients(), 0);
+    rig.server
+        .give_away(id, |_| panic!("it was given away before"));
     rig.server.refuse(id, "nobody hears this", rig.now);
-    drop(taken);
+    // The copy of the server is still to be closed.
+    taken.shutdown(Shutdown::Both).unwrap();
     assert_eq!(rest(&client), "");
 }
 
 #[test]
 fn a_predecessors_socket_is_replaced_and_a_file_is_not() {
     let rig = Rig::new();
-    let again = Server::bind(&rig.path, 0).unwrap();
+    let again = rig.bind_again().unwrap();
     UnixStream::connect(&rig.path).unwrap();
     drop(again);
     std::fs::remove_file(&rig.path).unwrap();
     std::fs::write(&rig.path, "precious").unwrap();
-    let error = Server::bind(&rig.path, 0).unwrap_err().to_string();
+    let error = rig.bind_again().unwrap_err().to_string();
     assert!(error.contains("is no socket") && error.contains(rig.path.to_str().unwrap()));
     assert_eq!(std::fs::read(&rig.path).unwrap(), b"precious");
 }
@@ -418,7 +428,8 @@ fn without_descriptors_the_listener_rests_for_a_while() {
         SocketFlags::CLOEXEC,
         None,
     );
-    let listener = std::mem::replace(&mut rig.server.listener, deaf.unwrap());
+    let deaf = rig.poller.own(deaf.unwrap(), Token { kind: 0, number: 0 });
+    let listener = std::mem::replace(&mut rig.server.listener, deaf);
     assert!(rig.server.accept(rig.now).is_empty());
     rig.server.listener = listener;
     let _waiting = rig.connect();

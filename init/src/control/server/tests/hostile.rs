@@ -79,7 +79,7 @@ proptest! {
                     0 => rig.server.reply(asked.id, &Reply { ok: true, metrics: Some("m".repeat(700_000)), ..Reply::default() }, rig.now),
                     1 => rig.server.stream(asked.id, &vec!["s".repeat(10_000); 120], true, rig.now),
                     2 => rig.server.refuse(asked.id, "no", rig.now),
-                    3 => drop(rig.server.take(asked.id)),
+                    3 => rig.server.give_away(asked.id, |_| {}),
                     _ => {}
                 }
             }

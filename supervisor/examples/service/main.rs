@@ -3,6 +3,8 @@
 //! Its arguments are steps, done in order; most are `NAME=VALUE`. After the last step it ends with 0.
 //! Nothing in it is part of init; it stands for what strangers run under it.
 
+mod hostile;
+
 use rustix::fd::{AsFd, FromRawFd, OwnedFd};
 use rustix::net::{
     AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix,
@@ -49,6 +51,9 @@ fn perform(name: &str, value: &str) -> io::Result<()> {
         "bytes" => bytes()?,
         "ping" => ping(number()?)?,
         "show-self" => show_self()?,
+        "linger-notify" => hostile::notify(value)?,
+        "linger-notify-now" => hostile::notify_now(value)?,
+        "linger-control" => hostile::control(value)?,
         other => {
             return Err(io::Error::other(format!("no step {other:?}")));
         }

@@ -1,0 +1,125 @@
+//! Descriptors that strangers pass: closing one can sleep for as long as its owner likes (socket(7),
+//! `SO_LINGER`), and PID 1 has one thread.
+
+use crate::rig::{Container, service};
+use serde_json::{Value, json};
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::time::Duration;
+
+/// A client that waited for so long counts PID 1 as hung. The sockets linger for a minute.
+const HUNG: Duration = Duration::from_secs(10);
+
+/// Somebody who has nothing to do with init.
+const STRANGER: u32 = 12345;
+
+/// Where data of a lingering socket is never read, and for whom: nobody accepts here.
+fn silent_peer() -> (TcpListener, String) {
+    let peer = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = peer.local_addr().unwrap().to_string();
+    (peer, address)
+}
+
+/// A service of an ordinary user that knows such a peer.
+fn hostile(steps: &str, peer: &str) -> String {
+    format!(
+        "[service.s]\nexec = ['SERVICE', {steps}, 'notify=READY=1', 'forever']\ntype = 'notify'\n\
+         user = '65534'\nenvironment = {{ LINGER_PEER = '{peer}' }}\n"
+    )
+}
+
+/// Asks, and gives up after [`HUNG`].
+fn answered(container: &Container) -> Value {
+    let mut stream = container.connect();
+    stream.set_read_timeout(Some(HUNG)).unwrap();
+    writeln!(stream, "{}", json!({"verb": "status"})).unwrap();
+    let mut line = String::new();
+    let read = BufReader::new(stream).read_line(&mut line);
+    read.unwrap_or_else(|e| panic!("PID 1 does not answer: {e}"));
+    serde_json::from_str(&line).unwrap()
+}
+
+/// TCP sockets that PID 1 has open.
+fn foreign(container: &Container) -> usize {
+    let pid = container.pid();
+    let sockets = |file: &str| {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/net/{file}")).unwrap();
+        let inode = |line: &str| line.split_whitespace().nth(9).map(str::to_owned);
+        text.lines().skip(1).filter_map(inode).collect::<Vec<_>>()
+    };
+    let tcp = sockets("tcp");
+    let open = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+    let targets = open.filter_map(|fd| std::fs::read_link(fd.ok()?.path()).ok());
+    let is_tcp = |target: &std::path::PathBuf| {
+        let text = target.to_string_lossy();
+        let inode = text
+            .strip_prefix("socket:[")
+            .and_then(|t| t.strip_suffix(']'));
+        inode.is_some_and(|inode| tcp.iter().any(|t| t == inode))
+    };
+    targets.filter(is_tcp).count()
+}
+
+/// PID 1 answers over and over, until it holds `count` of the sockets.
+fn answers_until_held(container: &Container, count: usize) {
+    let end = std::time::Instant::now() + crate::rig::PATIENCE;
+    loop {
+        assert_eq!(answered(container)["ok"], true);
+        if foreign(container) == count {
+            return;
+        }
+        assert!(
+            std::time::Instant::now() < end,
+            "PID 1 holds {} sockets of strangers, not {count}",
+            foreign(container)
+        );
+    }
+}
+
+#[test]
+fn lingering_sockets_on_the_notify_socket_do_not_stop_pid_1() {
+    let (_peer, address) = silent_peer();
+    let steps =
+        "'linger-notify=STATUS=first', 'linger-notify=FDSTORE=1', 'linger-notify=BARRIER=1'";
+    let mut container = Container::start("linger-notify", &hostile(steps, &address));
+    container.until("service.ready", &[("service", "s")]);
+    answers_until_held(&container, 0);
+    assert_eq!(container.status("s")["status_text"], "first");
+}
+
+#[test]
+fn stored_lingering_sockets_are_let_go_without_stopping_pid_1() {
+    let (_peer, address) = silent_peer();
+    let text = hostile("'linger-notify=FDSTORE=1;FDNAME=a'", &address);
+    let mut container = Container::start("linger-store", &format!("{text}fd-store-max = 4\n"));
+    container.until_status("s", "stored", |s| s["stored_fds"] == 4);
+    container.until("service.ready", &[("service", "s")]);
+    container.command("stop", "s");
+    container.until("service.stopped", &[("service", "s")]);
+    answers_until_held(&container, 0);
+    assert_eq!(container.status("s")["stored_fds"], 0);
+}
+
+#[test]
+fn lingering_sockets_of_a_stranger_on_the_control_socket_do_not_stop_pid_1() {
+    let mut container = Container::start(
+        "linger-control",
+        "[service.s]\nexec = ['SERVICE', 'forever']\n",
+    );
+    container.until("service.healthy", &[("service", "s")]);
+    // Stopped while they are sent: what comes before the connection is taken passes by whatever PID 1
+    // does when it takes it.
+    let pid = rustix::process::Pid::from_raw(container.pid().cast_signed()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+    let mut socket = std::ffi::OsString::from("linger-control=");
+    socket.push(container.dir.join("run/control"));
+    let (_peer, address) = silent_peer();
+    let mut stranger = Command::new(service());
+    let stranger = stranger.arg(socket).env("LINGER_PEER", address);
+    let status = stranger.uid(STRANGER).status();
+    rustix::process::kill_process(pid, rustix::process::Signal::CONT).unwrap();
+    assert!(status.unwrap().success());
+    answers_until_held(&container, 0);
+}
