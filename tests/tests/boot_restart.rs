@@ -95,8 +95,12 @@ fn told(vm: &Vm, key: &str) -> Result<String> {
 fn mounts_are_as_designed(vm: &Vm) -> Result<()> {
     let root = told(vm, "mount-/")?;
     let options = root.split(' ').next().context("no options")?;
+    let all = |wanted: &[&str]| {
+        let has = |wanted: &&str| options.split(',').any(|option| option == *wanted);
+        wanted.iter().all(has)
+    };
     ensure!(
-        options.split(',').any(|option| option == "ro") && root.contains(" erofs "),
+        all(&["ro", "nosuid", "nodev"]) && root.contains(" erofs "),
         "/ is {root}"
     );
     let uuid = told(vm, "dm-uuid-/")?;
@@ -108,8 +112,12 @@ fn mounts_are_as_designed(vm: &Vm) -> Result<()> {
     ensure!(told(vm, "write-/usr")? == "30", "the root can be written");
     let var = told(vm, "mount-/var")?;
     let options = var.split(' ').next().context("no options")?;
+    let all = |wanted: &[&str]| {
+        let has = |wanted: &&str| options.split(',').any(|option| option == *wanted);
+        wanted.iter().all(has)
+    };
     ensure!(
-        options.split(',').any(|option| option == "rw") && var.contains(" ext4 "),
+        all(&["rw", "nosuid", "nodev"]) && var.contains(" ext4 "),
         "/var is {var}"
     );
     Ok(())

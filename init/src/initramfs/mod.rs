@@ -231,6 +231,9 @@ fn warn(emitter: &mut Emitter, what: &'static str, seen: impl std::fmt::Display)
     emitter.emit(event.with("seen", seen));
 }
 
+/// The root holds no device and no setuid file (the image build sees to that), and would get no use of one.
+const ROOT: MountFlags = MountFlags::RDONLY.union(mounts::DATA);
+
 /// Makes the verity mapping and mounts it.
 fn map(
     data: &disks::Partition,
@@ -264,7 +267,7 @@ fn map(
             )
         })?;
     let node = format!("/dev/{device}");
-    mount(&node, SYSROOT, "erofs", MountFlags::RDONLY, None).map_err(|e| {
+    mount(&node, SYSROOT, "erofs", ROOT, None).map_err(|e| {
         Failure::new(
             "root",
             format!("an erofs on {node}"),

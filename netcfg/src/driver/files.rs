@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use crate::core::Setting;
@@ -14,10 +14,11 @@ use crate::mac::Mac;
 pub fn replace(path: &Path, text: &str) -> io::Result<()> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let fresh = path.with_file_name(format!(".{name}.new"));
+    // What lies there is torn, or not ours: a FIFO would be waited for, a link followed.
+    remove(&fresh)?;
     let mut file = OpenOptions::new()
         .write(true)
-        .create(true)
-        .truncate(true)
+        .create_new(true)
         .open(&fresh)?;
     // Whatever the umask: everybody's resolver reads `resolv.conf`.
     file.set_permissions(fs::Permissions::from_mode(0o644))?;
@@ -32,10 +33,17 @@ pub fn sync(path: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
-/// A file that is expected to be small; no more than 64 KiB of it.
+/// A regular file that is expected to be small; no more than 64 KiB of it. Nobody is waited for.
 pub fn read_small(path: &Path) -> Option<String> {
     let mut text = String::new();
-    let file = File::open(path).ok()?;
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW | libc::O_NOCTTY)
+        .open(path)
+        .ok()?;
+    if !file.metadata().ok()?.is_file() {
+        return None;
+    }
     io::Read::read_to_string(&mut io::Read::take(file, 1 << 16), &mut text).ok()?;
     Some(text)
 }

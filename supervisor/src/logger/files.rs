@@ -297,6 +297,8 @@ fn is_new_boot(folder: &Path, boot: &str) -> bool {
     if tail(&path, 64) == boot.as_bytes() {
         return false;
     }
+    // What lies there may be a FIFO, which is waited for, or a link.
+    let _ = std::fs::remove_file(&path);
     let _ = std::fs::write(&path, boot);
     true
 }

@@ -25,6 +25,9 @@ const CHUNK: usize = 64 * 1024;
 /// The group may read, as it is with log files; the group is the logger's own.
 const MODE: Mode = Mode::from_raw_mode(0o640);
 
+/// What is in the way of a log file is renamed to its name with this at the end.
+const OBSTRUCTED: &str = ".obstructed";
+
 /// When a file is full, and how many full ones are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rotation {
@@ -125,13 +128,16 @@ impl LogFile {
         if self.file.is_some() {
             return Ok(());
         }
-        let flags = OFlags::RDWR
-            | OFlags::APPEND
-            | OFlags::CREATE
-            | OFlags::CLOEXEC
-            | OFlags::NOCTTY
-            | OFlags::NOFOLLOW;
-        let file = File::from(rustix::fs::open(&self.path, flags, MODE)?);
+        let file = match open_log(&self.path) {
+            Err(_) if std::fs::symlink_metadata(&self.path).is_ok() => {
+                // It is no file, or not ours: it is kept, and another one takes its place.
+                let mut aside = self.path.clone().into_os_string();
+                aside.push(OBSTRUCTED);
+                std::fs::rename(&self.path, aside)?;
+                open_log(&self.path)?
+            }
+            other => other?,
+        };
         self.size = file.metadata()?.len();
         if !ends_with_a_line(&file, self.size)? {
             self.pending.push(b'\n');
@@ -203,6 +209,23 @@ impl LogFile {
     }
 }
 
+/// Opens a log file, or makes it. `O_NONBLOCK`: a FIFO is waited neither for nor on.
+fn open_log(path: &Path) -> io::Result<File> {
+    let flags = OFlags::RDWR
+        | OFlags::APPEND
+        | OFlags::CREATE
+        | OFlags::CLOEXEC
+        | OFlags::NOCTTY
+        | OFlags::NOFOLLOW
+        | OFlags::NONBLOCK;
+    let file = File::from(rustix::fs::open(path, flags, MODE)?);
+    if file.metadata()?.is_file() {
+        Ok(file)
+    } else {
+        Err(ErrorKind::InvalidInput.into())
+    }
+}
+
 fn ends_with_a_line(file: &File, size: u64) -> io::Result<bool> {
     let mut last = [b'\n'];
     if let Some(place) = size.checked_sub(1) {
@@ -253,6 +276,31 @@ mod tests {
             file.flush(&mut nothing_lost());
             let whole = if left == "torn" { "torn\n" } else { left };
             assert_eq!(folder.read("s.log"), format!("{whole}-- boot --\nnow\n"));
+        }
+    }
+
+    #[test]
+    fn what_is_no_file_gives_way() {
+        use rustix::fs::{CWD, FileType, mknodat};
+        let folder = Folder::new();
+        let path = folder.path().join("s.log");
+        for kind in ["fifo", "link", "directory"] {
+            let _ = std::fs::remove_file(&path);
+            match kind {
+                "fifo" => mknodat(CWD, &path, FileType::Fifo, MODE, 0).unwrap(),
+                "link" => std::os::unix::fs::symlink("/dev/null", &path).unwrap(),
+                _ => {
+                    std::fs::remove_file(folder.path().join("s.log.obstructed")).unwrap();
+                    std::fs::create_dir(&path).unwrap();
+                }
+            }
+            let mut file = file(&folder, 1000, 3);
+            file.start();
+            file.push("now", 0, &mut nothing_lost());
+            file.flush(&mut nothing_lost());
+            assert_eq!(folder.read("s.log"), "-- boot --\nnow\n", "{kind}");
+            let aside = std::fs::symlink_metadata(folder.path().join("s.log.obstructed"));
+            assert!(!aside.unwrap().is_file(), "{kind}");
         }
     }
 
