@@ -261,14 +261,26 @@ pub fn disable_instant_reset() -> io::Result<()> {
 pub enum Correction {
     /// It is set forward by this, at once.
     Forward(Duration),
+    /// It is set back by this, at once.
+    Back(Duration),
     /// It runs at most 500 ppm faster or slower until so many microseconds are made up, in place of what
     /// is left of the last such correction.
     Glide(i64),
     /// The kernel's phase-locked loop is told how many nanoseconds it is behind and learns from it,
-    /// and that it is synchronised as well as an answer with this delay allows.
-    Discipline(i64, Duration),
-    /// It is synchronised so well: the kernel keeps the battery clock in step.
-    Synchronised(Duration),
+    /// and how well it is synchronised.
+    Discipline(i64, Synchronised),
+    /// How well it is synchronised.
+    Synchronised(Synchronised),
+}
+
+/// How well the clock is synchronised.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Synchronised {
+    /// As well as an answer with this delay allows: the kernel keeps the battery clock in step (kernel:
+    /// `kernel/time/ntp.c`, `sync_hw_clock`).
+    Within(Duration),
+    /// Nobody knows how well (`STA_UNSYNC`): the kernel leaves the battery clock alone.
+    Unproven,
 }
 
 /// Time constant of the loop: 2^6 s, the shortest wait between two measurements. The loop takes in
@@ -283,9 +295,21 @@ const TIME_CONSTANT: libc::c_long = 6;
 pub fn correct_clock(correction: Correction) -> io::Result<()> {
     // SAFETY: `timex` is plain data for which zeros are valid.
     let mut request: libc::timex = unsafe { std::mem::zeroed() };
-    let synchronised = libc::ADJ_STATUS | libc::ADJ_MAXERROR | libc::ADJ_ESTERROR;
-    let error = |delay: Duration| libc::c_long::try_from(delay.as_micros() / 2);
     let too_large = |_| io::Error::from(io::ErrorKind::InvalidInput);
+    let synchronised = |request: &mut libc::timex, how: Synchronised| {
+        request.modes |= libc::ADJ_STATUS;
+        match how {
+            Synchronised::Within(delay) => {
+                let error = libc::c_long::try_from(delay.as_micros() / 2).map_err(too_large)?;
+                request.modes |= libc::ADJ_MAXERROR | libc::ADJ_ESTERROR;
+                request.status = libc::STA_PLL;
+                request.maxerror = error;
+                request.esterror = error;
+            }
+            Synchronised::Unproven => request.status = libc::STA_PLL | libc::STA_UNSYNC,
+        }
+        Ok::<(), io::Error>(())
+    };
     match correction {
         Correction::Forward(by) => {
             // With ADJ_NANO, `tv_usec` has nanoseconds.
@@ -293,24 +317,27 @@ pub fn correct_clock(correction: Correction) -> io::Result<()> {
             request.time.tv_sec = by.as_secs().try_into().map_err(too_large)?;
             request.time.tv_usec = by.subsec_nanos().into();
         }
+        Correction::Back(by) => {
+            // The nanoseconds are never negative (adjtimex(2)): whole seconds too many, and some forward.
+            request.modes = libc::ADJ_SETOFFSET | libc::ADJ_NANO;
+            let up = u64::from(by.subsec_nanos() > 0);
+            let seconds = by.as_secs().saturating_add(up);
+            let seconds = libc::time_t::try_from(seconds).map_err(too_large)?;
+            request.time.tv_sec = seconds.saturating_neg();
+            let rest = (1_000_000_000 - by.subsec_nanos()) % 1_000_000_000;
+            request.time.tv_usec = rest.into();
+        }
         Correction::Glide(micros) => {
             request.modes = libc::ADJ_OFFSET_SINGLESHOT;
             request.offset = micros;
         }
-        Correction::Discipline(nanos, delay) => {
-            request.modes = libc::ADJ_OFFSET | libc::ADJ_TIMECONST | libc::ADJ_NANO | synchronised;
+        Correction::Discipline(nanos, how) => {
+            request.modes = libc::ADJ_OFFSET | libc::ADJ_TIMECONST | libc::ADJ_NANO;
             request.offset = nanos;
             request.constant = TIME_CONSTANT;
-            request.status = libc::STA_PLL;
-            request.maxerror = error(delay).map_err(too_large)?;
-            request.esterror = request.maxerror;
+            synchronised(&mut request, how)?;
         }
-        Correction::Synchronised(delay) => {
-            request.modes = synchronised;
-            request.status = libc::STA_PLL;
-            request.maxerror = error(delay).map_err(too_large)?;
-            request.esterror = request.maxerror;
-        }
+        Correction::Synchronised(how) => synchronised(&mut request, how)?,
     }
     // SAFETY: the kernel reads and writes one `timex` at the pointer, which is valid for it.
     let result = unsafe { libc::adjtimex(&raw mut request) };

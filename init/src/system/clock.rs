@@ -7,14 +7,19 @@
 //! * **At the start**, before anything runs, a clock from before the program was built is set to when
 //!   it was built: a machine without a battery, or with a hypervisor that keeps no time. The image
 //!   gives all its files that time, so it is read off the program's own file.
-//! * **Until the first offset of this boot that is followed** the clock may be set *forward*, once, by
-//!   any amount up to [`LIFE`] after the build. Programs survive time that passed without them.
-//! * **After it**, and backward at all times, the clock is only *slewed*: it runs faster or slower by at
-//!   most 500 parts in a million, which no program notices. A step back makes certificates, caches and
-//!   logs of the last minutes lie in the future.
+//! * **Until the first offset of this boot that is followed** the clock may be set, once, to a time from
+//!   the build to [`LIFE`] after it. *Forward* by up to [`ALONE_MAX`] whoever says so: programs survive time
+//!   that passed without them. By more only if a configured server or a majority of three or more says
+//!   so, or if the clock was found to be unset at the start: a lease's one server could move a clock that was right
+//!   by years. *Back* by more than [`SLEW_MAX`] only if a majority of three or more, or two configured servers, say
+//!   so: that mends a clock which somebody had put into the future, while certificates, caches and logs of the
+//!   last minutes suffer.
+//! * **After it** the clock is only *slewed*: it runs faster or slower by at most 500 parts in a million,
+//!   which no program notices.
 //! * An offset beyond [`SLEW_MAX`] would take months. It is told as `clock.warning` and not
-//!   followed: a person has to look at why the machine's own clock was that wrong, and a reboot
-//!   takes the forward ones.
+//!   followed: a person has to look at why the machine's own clock was that wrong.
+//! * **After a step of more than [`PROVEN_MAX`] that no configured server and another one back** the battery clock
+//!   is not written, until they do. So what one lease's servers said, however many it names, ends with the boot.
 //! * No correction follows another within [`PACE`], and none is made of a measurement from before the
 //!   last one.
 //!
@@ -22,7 +27,7 @@
 //! The machine's battery clock is written by the kernel, each eleven minutes while it is told that the
 //! clock is synchronised (`STA_UNSYNC` is off; kernel: `kernel/time/ntp.c`).
 
-use crate::sys::{self, Correction};
+use crate::sys::{self, Correction, Synchronised};
 use std::os::unix::fs::MetadataExt;
 use std::time::{SystemTime, UNIX_EPOCH};
 use supervisor::Time;
@@ -31,6 +36,13 @@ use supervisor::event::{Event, EventSink};
 /// The clock cannot be later than this after the build: thirty years, and well before what a
 /// timestamp of NTP can tell.
 const LIFE: Time = Time::from_secs(30 * 366 * 86_400);
+
+/// The longest step forward that one server of a lease is believed.
+const ALONE_MAX: Time = Time::from_secs(86_400);
+
+/// The longest step after which the battery clock is written whoever said so: far from [`SLEW_MAX`], within
+/// which an honest server mends it again.
+const PROVEN_MAX: Time = Time::from_secs(60);
 
 /// Less is no reason to set the clock; the kernel's discipline takes it in (RFC 5905: `STEPT`).
 const STEP_MIN: Time = Time::from_millis(128);
@@ -58,6 +70,10 @@ pub struct Measured {
     delay: Time,
     at: Time,
     server: String,
+    /// How many servers answered, how many of these agree, and how many of those are configured.
+    servers: u64,
+    agreeing: u64,
+    configured: u64,
 }
 
 impl Measured {
@@ -69,9 +85,35 @@ impl Measured {
             delay: Time::from_micros(number("delay_us")?),
             at: Time::from_nanos(number("at_ns")?),
             server: event.field("server")?.to_owned(),
+            servers: number("servers")?,
+            agreeing: number("agreeing")?,
+            configured: number("configured")?,
         };
         let known = (1..16).contains(&number("stratum")?);
-        (known && measured.delay <= DELAY_MAX).then_some(measured)
+        let counts = measured.configured <= measured.agreeing
+            && (1..=measured.servers).contains(&measured.agreeing);
+        (known && counts && measured.delay <= DELAY_MAX).then_some(measured)
+    }
+
+    /// Whether more than half of three or more say so.
+    fn is_majority(&self) -> bool {
+        self.servers >= 3 && self.agreeing > self.servers / 2
+    }
+
+    /// Whether a step forward of any length may follow.
+    fn is_credible(&self) -> bool {
+        self.configured >= 1 || self.is_majority()
+    }
+
+    /// Whether a step back may follow.
+    fn mends(&self) -> bool {
+        self.configured >= 2 || self.is_majority()
+    }
+
+    /// Whether the battery clock may keep what follows. All servers of a lease are one voice: whoever answers
+    /// DHCP chose them.
+    fn is_proven(&self) -> bool {
+        self.configured >= 2 || self.configured == 1 && self.is_majority()
     }
 
     /// How far off, either way.
@@ -87,6 +129,8 @@ pub enum Decision {
     Pass,
     /// The clock is set forward by this.
     Step(Time),
+    /// The clock is set back by this.
+    StepBack(Time),
     /// The clock is brought there gently.
     Slew(i64),
     /// It is told, and not followed.
@@ -98,8 +142,12 @@ pub enum Decision {
 pub struct Clock {
     /// When the program was built, since 1970. It was never earlier.
     built: Time,
+    /// Whether the clock was before the build when this boot began, so that it is known to be wrong.
+    unset: bool,
     /// Whether an offset was followed in this boot.
     settled: bool,
+    /// Whether the battery clock is left alone, since a long step is not proven.
+    unproven: bool,
     corrected: Option<Time>,
     warned: Option<Time>,
 }
@@ -110,7 +158,9 @@ impl Clock {
     pub fn new(built: Time) -> Self {
         Self {
             built,
+            unset: false,
             settled: false,
+            unproven: false,
             corrected: None,
             warned: None,
         }
@@ -119,11 +169,13 @@ impl Clock {
     /// Looks at the clock before anything runs, and at least has it show the time of the build.
     #[must_use]
     pub fn start(sink: &mut dyn EventSink) -> Self {
-        let clock = Self::new(built());
+        let mut clock = Self::new(built());
         let wall = wall();
         if let Some(forward) = clock.missing(wall) {
+            clock.unset = true;
             let set = Event::new("clock.set").with("reason", "build time");
-            clock.step(wall, forward, set, sink);
+            let to = wall.saturating_add(forward);
+            step(Correction::Forward(forward), [wall, to], set, sink);
         }
         clock
     }
@@ -151,18 +203,41 @@ impl Clock {
         if !target.is_some_and(|target| possible.contains(&target)) {
             return Decision::Refuse("before the build of this image, or more than 30 years after");
         }
-        let step = !self.settled && measured.offset > 0 && distance > STEP_MIN;
-        if !step && distance > SLEW_MAX {
+        let decision = if measured.offset > 0 && distance > STEP_MIN && !self.settled {
+            if distance > ALONE_MAX && !self.unset && !measured.is_credible() {
+                return Decision::Refuse(
+                    "more than a day behind, by servers of a lease alone; configure servers, or have a majority of three",
+                );
+            }
+            Decision::Step(distance)
+        } else if distance <= SLEW_MAX {
+            Decision::Slew(measured.offset)
+        } else if measured.offset < 0 && !self.settled {
+            if !measured.mends() {
+                return Decision::Refuse(
+                    "more than an hour ahead, by too few servers; configure two, or have a majority of three",
+                );
+            }
+            Decision::StepBack(distance)
+        } else {
             return Decision::Refuse(
-                "more than an hour off, which is not slewed; reboot if behind",
+                "more than an hour off, which is not slewed; a reboot may set the clock",
             );
-        }
+        };
+        let is_long =
+            matches!(decision, Decision::Step(by) | Decision::StepBack(by) if by > PROVEN_MAX);
+        self.unproven = (self.unproven || is_long) && !measured.is_proven();
         self.settled = true;
         self.corrected = Some(now);
-        if step {
-            Decision::Step(distance)
+        decision
+    }
+
+    /// What the kernel is told, and with it whether it writes the battery clock.
+    fn synchronised(&self, measured: &Measured) -> Synchronised {
+        if self.unproven {
+            Synchronised::Unproven
         } else {
-            Decision::Slew(measured.offset)
+            Synchronised::Within(measured.delay)
         }
     }
 
@@ -178,18 +253,20 @@ impl Clock {
         let wall = wall();
         match self.decide(now, wall, &measured) {
             Decision::Pass => {}
-            Decision::Step(forward) => {
-                let set = Event::new("clock.set").with("reason", "ntp");
-                let set = set.with("offset_ms", forward.as_millis());
-                self.step(wall, forward, set.with("server", &measured.server), sink);
-                let _ = sys::correct_clock(Correction::Synchronised(measured.delay));
+            Decision::Step(by) => {
+                let to = wall.saturating_add(by);
+                self.set(Correction::Forward(by), [wall, to], &measured, sink);
+            }
+            Decision::StepBack(by) => {
+                let to = wall.saturating_sub(by);
+                self.set(Correction::Back(by), [wall, to], &measured, sink);
             }
             Decision::Slew(offset) => {
                 let small = measured.distance() <= STEP_MIN;
                 let correction = if small {
                     // What is left of an earlier large one would come on top.
                     let _ = sys::correct_clock(Correction::Glide(0));
-                    Correction::Discipline(offset, measured.delay)
+                    Correction::Discipline(offset, self.synchronised(&measured))
                 } else {
                     Correction::Glide(offset / 1000)
                 };
@@ -212,15 +289,21 @@ impl Clock {
         }
     }
 
-    /// Sets the clock forward and tells `set`.
-    fn step(&self, wall: Time, forward: Time, set: Event, sink: &mut dyn EventSink) {
-        let correction = Correction::Forward(forward);
-        sink.emit(match sys::correct_clock(correction) {
-            Ok(()) => set
-                .with("from", wall.as_secs())
-                .with("to", wall.saturating_add(forward).as_secs()),
-            Err(e) => refused(&e),
-        });
+    /// Sets the clock to what was measured.
+    fn set(
+        &self,
+        correction: Correction,
+        from_to: [Time; 2],
+        measured: &Measured,
+        sink: &mut dyn EventSink,
+    ) {
+        let set = Event::new("clock.set")
+            .with("reason", "ntp")
+            .with("offset_ms", milliseconds(measured.offset))
+            .with("server", &measured.server)
+            .with("rtc", if self.unproven { "kept" } else { "written" });
+        step(correction, from_to, set, sink);
+        let _ = sys::correct_clock(Correction::Synchronised(self.synchronised(measured)));
     }
 
     fn warn(&mut self, now: Time, event: Event, sink: &mut dyn EventSink) {
@@ -230,6 +313,14 @@ impl Clock {
             sink.emit(event);
         }
     }
+}
+
+/// Sets the clock and tells `set`.
+fn step(correction: Correction, [from, to]: [Time; 2], set: Event, sink: &mut dyn EventSink) {
+    sink.emit(match sys::correct_clock(correction) {
+        Ok(()) => set.with("from", from.as_secs()).with("to", to.as_secs()),
+        Err(e) => refused(&e),
+    });
 }
 
 fn refused(error: &std::io::Error) -> Event {

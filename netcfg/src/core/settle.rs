@@ -103,7 +103,8 @@ impl Core {
             let up = self.ports.get(&seen.link).is_some_and(|p| p.link.carrier);
             up && seen.route.via.is_some()
         });
-        self.time.update(servers, online, &mut self.out);
+        let configured = &self.config.ntp;
+        self.time.update(servers, configured, online, &mut self.out);
     }
 
     pub(super) fn applied(&mut self, failures: Vec<(Op, String)>) {

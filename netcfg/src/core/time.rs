@@ -16,6 +16,8 @@ use crate::rng::Rng;
 pub struct Time {
     client: Client,
     servers: Vec<IpAddr>,
+    /// Those of them that the configuration names; the others a lease did.
+    configured: Vec<IpAddr>,
     online: bool,
     /// The sockets are open.
     open: bool,
@@ -30,6 +32,7 @@ impl Time {
         Time {
             client: Client::new(Rng::new(seed), now, floor),
             servers: Vec::new(),
+            configured: Vec::new(),
             online: false,
             open: false,
             last: None,
@@ -48,8 +51,16 @@ impl Time {
         }
     }
 
-    /// Who the servers are, best first, and whether there is a way to any.
-    pub fn update(&mut self, servers: Vec<IpAddr>, online: bool, out: &mut Out) {
+    /// Who the servers are, best first, which of them the configuration names, and whether there is a
+    /// way to any.
+    pub fn update(
+        &mut self,
+        servers: Vec<IpAddr>,
+        configured: &[IpAddr],
+        online: bool,
+        out: &mut Out,
+    ) {
+        configured.clone_into(&mut self.configured);
         if servers != self.servers {
             self.servers.clone_from(&servers);
             self.step(Event::Servers(servers), out);
@@ -85,7 +96,7 @@ impl Time {
                 }
                 Action::Offset(offset) => {
                     self.last = Some(offset);
-                    out.event("net.time", fields(&offset));
+                    out.event("net.time", fields(&offset, &self.configured));
                 }
                 Action::Note(note) => tell(note, out),
             }
@@ -100,8 +111,15 @@ impl Time {
 }
 
 /// The fields of `net.time`.
-fn fields(offset: &Offset) -> Vec<(&'static str, String)> {
+fn fields(offset: &Offset, configured: &[IpAddr]) -> Vec<(&'static str, String)> {
+    let agreeing = || offset.agreeing.iter().flatten();
+    let known = agreeing()
+        .filter(|server| configured.contains(server))
+        .count();
     vec![
+        ("servers", offset.answered.to_string()),
+        ("agreeing", agreeing().count().to_string()),
+        ("configured", known.to_string()),
         ("server", offset.server.to_string()),
         ("offset_ns", offset.nanoseconds.to_string()),
         ("delay_us", offset.delay.as_micros().to_string()),
@@ -128,4 +146,36 @@ fn tell(note: Note, out: &mut Out) {
         Note::Silence { rounds } => ("ntp-silence", vec![("rounds", rounds.to_string())]),
     };
     out.warning("", reason, details);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_servers_of_the_configuration_are_counted() {
+        let server = |number| IpAddr::from([192, 0, 2, number]);
+        let offset = Offset {
+            nanoseconds: 5,
+            delay: Duration::ZERO,
+            server: server(3),
+            stratum: 2,
+            leap: 0,
+            at: Duration::ZERO,
+            answered: 4,
+            agreeing: [Some(server(1)), Some(server(3)), Some(server(4)), None],
+        };
+        let told = |configured: &[IpAddr]| {
+            let fields = fields(&offset, configured);
+            let field = |key| {
+                fields
+                    .iter()
+                    .find(|(k, _)| *k == key)
+                    .map(|(_, v)| v.clone())
+            };
+            ["servers", "agreeing", "configured"].map(|key| field(key).expect("told"))
+        };
+        assert_eq!(told(&[]), ["4", "3", "0"]);
+        assert_eq!(told(&[server(1), server(2)]), ["4", "3", "1"]);
+    }
 }

@@ -26,7 +26,8 @@ pub struct Word {
 }
 
 impl Word {
-    fn agrees(&self, other: &Word) -> bool {
+    /// Whether both can be right.
+    pub fn agrees(&self, other: &Word) -> bool {
         let apart = self.offset.abs_diff(other.offset);
         let slack = self.distance + other.distance + PRECISION * 2;
         u128::from(apart) <= slack.as_nanos()

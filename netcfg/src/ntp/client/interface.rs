@@ -1,6 +1,8 @@
 //! What the client is told, and what it wants done.
 
 use std::net::{IpAddr, SocketAddr};
+
+use super::SERVERS;
 use std::time::Duration;
 
 use crate::ntp::packet::Wrong;
@@ -54,6 +56,10 @@ pub struct Offset {
     pub leap: u8,
     /// The time since boot at which the answer came.
     pub at: Duration,
+    /// How many servers answered in this round.
+    pub answered: usize,
+    /// Those of them that agree with this offset, itself included.
+    pub agreeing: [Option<IpAddr>; SERVERS],
 }
 
 /// Things that are no action but worth a line.

@@ -254,9 +254,17 @@ impl Client {
         let samples = self.servers.iter_mut().filter_map(|s| s.sample.take());
         let (words, offsets): (Vec<Word>, Vec<Offset>) = samples.unzip();
         self.forget_questions();
-        let chosen = choose::choose(&words).and_then(|at| offsets.get(at));
+        let chosen = choose::choose(&words).and_then(|at| words.get(at).zip(offsets.get(at)));
         match chosen {
-            Some(offset) => {
+            Some((word, offset)) => {
+                let mut offset = *offset;
+                offset.answered = words.len();
+                offset.agreeing = [None; SERVERS];
+                let pairs = words.iter().zip(&offsets);
+                let agreeing = pairs.filter(|(other, _)| word.agrees(other));
+                for (place, (_, other)) in offset.agreeing.iter_mut().zip(agreeing) {
+                    *place = Some(other.server);
+                }
                 let off = offset.nanoseconds.unsigned_abs();
                 let poll = match self.poll {
                     Some(poll) if off <= WELL => (poll * 2).min(MAX_POLL),
@@ -265,7 +273,7 @@ impl Client {
                 };
                 self.poll = Some(poll);
                 self.silent = 0;
-                self.out.push(Action::Offset(*offset));
+                self.out.push(Action::Offset(offset));
                 let wait = self.wait();
                 let started = self.last.unwrap_or_default();
                 self.due = started.saturating_add(wait);
@@ -432,6 +440,8 @@ fn measure(
             stratum: answer.stratum,
             leap: answer.leap,
             at: now,
+            answered: 1,
+            agreeing: [Some(server), None, None, None],
         },
     ))
 }

@@ -197,6 +197,20 @@ fn a_round_waits_a_second_for_the_others() {
 }
 
 #[test]
+fn who_agrees_is_told() {
+    let mut scene = Scene::new(4);
+    for (server, ahead) in [(1, 0), (2, 9_000_000), (3, 1), (4, 2)] {
+        scene.answer(server, ahead);
+    }
+    let [offset] = scene.offsets[..] else {
+        panic!("one");
+    };
+    let agreeing = offset.agreeing.into_iter().flatten().collect::<Vec<_>>();
+    assert_eq!(offset.answered, 4);
+    assert_eq!(agreeing, [address(1), address(3), address(4)]);
+}
+
+#[test]
 fn without_a_majority_there_is_no_result() {
     let mut scene = Scene::new(3);
     for (number, ahead) in [(1, 0), (2, 10_000), (3, 20_000)] {
