@@ -13,8 +13,10 @@ use std::io;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use tokio::io::Interest;
 use tokio::net::UnixStream;
 
+use super::held::{self, Head};
 use super::protocol::REQUEST_MAX;
 
 /// See the module.
@@ -37,6 +39,8 @@ pub enum Step {
     TooLong,
     /// The client is gone, or has heard its last.
     Gone,
+    /// The client has passed a descriptor.
+    Descriptor,
 }
 
 /// See the module.
@@ -103,8 +107,9 @@ impl Connection {
                         return Poll::Ready(step);
                     }
                     match self.poll_receive(cx) {
-                        Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Step::Gone),
-                        Poll::Ready(Ok(_)) => {}
+                        Poll::Ready(Ok(Head::Descriptor)) => return Poll::Ready(Step::Descriptor),
+                        Poll::Ready(Ok(Head::Bytes(0)) | Err(_)) => return Poll::Ready(Step::Gone),
+                        Poll::Ready(Ok(Head::Bytes(_))) => {}
                         Poll::Pending => return Poll::Pending,
                     }
                 }
@@ -123,17 +128,29 @@ impl Connection {
         Some(Step::Line(line))
     }
 
-    /// Reads on, as far as a request may go.
-    fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    /// Reads on, as far as a request may go, and only what comes without a descriptor.
+    fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Head>> {
         let mut buffer = [0; REQUEST_MAX];
         let room = REQUEST_MAX.saturating_sub(self.input.len());
         let buffer = buffer.get_mut(..room).unwrap_or_default();
         loop {
-            match self.stream.try_read(buffer) {
-                Ok(count) => {
-                    self.input
-                        .extend(buffer.get(..count).unwrap_or_default().iter());
-                    return Poll::Ready(Ok(count));
+            let stream = &self.stream;
+            let received = stream.try_io(Interest::READABLE, || {
+                let head = held::peek(stream, buffer)?;
+                if let Head::Bytes(count) = head {
+                    let seen = buffer.get_mut(..count).unwrap_or_default();
+                    // Nobody else reads, so these are the bytes that were seen.
+                    rustix::io::read(stream, seen)?;
+                }
+                Ok(head)
+            });
+            match received {
+                Ok(head) => {
+                    if let Head::Bytes(count) = head {
+                        let read = buffer.get(..count).unwrap_or_default();
+                        self.input.extend(read);
+                    }
+                    return Poll::Ready(Ok(head));
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -141,6 +158,12 @@ impl Connection {
             }
             std::task::ready!(self.stream.poll_read_ready(cx))?;
         }
+    }
+
+    /// Ends it. Gives the socket back if it is to be held: see [`held`].
+    pub fn close(self) -> Option<std::os::unix::net::UnixStream> {
+        // No longer watched, the descriptor itself could only fail to be given back.
+        held::close(self.stream.into_std().ok()?)
     }
 
     /// Sends what waits.

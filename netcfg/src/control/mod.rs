@@ -3,5 +3,6 @@
 //! [`protocol`] has its words, [`server`] its connections.
 
 mod connection;
+mod held;
 pub mod protocol;
 pub mod server;

@@ -9,13 +9,15 @@
 //! What changes something is only for root and for the user who runs netcfg; the kernel says who is
 //! at the other end (unix(7), `SO_PEERCRED`).
 //!
-//! A client that does anything wrong is told so in one line and let go.
+//! A client that does anything wrong is told so in one line and let go. One that passes a descriptor is
+//! [held](super::held); when too many are, nobody is let in any more until netcfg ends.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::ops::ControlFlow;
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -28,6 +30,10 @@ use crate::fair;
 
 /// Clients at the same time.
 pub const CLIENTS_MAX: usize = 8;
+
+/// Connections in which a descriptor waits and which can therefore not be closed. Each takes a descriptor of
+/// netcfg's own, of which the links need the rest.
+pub const HELD_MAX: usize = 64;
 
 /// An answer has at most so many bytes: a machine with a thousand links.
 const OUTPUT_MAX: usize = 1 << 20;
@@ -57,6 +63,8 @@ pub struct Server {
     owner: u32,
     clients: BTreeMap<u64, Connection>,
     last: u64,
+    held: Vec<UnixStream>,
+    warning: Option<String>,
 }
 
 impl Server {
@@ -86,6 +94,8 @@ impl Server {
             owner: rustix::process::geteuid().as_raw(),
             clients: BTreeMap::new(),
             last: 0,
+            held: Vec::new(),
+            warning: None,
         })
     }
 
@@ -95,12 +105,20 @@ impl Server {
         self.clients.len()
     }
 
+    /// What happened since the last call that an operator should know.
+    pub fn take_warning(&mut self) -> Option<String> {
+        self.warning.take()
+    }
+
     /// The next request. Takes connections, reads and sends as far as that goes now.
     pub fn poll_request(&mut self, cx: &mut Context<'_>, now: Duration) -> Poll<Request> {
-        self.clients.retain(|_, client| {
-            let deaf = client.deaf_since();
-            deaf.is_none_or(|since| now.saturating_sub(since) < READ_WITHIN)
-        });
+        let deaf = |client: &Connection| {
+            let since = client.deaf_since();
+            since.is_some_and(|since| now.saturating_sub(since) >= READ_WITHIN)
+        };
+        for (_, client) in self.clients.extract_if(.., |_, client| deaf(client)) {
+            hold(client, &mut self.held, &mut self.warning);
+        }
         self.accept(cx, now);
         let ids: Vec<u64> = self.clients.keys().copied().collect();
         for id in ids {
@@ -141,6 +159,9 @@ impl Server {
     }
 
     fn accept(&mut self, cx: &mut Context<'_>, now: Duration) {
+        if self.held.len() >= HELD_MAX {
+            return;
+        }
         let mut accepted = Vec::new();
         let listener = &self.listener;
         let poll = |cx: &mut Context<'_>| match listener.poll_accept(cx) {
@@ -175,7 +196,14 @@ impl Server {
         };
         let silent = self.clients.iter().min_by_key(order).map(|(id, _)| *id);
         if let Some(id) = silent {
-            self.clients.remove(&id);
+            self.remove(id);
+        }
+    }
+
+    /// Lets a client go.
+    fn remove(&mut self, id: u64) {
+        if let Some(client) = self.clients.remove(&id) {
+            hold(client, &mut self.held, &mut self.warning);
         }
     }
 
@@ -186,8 +214,8 @@ impl Server {
             let uid = connection.uid;
             let wrong = match connection.poll_step(cx, now) {
                 Poll::Pending => return None,
-                Poll::Ready(Step::Gone) => {
-                    self.clients.remove(&id);
+                Poll::Ready(Step::Gone | Step::Descriptor) => {
+                    self.remove(id);
                     return None;
                 }
                 Poll::Ready(Step::Line(line)) => match judge(&line, uid, self.owner) {
@@ -201,6 +229,20 @@ impl Server {
             connection.answer(&refusal(&wrong), true, now);
         }
     }
+}
+
+/// Ends a connection, or keeps it in `held` if it must not be closed.
+fn hold(client: Connection, held: &mut Vec<UnixStream>, warning: &mut Option<String>) {
+    let uid = client.uid;
+    let Some(connection) = client.close() else {
+        return;
+    };
+    held.push(connection);
+    let mut text = format!("uid {uid} passed a descriptor, which is kept and not closed");
+    if held.len() >= HELD_MAX {
+        text.push_str("; there are too many: nobody is let in until netcfg is started again");
+    }
+    *warning = Some(text);
 }
 
 fn refusal(text: &str) -> String {

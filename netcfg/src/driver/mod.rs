@@ -92,6 +92,7 @@ enum Woken {
     Time(Datagram),
     Broken(io::Error),
     Request(Request),
+    Warning(String),
 }
 
 impl Driver<'_> {
@@ -143,6 +144,7 @@ impl Driver<'_> {
                         at: datagram.now,
                         wall: datagram.wall,
                     },
+                    Woken::Warning(text) => Input::Gap("control", text.clone()),
                     Woken::Broken(error) => failed(Doing::Receiving, None, error),
                     Woken::Request(request) => {
                         let (answer, commands) = core.ask(clock::now(), &request.verb);
@@ -199,6 +201,7 @@ impl Driver<'_> {
                 woken.push(Woken::Request(request));
                 ControlFlow::Continue(())
             });
+            woken.extend(control.take_warning().map(Woken::Warning));
         }
         self.ports.poll(cx, |link, packet| {
             woken.push(Woken::Packet(link, packet));

@@ -73,6 +73,7 @@ const PLAIN: &[i64] = &[
     libc::SYS_recvmsg,
     // Clients of the control socket, which itself is there before.
     libc::SYS_accept4,
+    libc::SYS_shutdown,
 ];
 
 /// The same things by the names that only this architecture has; both C libraries use them here.

@@ -3,12 +3,18 @@
 
 use std::future::poll_fn;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::mem::MaybeUninit;
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
 
 use proptest::prelude::*;
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
 use super::*;
 use crate::status::{LinkStatus, Status};
@@ -370,4 +376,117 @@ proptest! {
         let served = line(&good).contains("\"ok\":true");
         prop_assert!(served);
     }
+}
+
+/// A connection over the loopback whose other end reads nothing, with more in it than fits, that lingers for an
+/// hour when it is closed (socket(7), `SO_LINGER`); and the other end.
+fn lingering() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let near = TcpStream::connect(listener.local_addr().expect("bound")).expect("it listens");
+    let (far, _) = listener.accept().expect("connected");
+    near.set_nonblocking(true).expect("a socket");
+    let block = vec![0; 1 << 16];
+    while (&near).write(&block).is_ok() {}
+    let hour = Some(Duration::from_secs(3600));
+    rustix::net::sockopt::set_socket_linger(&near, hour).expect("a socket");
+    (near, far)
+}
+
+/// Sends `text` together with a descriptor, of which only the message is left afterwards.
+fn pass(stream: &UnixStream, text: &str, descriptor: impl AsFd) {
+    let descriptors = [descriptor.as_fd()];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    assert!(control.push(SendAncillaryMessage::ScmRights(&descriptors)));
+    let parts = [io::IoSlice::new(text.as_bytes())];
+    let sent = sendmsg(stream, &parts, &mut control, SendFlags::empty()).expect("connected");
+    assert_eq!(sent, text.len());
+}
+
+/// Does something with a server in a thread of its own, which hangs if a descriptor is closed that lingers.
+fn without_hanging(what: &'static str, story: impl FnOnce(&mut Rig) + Send + 'static) {
+    let (done, wait) = mpsc::channel();
+    let thread = thread::spawn(move || {
+        story(&mut Rig::new());
+        done.send(()).expect("the test waits");
+    });
+    match wait.recv_timeout(Duration::from_secs(60)) {
+        Ok(()) => thread.join().expect("it has ended"),
+        Err(RecvTimeoutError::Disconnected) => thread.join().expect("the story holds"),
+        Err(RecvTimeoutError::Timeout) => panic!("{what}: the server hangs"),
+    }
+}
+
+#[test]
+fn a_descriptor_that_comes_with_a_request_is_not_closed() {
+    without_hanging("with a request", |rig| {
+        let stream = rig.connect();
+        let (near, _far) = lingering();
+        pass(&stream, NET, near);
+        rig.turn();
+        assert!(is_closed(&stream), "it may not go on");
+        assert!(rig.asked.is_empty(), "nor is it answered");
+        assert!(rig.server.take_warning().is_some(), "it is told");
+        // Everybody else is served.
+        let other = rig.with(NET);
+        rig.turn();
+        assert!(line(&other).contains("\"ok\":true"));
+    });
+}
+
+#[test]
+fn nor_one_that_waits_unread_when_its_client_is_let_go() {
+    without_hanging("behind a request", |rig| {
+        rig.answers = false;
+        let stream = rig.with(NET);
+        rig.turn();
+        // In a connection of its own, whose end would close what waits in it.
+        let (near, _far) = lingering();
+        let (inner, outer) = UnixStream::pair().expect("sockets");
+        pass(&outer, "x", near);
+        pass(&stream, "x", inner);
+        let client = rig.asked.pop().expect("a request").client;
+        rig.server.refuse(&client, "no", rig.now);
+        drop(outer);
+        rig.turn();
+        assert!(rig.server.take_warning().is_some(), "it is told");
+        assert!(rest(stream).contains("\"error\":\"no\""));
+        assert_eq!(rig.server.clients(), 0);
+    });
+}
+
+#[test]
+fn nor_one_of_a_client_that_makes_room_for_another() {
+    without_hanging("when there is no room", |rig| {
+        let mut streams = vec![];
+        for _ in 0..CLIENTS_MAX {
+            streams.push(rig.connect());
+        }
+        rig.turn();
+        let (near, _far) = lingering();
+        // Not read yet when the next ones come.
+        pass(&streams[0], "x", near);
+        streams.push(rig.connect());
+        rig.turn();
+        assert!(is_closed(&streams[0]));
+        assert!(rig.server.take_warning().is_some(), "it is told");
+    });
+}
+
+#[test]
+fn when_too_many_descriptors_are_held_nobody_is_let_in() {
+    let mut rig = Rig::new();
+    for number in 0..HELD_MAX {
+        let stream = rig.connect();
+        pass(&stream, NET, &stream);
+        rig.turn();
+        let warning = rig.server.take_warning().expect("it is told");
+        let full = warning.contains("nobody");
+        assert_eq!(full, number + 1 == HELD_MAX, "{warning}");
+    }
+    let stream = rig.with(NET);
+    rig.turn();
+    assert_eq!(rig.server.clients(), 0);
+    assert!(rig.asked.is_empty());
+    drop(stream);
 }
