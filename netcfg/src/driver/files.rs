@@ -87,3 +87,32 @@ pub fn device(link: &str) -> Device {
         path: device.and_then(|device| link::path_of(&device.to_string_lossy())),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+
+    #[test]
+    fn what_is_no_file_is_neither_waited_for_nor_followed() {
+        let folder = std::env::temp_dir().join(format!("netcfg-files-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&folder);
+        fs::create_dir_all(&folder).expect("a folder");
+        let (lease, fresh) = (folder.join("lease"), folder.join(".lease.new"));
+        let mode = Mode::from_raw_mode(0o644);
+        for path in [&lease, &fresh] {
+            mknodat(CWD, path, FileType::Fifo, mode, 0).expect("a FIFO");
+        }
+        assert_eq!(read_small(&lease), None);
+        replace(&lease, "text").expect("a file");
+        assert_eq!(read_small(&lease).as_deref(), Some("text"));
+        let other = folder.join("other");
+        std::os::unix::fs::symlink(&other, &fresh).expect("a link");
+        replace(&lease, "more").expect("a file");
+        assert_eq!(read_small(&lease).as_deref(), Some("more"));
+        assert!(!other.exists());
+        std::os::unix::fs::symlink(&lease, &other).expect("a link");
+        assert_eq!(read_small(&other), None);
+        fs::remove_dir_all(&folder).expect("the folder");
+    }
+}
