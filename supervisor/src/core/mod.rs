@@ -20,8 +20,8 @@
 //!   after it, too. That is the reverse of the order of starting.
 //!
 //! A machine that stood still (a paused VM, a suspended host, a starved PID 1) comes back long after
-//! deadlines have passed. That is nobody's failure: if a deadline is noticed more than [`LEAP`] late,
-//! the time since the last step is given back to whatever was being waited for.
+//! deadlines have passed. That is nobody's failure: the time since the last step is given back to whatever
+//! was being waited for, see [`observed`].
 
 mod death;
 mod ending;
@@ -30,6 +30,7 @@ mod graph;
 mod heard;
 mod lost;
 pub mod machine;
+pub mod observed;
 mod outlook;
 pub mod probe;
 pub mod restart;
@@ -46,17 +47,13 @@ pub use death::{Cause, Death, ExitStatus};
 use graph::Graph;
 pub use machine::Machine;
 use machine::Turn;
+pub use observed::ObservedTime;
 use outlook::Outlooks;
 pub use probe::ProbeKind;
 pub use spawn::SpawnFailure;
 use std::collections::BTreeSet;
-use std::time::Duration;
 pub use table::State;
 use table::Trigger;
-
-/// A deadline that is noticed later than this was missed by the machine, not by a service: the
-/// event loop takes milliseconds, a paused VM takes seconds.
-pub const LEAP: Duration = Duration::from_secs(2);
 
 /// A service, by its place in the list the core was made with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -216,8 +213,7 @@ pub struct Core {
     stopping: bool,
     all_stopped: bool,
     random: restart::Random,
-    /// When the last step was taken.
-    last: Time,
+    time: ObservedTime,
     deadline: Option<Time>,
 }
 
@@ -240,7 +236,7 @@ impl Core {
             stopping: false,
             all_stopped: false,
             random: restart::Random::new(seed),
-            last: Time::ZERO,
+            time: ObservedTime::default(),
             deadline: None,
         }
     }
@@ -265,6 +261,12 @@ impl Core {
         required.peek().is_some() && required.all(|m| m.state == State::Healthy)
     }
 
+    /// All the time in which nobody could be judged, so far.
+    #[must_use]
+    pub fn unobserved(&self) -> Time {
+        self.time.unobserved()
+    }
+
     /// When the next [`Input::Timer`] is due, if ever.
     #[must_use]
     pub fn deadline(&self) -> Option<Time> {
@@ -285,6 +287,7 @@ impl Core {
             self.reconcile(now, &mut actions);
         }
         self.deadline = self.machines.iter().filter_map(Machine::deadline).min();
+        self.time.wait_until(self.deadline);
         actions
     }
 
@@ -353,18 +356,13 @@ impl Core {
 
     /// Gives back the time in which nobody could be judged.
     fn mind_the_gap(&mut self, now: Time, actions: &mut Vec<Action>) {
-        let gap = now.saturating_sub(self.last);
-        if self.deadline.is_some_and(|due| now > due + LEAP) {
-            actions.push(Action::Emit(
-                Event::new("time.gap")
-                    .with_ms("gap_ms", gap)
-                    .with("then", "given back to whoever was being waited for"),
-            ));
-            for machine in &mut self.machines {
-                machine.forgive(gap);
-            }
+        let Some(gap) = self.time.look(now) else {
+            return;
+        };
+        actions.push(Action::Emit(observed::gap_event(gap)));
+        for machine in &mut self.machines {
+            machine.forgive(gap);
         }
-        self.last = now;
     }
 
     fn command(&mut self, now: Time, id: Id, command: Command, actions: &mut Vec<Action>) {

@@ -6,6 +6,7 @@
 use super::*;
 use crate::config::ServiceConfig;
 use crate::spec::Spec;
+use std::time::Duration;
 
 mod lost;
 mod order;

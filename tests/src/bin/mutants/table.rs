@@ -99,7 +99,7 @@ pub const MUTANTS: &[Mutant] = mutants! {
         "self.alive = self.spec.liveness.is_none();" => "self.alive |= self.spec.liveness.is_none();";
     "eleven times the bound" in "machine.rs":
         "EXTEND_MAX: u32 = 10" => "EXTEND_MAX: u32 = 11";
-    "a pause of a minute is nobody's" in "mod.rs":
+    "a pause of a minute is nobody's" in "observed.rs":
         "LEAP: Duration = Duration::from_secs(2)" => "LEAP: Duration = Duration::from_secs(60)";
     "the timer is set for the last of all" in "mod.rs":
         "filter_map(Machine::deadline).min()" => "filter_map(Machine::deadline).max()";
