@@ -8,6 +8,7 @@
 
 mod check;
 mod container;
+mod count;
 mod devices;
 mod grow;
 mod help;
@@ -22,12 +23,16 @@ use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;
 use supervisor::logger::passed;
 
+/// The role that writes the count of starts, see [`system::budget`]. PID 1 calls it.
+pub const WRITE_COUNT: &str = "write-count";
+
 /// The role of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Role {
     Initramfs,
     System,
     Container,
+    Count,
     Check,
     Ctl,
     Devices,
@@ -81,6 +86,7 @@ fn choose(situation: Situation<'_>) -> Role {
         (1, _) => Role::System,
         _ if name == "initctl" => Role::Ctl,
         (_, Some("check")) => Role::Check,
+        (_, Some(WRITE_COUNT)) => Role::Count,
         (_, Some("container")) => Role::Container,
         (_, Some("ctl")) => Role::Ctl,
         (_, Some("devices")) => Role::Devices,
@@ -119,6 +125,7 @@ pub fn run() -> ExitCode {
         Role::Initramfs => initramfs::run(),
         Role::System => system::run(),
         Role::Container => container::run(rest()),
+        Role::Count => count::run(rest()),
         Role::Ctl if name == "initctl" => ctl::run(arguments.iter().skip(1).cloned()),
         Role::Ctl => ctl::run(rest()),
         Role::Check => check::run(rest()),

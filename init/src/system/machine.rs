@@ -1,21 +1,14 @@
 //! The running machine: what PID 1 sees to besides its services.
 //!
 //! The loop is the [`Manager`]'s; this is its owner on a machine. Events of the roles, devices'
-//! announcements and buttons are here, and the decisions about the whole machine. The only state of its
-//! own is whether the boot has succeeded yet, and whether the machine is being stopped:
-//!
-//! * **booting** until all required services are healthy, told once as `boot.healthy`;
-//! * **running**;
-//! * **degraded**: a service used up its restarts and the machine its reboots (see
-//!   [`super::budget`]). It stays up, with whatever still runs.
-//! * **stopping** from the first request on. The services get their stop signals in reverse order;
-//!   when nothing runs any more, or [`manager::STOP_MAX`] has passed, the machine ends. Further requests
-//!   change nothing.
+//! announcements and buttons come in here. What follows for the machine as a whole [`super::life`] decides,
+//! and what follows for the version that runs, [`super::versions`]; this module carries it out.
 
-use super::budget::{self, Budget, Verdict};
+use super::budget::Count;
 use super::built_in;
 use super::clock::Clock;
 use super::hostname::Hostname;
+use super::life::{self, Life};
 use super::power::{Buttons, Pressed};
 use super::relay::Channel;
 use super::shutdown;
@@ -26,21 +19,21 @@ use crate::devices::uevent::Uevents;
 use crate::devices::watchdog::Watchdog;
 use crate::emit::Emitter;
 use crate::failure::Failure;
-use crate::manager::{self, Happened, Manager, OWNERS, STOP_MAX, Verb, degraded_by};
+use crate::manager::{self, Happened, Manager, OWNERS, Verb};
 use crate::report;
 use nix::sys::signalfd::SignalFd;
 use rustix::fd::AsFd;
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io;
 use std::path::{Path, PathBuf};
 use supervisor::Time;
-use supervisor::core::Input;
-use supervisor::driver::{CgroupParent, Outcome, Setup, Token, Users};
+use supervisor::config::Escalation;
+use supervisor::core::{Input, ObservedTime, observed};
+use supervisor::driver::{CgroupParent, Helper, Outcome, Setup, Token, Users};
 use supervisor::event::{Event, EventSink};
 use supervisor::logger::now;
-
-/// When a machine without an address lets the services go on that come after `net`.
-const NET_WAIT: Time = Time::from_secs(10);
+use supervisor::spec::Spec;
 
 /// Where the report of the boot is.
 const REPORT: &str = "/run/init/boot.json";
@@ -51,6 +44,7 @@ const UEVENT: u8 = OWNERS + 1;
 const BUTTON: u8 = OWNERS + 2;
 /// The slot daemon has reported something.
 const SLOTS: u8 = OWNERS + 3;
+const HELPER: u8 = OWNERS + 4;
 
 /// See the module.
 #[derive(Debug)]
@@ -60,19 +54,19 @@ pub struct Machine {
     /// The roles' events, in the order of [`built_in::TELLERS`].
     channels: Vec<Channel>,
     buttons: Buttons,
-    budget: Budget,
+    life: Life,
+    /// Without the time in which the machine stood still.
+    time: ObservedTime,
+    /// What the core had given back when the loop last looked.
+    given_back: Time,
+    /// The child that writes the count of starts.
+    helper: Option<Helper>,
     clock: Clock,
     hostname: Hostname,
     versions: Versions,
     watchdog: Watchdog,
     /// The timeout for one whose driver comes late.
     watchdog_timeout: Time,
-    healthy: bool,
-    /// When the machine will have been healthy for long enough.
-    sustained: Option<Time>,
-    /// When services that wait for the network are let go, until it is there.
-    net_due: Option<Time>,
-    stopping: Option<(Verb, Time)>,
 }
 
 impl Machine {
@@ -84,7 +78,7 @@ impl Machine {
         config: &Config,
         users: Users,
         signals: SignalFd,
-        budget: Budget,
+        count: Count,
         clock: Clock,
         emitter: &mut Emitter,
     ) -> Result<Self, Failure> {
@@ -92,6 +86,8 @@ impl Machine {
         let specs = built_in::all(config)
             .map_err(|e| Failure::new("services", "the built-in services", e))?;
         let cgroups = CgroupParent::new(Path::new("/sys/fs/cgroup")).map_err(fail("cgroup v2"))?;
+        let looks_back = specs.iter().filter(|spec| may_reboot(spec));
+        let looks_back = looks_back.map(|spec| spec.intensity.within).max();
         let setup = Setup {
             cgroups,
             runtime_dir: PathBuf::from("/run/init"),
@@ -123,16 +119,15 @@ impl Machine {
             uevents,
             channels,
             buttons: Buttons::default(),
-            budget,
+            life: Life::new(now(), count, looks_back.unwrap_or_default()),
+            time: ObservedTime::default(),
+            given_back: Time::ZERO,
+            helper: None,
             clock,
             hostname: Hostname::new(config.system.hostname.is_some()),
             versions,
             watchdog: Watchdog::default(),
             watchdog_timeout: crate::cmdline::WATCHDOG,
-            healthy: false,
-            sustained: None,
-            net_due: None,
-            stopping: None,
         })
     }
 
@@ -157,32 +152,54 @@ impl Machine {
     }
 
     fn turn_for_ever(&mut self, emitter: &mut Emitter) -> io::Result<Infallible> {
-        self.net_due = Some(now() + NET_WAIT);
         self.manager.feed(Input::Milestone("var"), emitter);
         self.manager.start(emitter);
         self.look_for_buttons();
         // A driver may have come before the announcements began.
         self.watchdog.arm_first(self.watchdog_timeout, emitter);
         loop {
+            self.look_at_the_time(emitter);
             self.settle(emitter);
-            let stop_ends = self.stopping.map(|(_, end)| end);
-            let dues = [
-                self.net_due,
-                self.sustained,
-                stop_ends,
-                self.versions.deadline(),
-            ];
-            let due = dues.into_iter().flatten().min();
-            let owed = [due, self.manager.driver().deadline()];
-            self.watchdog.turn(now(), owed.into_iter().flatten().min());
-            let deadline = [due, self.watchdog.due()].into_iter().flatten().min();
-            for happened in self.manager.turn(deadline, emitter)? {
+            let deadline = self.deadline();
+            let core = self.manager.driver().deadline();
+            let owed = [deadline, core].into_iter().flatten().min();
+            // While something is observed for minutes, a stop of the machine must not go unnoticed.
+            let look = deadline.map(|_| self.time.next_look());
+            self.time
+                .wait_until([owed, look].into_iter().flatten().min());
+            self.watchdog.turn(now(), owed);
+            let dues = [deadline, look, self.watchdog.due()];
+            let until = dues.into_iter().flatten().min();
+            let all_happened = self.manager.turn(until, emitter)?;
+            self.look_at_the_time(emitter);
+            for happened in all_happened {
                 match happened {
                     Happened::Ready(token) => self.handle(token, emitter),
-                    Happened::Asked(verb, who) => self.stop(verb, &who, emitter),
+                    Happened::Asked(verb, who) => {
+                        self.live(life::Input::Asked(verb, who), emitter);
+                    }
                     Happened::Outcome(outcome) => self.decide(outcome, emitter),
                 }
             }
+        }
+    }
+
+    /// When something of the machine's own is due, by the clock.
+    fn deadline(&self) -> Option<Time> {
+        let dues = [self.life.deadline(), self.versions.deadline()];
+        let due = dues.into_iter().flatten().min()?;
+        Some(self.time.by_clock(due))
+    }
+
+    /// Notices whether the machine stood still, and tells it unless the core did.
+    fn look_at_the_time(&mut self, emitter: &mut Emitter) {
+        let given_back = self.manager.driver().core().unobserved();
+        let told = given_back != self.given_back;
+        self.given_back = given_back;
+        if let Some(gap) = self.time.look(now())
+            && !told
+        {
+            emitter.emit(observed::gap_event(gap));
         }
     }
 
@@ -215,7 +232,10 @@ impl Machine {
                 }
             }
             BUTTON => match self.buttons.pressed(token.number) {
-                Pressed::Yes => self.stop(Verb::Poweroff, "power button", emitter),
+                Pressed::Yes => {
+                    let why = "power button".to_owned();
+                    self.live(life::Input::Asked(Verb::Poweroff, why), emitter);
+                }
                 Pressed::No => {}
                 Pressed::Gone => {
                     if let Some(fd) = self.buttons.fd(token.number) {
@@ -223,6 +243,13 @@ impl Machine {
                     }
                 }
             },
+            HELPER => {
+                let answer = self.helper.as_mut().and_then(Helper::read);
+                if let Some(answer) = answer {
+                    self.drop_helper();
+                    self.live(life::Input::CountWritten(answer), emitter);
+                }
+            }
             _ => {}
         }
     }
@@ -240,9 +267,7 @@ impl Machine {
             "net.address" => {
                 // Before services go on that may want to know it.
                 self.hostname.take(event, emitter);
-                if self.net_due.take().is_some() {
-                    self.manager.feed(Input::Milestone("net"), emitter);
-                }
+                self.live(life::Input::Address, emitter);
             }
             "net.time" => self.clock.take(event, now(), emitter),
             _ => {}
@@ -251,51 +276,75 @@ impl Machine {
 
     /// Does what follows from where the services are now, and from the time.
     fn settle(&mut self, emitter: &mut Emitter) {
-        let well = self.manager.driver().core().required_healthy();
-        if !self.healthy && well {
-            self.boot_succeeded(emitter);
-        }
-        if self.stopping.is_none() {
-            let decision = self.versions.look(now(), self.manager.driver().core());
+        let core = self.manager.driver().core();
+        let machines = core.machines().iter().filter(|m| may_reboot(m.spec()));
+        let look = life::Input::Look {
+            well: core.required_healthy(),
+            restarts: machines.map(|machine| machine.restarts()).sum(),
+        };
+        self.live(look, emitter);
+        if !self.life.is_stopping() {
+            let core = self.manager.driver().core();
+            let decision = self.versions.look(self.time.now(), core);
             if let Some(decision) = decision {
                 self.follow(decision, emitter);
             }
         }
-        if self.sustained.is_some_and(|due| due <= now()) {
-            // Not healthy now: it has to prove itself for the whole time again.
-            self.sustained = (!well).then(|| now() + budget::SUSTAINED);
-            if well && let Err(e) = self.budget.forget() {
-                let event = Event::new("boot.warning").with("what", "reboot budget");
-                emitter.emit(event.with("seen", e));
+    }
+
+    /// Has the machine's life go on, and does what follows.
+    fn live(&mut self, input: life::Input, emitter: &mut Emitter) {
+        let mut inputs = VecDeque::from([input]);
+        while let Some(input) = inputs.pop_front() {
+            for action in self.life.step(self.time.now(), input) {
+                inputs.extend(self.act(action, emitter));
             }
         }
-        if self.net_due.is_some_and(|due| due <= now()) {
-            self.net_due = None;
-            let waited = NET_WAIT.as_millis();
-            emitter.emit(
-                Event::new("boot.warning")
-                    .with("what", "net")
-                    .with("seen", "no address yet")
-                    .with("waited_ms", waited)
-                    .with("then", "going on without"),
-            );
-            self.manager.feed(Input::Milestone("net"), emitter);
+    }
+
+    /// Does one thing; gives what is known of it already.
+    fn act(&mut self, action: life::Action, emitter: &mut Emitter) -> Option<life::Input> {
+        match action {
+            life::Action::Emit(event) => emitter.emit(event),
+            life::Action::BootSucceeded => self.boot_succeeded(emitter),
+            life::Action::ReachNet => self.manager.feed(Input::Milestone("net"), emitter),
+            life::Action::WriteCount(count) => {
+                if let Err(e) = self.write_count(count) {
+                    let result = Err(format!("a child to write it: {e}"));
+                    return Some(life::Input::CountWritten(result));
+                }
+            }
+            life::Action::GiveUpWriting => self.drop_helper(),
+            life::Action::SetDegraded => self.manager.set_degraded(),
+            life::Action::RefuseReboot(id) => {
+                self.manager.feed(Input::RebootRefused(id), emitter);
+            }
+            life::Action::StopAll => {
+                self.versions.stopping();
+                self.manager.stop(emitter);
+            }
+            life::Action::Finish(verb) => shutdown::finish(emitter, verb, &mut self.watchdog),
         }
-        if let Some((verb, end)) = self.stopping
-            && end <= now()
-        {
-            emitter.emit(
-                Event::new("shutdown.warning")
-                    .with("seen", "services left running")
-                    .with("waited_ms", STOP_MAX.as_millis()),
-            );
-            shutdown::finish(emitter, verb, &mut self.watchdog);
+        None
+    }
+
+    fn write_count(&mut self, count: u32) -> io::Result<()> {
+        let helper = Helper::start(&[crate::roles::WRITE_COUNT, &count.to_string()])?;
+        self.manager.watch(helper.fd(), HELPER, 0)?;
+        self.helper = Some(helper);
+        Ok(())
+    }
+
+    /// Takes the helper out of the loop first: a child that is just being started may have a copy of the
+    /// descriptor.
+    fn drop_helper(&mut self) {
+        if let Some(helper) = self.helper.take() {
+            self.manager.forget(helper.fd());
+            helper.kill();
         }
     }
 
     fn boot_succeeded(&mut self, emitter: &mut Emitter) {
-        self.healthy = true;
-        self.sustained = Some(now() + budget::SUSTAINED);
         emitter.emit(Event::new("boot.healthy"));
         let boot = report::make(emitter);
         if let Err(e) = report::write(&boot, Path::new(REPORT)) {
@@ -308,82 +357,34 @@ impl Machine {
 
     /// Does what follows from a trial, or from what is asked of the slots.
     fn follow(&mut self, decision: Decision, emitter: &mut Emitter) {
-        match decision {
-            Decision::Reboot(reason) => self.stop(Verb::Reboot, &reason, emitter),
+        let input = match decision {
+            Decision::Reboot(reason) => life::Input::Asked(Verb::Reboot, reason),
             Decision::TryReboot { reason, services } => {
-                self.reboot_for(None, &reason, emitter);
-                // A reboot that was refused: the law's `retry-after` is what is left to them.
-                if self.stopping.is_none() {
-                    for service in &services {
-                        self.refuse_reboot(service, emitter);
-                    }
-                }
+                let core = self.manager.driver().core();
+                let services = services.iter().filter_map(|name| core.find(name));
+                life::Input::TrialFailed(services.collect(), reason)
             }
-        }
+        };
+        self.live(input, emitter);
     }
 
     fn decide(&mut self, outcome: Outcome, emitter: &mut Emitter) {
-        match (outcome, self.stopping) {
-            (Outcome::Reboot { service, why }, None) => {
+        let input = match outcome {
+            Outcome::Reboot { service, why } => {
+                let Some(id) = self.manager.driver().core().find(&service) else {
+                    return;
+                };
                 let reason = format!("service {service} {why}");
-                if !self.versions.escalated(now(), &service, &reason) {
-                    self.reboot_for(Some(&service), &reason, emitter);
+                // The end of a trial, which decides about the reboot later.
+                if self.versions.escalated(self.time.now(), &service, &reason) {
+                    return;
                 }
+                life::Input::Escalated(id, service, reason)
             }
-            (Outcome::Degraded { service, why }, None) => {
-                self.manager.set_degraded();
-                emitter.emit(degraded_by(&service, &why));
-            }
-            (Outcome::Reboot { .. } | Outcome::Degraded { .. }, Some(_)) => {}
-            (Outcome::AllStopped, Some((verb, _))) => {
-                shutdown::finish(emitter, verb, &mut self.watchdog)
-            }
-            (Outcome::AllStopped, None) => {}
-        }
-    }
-
-    /// A service, or a failed trial, asks for a reboot, which the budget grants or not.
-    fn reboot_for(&mut self, service: Option<&str>, why: &str, emitter: &mut Emitter) {
-        match self.budget.spend() {
-            Verdict::Granted(count) => {
-                self.stop(Verb::Reboot, &format!("{why}, reboot {count}"), emitter);
-            }
-            Verdict::Refused(seen) => {
-                self.manager.set_degraded();
-                emitter.emit(match service {
-                    Some(service) => degraded_by(service, &seen),
-                    None => Event::new("boot.degraded")
-                        .with("reason", "trial")
-                        .with("what", why)
-                        .with("seen", seen)
-                        .with("then", "staying up as it is"),
-                });
-                if let Some(service) = service {
-                    self.refuse_reboot(service, emitter);
-                }
-            }
-        }
-    }
-
-    /// Tells a service's law that the reboot it asked for does not come.
-    fn refuse_reboot(&mut self, service: &str, emitter: &mut Emitter) {
-        if let Some(id) = self.manager.driver().core().find(service) {
-            self.manager.feed(Input::RebootRefused(id), emitter);
-        }
-    }
-
-    fn stop(&mut self, verb: Verb, reason: &str, emitter: &mut Emitter) {
-        if self.stopping.is_some() {
-            return;
-        }
-        self.stopping = Some((verb, now() + STOP_MAX));
-        self.versions.stopping();
-        emitter.emit(
-            Event::new("shutdown.start")
-                .with("verb", verb.name())
-                .with("reason", reason),
-        );
-        self.manager.stop(emitter);
+            Outcome::Degraded { service, why } => life::Input::Lost(service, why),
+            Outcome::AllStopped => life::Input::AllStopped,
+        };
+        self.live(input, emitter);
     }
 
     /// Opens the input devices that were there before the announcements began.
@@ -405,4 +406,9 @@ impl Machine {
             let _ = self.manager.watch(fd, BUTTON, number);
         }
     }
+}
+
+/// Whether the law of a service may ask for a reboot of the machine.
+fn may_reboot(spec: &Spec) -> bool {
+    spec.required || spec.intensity.then != Escalation::Degraded
 }

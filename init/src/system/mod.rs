@@ -8,18 +8,20 @@
 //! A failure before the loop ends the boot by policy, as in the initramfs. In the loop there is
 //! nothing left that could fail the machine.
 
-mod budget;
+pub mod budget;
 pub mod built_in;
 mod clock;
 mod directories;
 mod ext4;
 pub mod grow;
 pub mod hostname;
+mod life;
 mod machine;
 mod power;
 pub mod prepare;
 pub mod relay;
 mod shutdown;
+mod sustained;
 pub(crate) mod trial;
 mod var;
 pub(crate) mod versions;
@@ -31,7 +33,6 @@ use crate::emit::Emitter;
 use crate::failure::{self, Failure};
 use crate::manager;
 use crate::mounts;
-use budget::Budget;
 use std::path::Path;
 use supervisor::driver::Users;
 use supervisor::event::{Event, EventSink};
@@ -78,8 +79,8 @@ fn start(
     let durable = var.name() == "boot.var";
     emitter.emit(var);
     prepare::prepare(&config, &users, emitter);
-    let budget = Budget::new(durable);
-    let machine = machine::Machine::new(&config, users, signals, budget, clock, emitter)?;
+    let count = budget::load(durable);
+    let machine = machine::Machine::new(&config, users, signals, count, clock, emitter)?;
     Ok(machine.with_watchdog(std::mem::take(watchdog), cmdline.watchdog))
 }
 

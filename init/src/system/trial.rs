@@ -15,8 +15,11 @@
 //! ```
 //!
 //! Every service counts, those of init's own, too: a machine whose netcfg dies over and over answers
-//! on the loopback and is of no use to anybody. Pure: the loop hands in the time and what it sees.
+//! on the loopback and is of no use to anybody. Pure: the loop hands in the observed time
+//! ([`supervisor::core::ObservedTime`]) and what it sees, so a machine that stands still is neither blessed
+//! for it nor condemned.
 
+use super::sustained::{Look, SustainedHealth};
 use supervisor::Time;
 
 /// When a trial is decided how. From `[update]` of the configuration.
@@ -49,20 +52,14 @@ pub enum Verdict {
     Condemn(String),
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    Waiting,
-    Probation { since: Time },
-    Decided,
-}
-
 /// See the module.
 #[derive(Clone, Debug)]
 pub struct Trial {
     policy: Policy,
-    phase: Phase,
-    restarts: u64,
+    /// Whether it waits for health, or how much of the probation is left.
+    probation: SustainedHealth,
     setbacks: u32,
+    decided: bool,
 }
 
 impl Trial {
@@ -71,28 +68,24 @@ impl Trial {
     pub fn new(policy: Policy) -> Self {
         Self {
             policy,
-            phase: Phase::Waiting,
-            restarts: 0,
+            probation: SustainedHealth::new(policy.probation),
             setbacks: 0,
+            decided: false,
         }
     }
 
     /// Whether it has no verdict yet.
     #[must_use]
     pub fn is_undecided(&self) -> bool {
-        self.phase != Phase::Decided
+        !self.decided
     }
 
     /// When it is to be looked at next, if nothing happens before.
     #[must_use]
     pub fn deadline(&self) -> Option<Time> {
-        match self.phase {
-            Phase::Waiting => Some(self.policy.timeout),
-            Phase::Probation { since } => {
-                Some((since + self.policy.probation).min(self.policy.timeout))
-            }
-            Phase::Decided => None,
-        }
+        let blessing = self.probation.due().unwrap_or(self.policy.timeout);
+        self.is_undecided()
+            .then(|| blessing.min(self.policy.timeout))
     }
 
     /// Looks at the machine as it is `now`. A verdict is given once.
@@ -112,23 +105,9 @@ impl Trial {
                 most = Some(seen);
             }
         }
-        let restarted = restarts > self.restarts;
-        self.restarts = restarts;
-        match self.phase {
-            Phase::Waiting if well => self.phase = Phase::Probation { since: now },
-            Phase::Probation { .. } if restarted => {
-                self.setbacks += 1;
-                self.phase = if well {
-                    Phase::Probation { since: now }
-                } else {
-                    Phase::Waiting
-                };
-            }
-            Phase::Probation { .. } if !well => {
-                self.setbacks += 1;
-                self.phase = Phase::Waiting;
-            }
-            Phase::Waiting | Phase::Probation { .. } | Phase::Decided => {}
+        let look = self.probation.look(now, well, restarts);
+        if look == Look::Interrupted {
+            self.setbacks += 1;
         }
         let culprit = most.filter(|m| m.restarts > 0).map_or_else(
             || "no service was restarted".to_owned(),
@@ -140,20 +119,18 @@ impl Trial {
                 "health did not last: {setbacks} setbacks in the probation; {culprit}"
             )));
         }
-        match self.phase {
-            // Blessing comes first: at the moment of both, it has proved itself.
-            Phase::Probation { since } if now >= since + self.policy.probation => {
-                self.decide(Verdict::Bless)
-            }
-            Phase::Waiting | Phase::Probation { .. } if now >= self.policy.timeout => {
-                let state = if well { "not for long enough" } else { "not" };
-                let seconds = self.policy.timeout.as_secs();
-                self.decide(Verdict::Condemn(format!(
-                    "{state} healthy within {seconds} s of the boot; {culprit}"
-                )))
-            }
-            Phase::Waiting | Phase::Probation { .. } | Phase::Decided => None,
+        // Blessing comes first: at the moment of both, it has proved itself.
+        if look == Look::Reached {
+            return self.decide(Verdict::Bless);
         }
+        if now < self.policy.timeout {
+            return None;
+        }
+        let state = if well { "not for long enough" } else { "not" };
+        let seconds = self.policy.timeout.as_secs();
+        self.decide(Verdict::Condemn(format!(
+            "{state} healthy within {seconds} s of the boot; {culprit}"
+        )))
     }
 
     /// A service does not come back by itself, for this reason: what it asks for, a reboot, is the end of
@@ -165,11 +142,11 @@ impl Trial {
 
     /// Somebody else gave the verdict: an operator, by `initctl bless` or `initctl rollback`.
     pub fn decided(&mut self) {
-        self.phase = Phase::Decided;
+        self.decided = true;
     }
 
     fn decide(&mut self, verdict: Verdict) -> Option<Verdict> {
-        self.phase = Phase::Decided;
+        self.decided = true;
         Some(verdict)
     }
 }

@@ -10,6 +10,7 @@
 mod body;
 mod cgroup;
 mod held;
+pub mod helper;
 mod launch;
 mod limits;
 mod notify;
@@ -19,6 +20,7 @@ mod token;
 mod users;
 
 pub use cgroup::{Cgroup, CgroupParent};
+pub use helper::Helper;
 pub use launch::Launch;
 pub use reap::reap;
 pub use token::Token;

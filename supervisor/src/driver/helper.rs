@@ -1,0 +1,112 @@
+//! A short-lived child of PID 1's own program, for what may hang: PID 1 must not.
+//!
+//! It executes the same program in another role, says how it went in one line on its standard output, and
+//! ends. `ok` means that it did what it was asked; anything else is why not. PID 1 watches [`Helper::fd`] and
+//! decides itself how long it waits. The child is reaped with all the others.
+
+use super::launch::{self, Progress};
+use crate::sys::{self, ChildPlan};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fs::{Mode, OFlags};
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::Signal;
+use std::ffi::CString;
+use std::io;
+
+/// What a helper says when it did what it was asked.
+pub const OK: &str = "ok";
+
+/// More of an answer is not read.
+const ANSWER_MAX: usize = 512;
+
+/// See the module.
+#[derive(Debug)]
+pub struct Helper {
+    pidfd: OwnedFd,
+    answer: OwnedFd,
+    error_pipe: OwnedFd,
+    text: Vec<u8>,
+}
+
+impl Helper {
+    /// Starts this program with these arguments, as root. It is on its way when this returns.
+    ///
+    /// # Errors
+    /// If the kernel makes no pipe or no process.
+    pub fn start(arguments: &[&str]) -> io::Result<Self> {
+        let (answer, their_answer) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+        let (error_pipe, their_error) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+        let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+        let words = ["init"].iter().chain(arguments);
+        let plan = ChildPlan {
+            program: c"/proc/self/exe".into(),
+            arguments: words
+                .map(|word| CString::new(*word))
+                .collect::<Result<_, _>>()?,
+            environment: Vec::new(),
+            directory: c"/".into(),
+            cgroup: None,
+            descriptors: vec![
+                (null.as_fd(), 0),
+                (their_answer.as_fd(), 1),
+                (null.as_fd(), 2),
+            ],
+            error_pipe: their_error.as_fd(),
+            uid: 0,
+            gid: 0,
+            groups: Vec::new(),
+            capabilities: 0,
+            umask: 0o022,
+            rlimits: vec![(libc::RLIMIT_CORE, 0)],
+            nice: 0,
+            listen_pid: false,
+            oom_score_adjust: c"0".into(),
+            oom_score_wanted: false,
+        };
+        let child = sys::spawn(&plan)?;
+        Ok(Self {
+            pidfd: child.pidfd,
+            answer,
+            error_pipe,
+            text: Vec::new(),
+        })
+    }
+
+    /// Readable when there is something to [read](Self::read). To be taken out of the loop before the
+    /// helper is dropped: a child that is just being started may have a copy.
+    #[must_use]
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.answer.as_fd()
+    }
+
+    /// Takes what it has said, without waiting. Gives the answer once it is whole.
+    pub fn read(&mut self) -> Option<Result<(), String>> {
+        let mut bytes = [0u8; ANSWER_MAX];
+        let ended = match rustix::io::read(&self.answer, &mut bytes) {
+            Ok(count) => {
+                self.text
+                    .extend_from_slice(bytes.get(..count).unwrap_or_default());
+                count == 0
+            }
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => false,
+            Err(_) => true,
+        };
+        let line = self.text.split(|b| *b == b'\n').next().unwrap_or_default();
+        let whole = line.len() < self.text.len();
+        if !(whole || ended || self.text.len() >= ANSWER_MAX) {
+            return None;
+        }
+        let said = String::from_utf8_lossy(line).into_owned();
+        Some(match launch::progress(self.error_pipe.as_fd()) {
+            Progress::Failed(why) => Err(format!("the helper did not start: {why}")),
+            _ if whole && said == OK => Ok(()),
+            _ if said.is_empty() => Err("the helper ended without an answer".into()),
+            _ => Err(said),
+        })
+    }
+
+    /// Kills it. One that sleeps in the kernel ends when it wakes up.
+    pub fn kill(&self) {
+        let _ = rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL);
+    }
+}
