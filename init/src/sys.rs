@@ -242,6 +242,25 @@ pub fn resize_ext4(file: &impl AsFd, blocks: u64) -> io::Result<()> {
     }
 }
 
+/// Which keys an input device has (kernel: `include/uapi/linux/input.h`, `EVIOCGBIT(EV_KEY)`): a bit for each
+/// code, up to `KEY_MAX` (0x2ff).
+///
+/// # Errors
+/// If it is no input device.
+pub fn input_keys(device: &impl AsFd) -> io::Result<[u8; 96]> {
+    let mut keys = [0u8; 96];
+    // `_IOC(_IOC_READ, 'E', 0x20 + EV_KEY, 96)`.
+    let request: u64 = 2 << 30 | 96 << 16 | 0x45 << 8 | 0x21;
+    // SAFETY: the kernel writes at most the 96 bytes that the request names, for which the pointer is valid.
+    let result =
+        unsafe { libc::ioctl(device.as_fd().as_raw_fd(), request as _, keys.as_mut_ptr()) };
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(keys)
+    }
+}
+
 /// Makes Ctrl-Alt-Del a `SIGINT` to PID 1 in place of an instant reset (reboot(2)).
 ///
 /// # Errors

@@ -238,8 +238,8 @@ impl Machine {
                 }
                 Pressed::No => {}
                 Pressed::Gone => {
-                    if let Some(fd) = self.buttons.fd(token.number) {
-                        self.manager.forget(fd);
+                    if let Some(fd) = self.buttons.take(token.number) {
+                        self.manager.forget(fd.as_fd());
                     }
                 }
             },
