@@ -7,7 +7,9 @@
 //! - `dead`: runs and says that it is ready, but answers 500 from the start;
 //! - `fill`: is no daemon, but fills `/var` to its last inode and its last block, and ends;
 //! - `locks`: is no daemon either, but takes every lock on files that it can open, and holds them;
-//! - `flapping`: answers 200 for [`GOOD`], then 500 for [`BAD`], again and again.
+//! - `flapping`: answers 200 for [`GOOD`], then 500 for [`BAD`], again and again;
+//! - `ends=SECONDS,SECONDS,...`: is well, and fails at each of these times since the kernel's start: an
+//!   instance ends with status 1 at the first of them that is still to come.
 //!
 //! It needs nothing but the standard library, so that it is quick to build and to start.
 
@@ -31,6 +33,9 @@ const GOOD: Duration = Duration::from_secs(4);
 /// How long it then is not.
 const BAD: Duration = Duration::from_secs(4);
 
+/// How long an instance lives at least: the kernel tells its time in hundredths of a second.
+const SHORTEST_LIFE: Duration = Duration::from_secs(1);
+
 /// A client that says nothing does not hold a thread for longer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -45,16 +50,52 @@ enum Health {
     Flapping,
 }
 
-impl Health {
+/// How it behaves.
+struct Conduct {
+    health: Health,
+    /// When it fails, since the kernel's start.
+    ends: Vec<Duration>,
+}
+
+impl Conduct {
     fn of_environment() -> Result<Self, String> {
-        match std::env::var("SMALL_DAEMON").as_deref() {
-            Err(_) | Ok("") => Ok(Self::Good),
-            Ok("dead") => Ok(Self::Dead),
-            Ok("flapping") => Ok(Self::Flapping),
-            Ok(other) => Err(format!("SMALL_DAEMON={other} is not known")),
-        }
+        let word = std::env::var("SMALL_DAEMON").unwrap_or_default();
+        let unknown = || format!("SMALL_DAEMON={word} is not known");
+        let ends = match word.strip_prefix("ends=") {
+            Some(list) => list
+                .split(',')
+                .map(|time| time.parse().map(Duration::from_secs))
+                .collect::<Result<_, _>>()
+                .map_err(|_| unknown())?,
+            None => Vec::new(),
+        };
+        let health = match word.as_str() {
+            "dead" => Health::Dead,
+            "flapping" => Health::Flapping,
+            _ if word.is_empty() || !ends.is_empty() => Health::Good,
+            _ => return Err(unknown()),
+        };
+        Ok(Self { health, ends })
     }
 
+    /// How long from `uptime` to the next failure, if there is one.
+    fn rest_of_life(&self, uptime: Duration) -> Option<Duration> {
+        // What is due by now was the end of the instance before.
+        let rest = self.ends.iter().filter_map(|end| end.checked_sub(uptime));
+        rest.filter(|rest| *rest >= SHORTEST_LIFE).min()
+    }
+}
+
+/// How long ago the kernel started (proc_uptime(5)).
+fn uptime() -> Result<Duration, String> {
+    let text = std::fs::read_to_string("/proc/uptime").map_err(|e| format!("/proc/uptime: {e}"))?;
+    let seconds = text.split(' ').next().and_then(|word| word.parse().ok());
+    seconds
+        .map(Duration::from_secs_f64)
+        .ok_or_else(|| format!("/proc/uptime is `{text}`"))
+}
+
+impl Health {
     fn is_good(self, age: Duration) -> bool {
         match self {
             Self::Good => true,
@@ -145,7 +186,15 @@ fn hold_locks() -> Result<(), String> {
 }
 
 fn run() -> Result<(), String> {
-    let health = Health::of_environment()?;
+    let conduct = Conduct::of_environment()?;
+    let health = conduct.health;
+    if let Some(rest) = conduct.rest_of_life(uptime()?) {
+        thread::spawn(move || {
+            thread::sleep(rest);
+            eprintln!("failing as told");
+            std::process::exit(1);
+        });
+    }
     let started = Instant::now();
     // One socket for both families (ipv6(7): bindv6only is 0 unless somebody set it).
     let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, PORT))

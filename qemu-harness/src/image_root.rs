@@ -41,6 +41,10 @@ pub(crate) fn finish(
     if options.kind != Kind::Control {
         put_program(root, &programs.init, "usr/sbin/init")?;
         symlink("../sbin/init", root.join("usr/bin/initctl"))?;
+        // The names by which the kernel asks for an orderly end (kernel: `kernel/reboot.c`).
+        for name in ["poweroff", "reboot"] {
+            symlink("init", root.join("usr/sbin").join(name))?;
+        }
         put_config(root, options, definition)?;
     }
     put_keys(root, &options.update_keys)?;

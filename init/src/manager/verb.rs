@@ -41,6 +41,15 @@ impl Verb {
         }
     }
 
+    /// The signal to PID 1 that asks for it, see [`Self::of_signal`].
+    #[must_use]
+    pub fn signal(self) -> Signal {
+        match self {
+            Self::Reboot => Signal::SIGINT,
+            Self::Poweroff => Signal::SIGPWR,
+        }
+    }
+
     /// What a signal to PID 1 asks for, if anything: Ctrl-Alt-Del is a `SIGINT`, a failing supply a
     /// `SIGPWR`, as sysvinit and systemd have it; container managers stop by `SIGTERM`.
     #[must_use]
@@ -59,6 +68,14 @@ impl Verb {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_verb_has_a_signal_that_asks_for_it() {
+        for verb in [Verb::Reboot, Verb::Poweroff] {
+            let signal = verb.signal() as i32;
+            assert_eq!(Verb::of_signal(signal.unsigned_abs()), Some(verb));
+        }
+    }
 
     #[test]
     fn signals_that_ask() {

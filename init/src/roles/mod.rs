@@ -10,6 +10,7 @@ mod check;
 mod container;
 mod count;
 mod devices;
+mod end;
 mod grow;
 mod help;
 mod logger;
@@ -17,6 +18,7 @@ mod netcfg;
 mod slots;
 mod update;
 
+use crate::manager::Verb;
 use crate::{ctl, initramfs, system};
 use rustix::fd::OwnedFd;
 use std::ffi::{OsStr, OsString};
@@ -36,6 +38,7 @@ enum Role {
     Check,
     Ctl,
     Devices,
+    End(Verb),
     Grow,
     /// Tells how the roles are called.
     Help,
@@ -53,7 +56,13 @@ impl Role {
     fn is_called(self) -> bool {
         !matches!(
             self,
-            Self::Initramfs | Self::System | Self::Ctl | Self::Help | Self::Version | Self::Unknown
+            Self::Initramfs
+                | Self::System
+                | Self::Ctl
+                | Self::End(_)
+                | Self::Help
+                | Self::Version
+                | Self::Unknown
         )
     }
 }
@@ -85,6 +94,8 @@ fn choose(situation: Situation<'_>) -> Role {
         (1, _) if on_rootfs => Role::Initramfs,
         (1, _) => Role::System,
         _ if name == "initctl" => Role::Ctl,
+        _ if name == "poweroff" => Role::End(Verb::Poweroff),
+        _ if name == "reboot" => Role::End(Verb::Reboot),
         (_, Some("check")) => Role::Check,
         (_, Some(WRITE_COUNT)) => Role::Count,
         (_, Some("container")) => Role::Container,
@@ -130,6 +141,7 @@ pub fn run() -> ExitCode {
         Role::Ctl => ctl::run(rest()),
         Role::Check => check::run(rest()),
         Role::Devices => devices::run(),
+        Role::End(verb) => end::run(verb, arguments.iter().skip(1).cloned()),
         Role::Grow => grow::run(rest()),
         Role::Help => help::all(),
         Role::Logger => logger::run(rest()),
@@ -212,5 +224,14 @@ mod tests {
             let role = role(70, false, false, "init", Some(name));
             assert!(role.is_called() || role == Role::Ctl, "{name}");
         }
+        assert_eq!(
+            role(70, false, false, "reboot", None),
+            Role::End(Verb::Reboot)
+        );
+        assert_eq!(
+            role(70, false, false, "poweroff", None),
+            Role::End(Verb::Poweroff)
+        );
+        assert_eq!(role(1, false, false, "reboot", None), Role::System);
     }
 }

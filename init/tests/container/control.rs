@@ -201,3 +201,35 @@ fn a_logger_that_does_not_come_back_does_not_silence_init() {
     container.until("service.healthy", &[("service", "logger")]);
     container.until_shown("db: hello");
 }
+
+/// The kernel executes these names, without arguments, when the host of a virtual machine wants it off.
+#[test]
+fn the_names_that_the_kernel_calls_end_the_machine_in_order() {
+    let folder = std::env::temp_dir().join(format!("init-names-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    for (name, status) in [("poweroff", 0), ("reboot", 133)] {
+        let link = folder.join(name);
+        std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_init"), &link).unwrap();
+        // It refuses to ask the init of whoever runs this test.
+        let refused = Command::new(&link).output().unwrap();
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(
+            !refused.status.success() && said.starts_with(name),
+            "{said}"
+        );
+        assert_eq!(
+            Command::new(&link).arg("-f").status().unwrap().code(),
+            Some(2)
+        );
+        let services = format!(
+            "[service.app]\nexec = ['SERVICE', 'forever']\nrequired = true\n\
+             [service.host]\nexec = ['{}']\nafter = ['app']\nrestart = 'never'\n",
+            link.display()
+        );
+        let mut container = Container::start(name, &services);
+        container.until("shutdown.start", &[("verb", name)]);
+        container.until("service.exit", &[("service", "app"), ("signal", "15")]);
+        assert_eq!(container.end_of_itself().code(), Some(status));
+    }
+    std::fs::remove_dir_all(&folder).unwrap();
+}
