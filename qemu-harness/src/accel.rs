@@ -84,6 +84,20 @@ impl Accel {
         };
         ["-accel", accel, "-cpu", cpu].map(str::to_owned).into()
     }
+
+    /// QEMU's options for a machine whose clock counts its instructions, one nanosecond each, and jumps to
+    /// the next timer while the machine sleeps (QEMU: `docs/devel/tcg-icount.rst`). So an hour in which
+    /// little happens passes in a moment, and how busy the host is makes no difference to the guest.
+    /// Only the translator counts instructions, with one thread.
+    #[must_use]
+    pub fn counted_arguments() -> Vec<String> {
+        let mut words = Self::Tcg.arguments();
+        for word in &mut words {
+            *word = word.replace("thread=multi", "thread=single");
+        }
+        words.extend(["-icount", "shift=0,sleep=off"].map(str::to_owned));
+        words
+    }
 }
 
 /// Turns a choice into an accelerator.

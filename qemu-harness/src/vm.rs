@@ -66,6 +66,9 @@ pub struct VmConfig {
     pub watchdog: bool,
     /// What its battery clock shows at power-on, such as `2020-01-01T00:00:00`; the host's time if `None`.
     pub battery_clock: Option<String>,
+    /// Whether its clock counts instructions and jumps over sleep, see [`Accel::counted_arguments`]: for
+    /// what takes minutes of the guest's time.
+    pub counted_time: bool,
     /// Whether QEMU keeps a trace of what is read from the disk.
     pub trace_reads: bool,
     /// SMBIOS type 11 strings.
@@ -85,6 +88,7 @@ impl Default for VmConfig {
             reboots: false,
             watchdog: false,
             battery_clock: None,
+            counted_time: false,
             trace_reads: false,
             oem_strings: Vec::new(),
             fw_cfg: Vec::new(),
@@ -115,8 +119,8 @@ impl VmConfig {
     #[must_use]
     pub fn processors(&self, accel: Accel) -> u32 {
         self.cpus.unwrap_or(match accel {
-            Accel::Tcg => 1,
-            Accel::Kvm => 2,
+            Accel::Kvm if !self.counted_time => 2,
+            Accel::Kvm | Accel::Tcg => 1,
         })
     }
 
@@ -134,7 +138,11 @@ impl VmConfig {
     }
 
     fn arguments(&self, host: &Host, disk: &Path, variables: &Path) -> Vec<String> {
-        let mut words = host.accel.arguments();
+        let mut words = if self.counted_time {
+            Accel::counted_arguments()
+        } else {
+            host.accel.arguments()
+        };
         let mut add = |option: &str, value: String| words.extend([option.to_owned(), value]);
         add("-machine", "q35,smm=off,vmport=off,hpet=off".into());
         add("-m", self.memory_mib.to_string());
@@ -171,8 +179,17 @@ impl VmConfig {
             add("-device", "i6300esb,id=watchdog0".into());
             add("-action", "watchdog=reset".into());
         }
-        if let Some(time) = &self.battery_clock {
-            add("-rtc", format!("base={time}"));
+        let mut battery = Vec::new();
+        battery.extend(
+            self.battery_clock
+                .as_ref()
+                .map(|time| format!("base={time}")),
+        );
+        if self.counted_time {
+            battery.push("clock=vm".to_owned());
+        }
+        if !battery.is_empty() {
+            add("-rtc", battery.join(","));
         }
         for text in &self.oem_strings {
             add(

@@ -8,6 +8,7 @@ mod boot_grow;
 mod boot_limits;
 mod boot_network;
 mod boot_powercut_disk;
+mod boot_reboots;
 mod boot_refused;
 mod boot_restart;
 mod boot_segment;
