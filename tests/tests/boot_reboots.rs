@@ -5,12 +5,16 @@
 //! `boot.degraded`. The machines' clocks count instructions, so that minutes of sleep cost nothing.
 
 use anyhow::{Context, Result, ensure};
-use appliance_tests::appliance::{BOOT, host, image, with_drop_in};
+use appliance_tests::appliance::{host, image, with_drop_in};
 use qemu_harness::bundle::Run;
 use qemu_harness::disk::Disk;
 use qemu_harness::image::ImageOptions;
 use qemu_harness::image_options::Runtime;
 use qemu_harness::vm::{Network, VmConfig};
+use std::time::Duration;
+
+/// A boot of eleven minutes takes one or two of the host's; this is the end of all patience.
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// The reboots that are granted.
 const GRANTED: usize = 3;
@@ -36,20 +40,22 @@ fn reboots_and_is_degraded(name: &str, ends: &str) -> Result<()> {
         let mut vm = run.boot(&machine)?;
         let mut from = 0;
         for count in 1..=GRANTED {
-            vm.wait(from, "boot.healthy", &[], BOOT)?;
+            vm.wait(from, "boot.healthy", &[], PATIENCE)?;
             let failed = [("service", "astromeshd"), ("then", "reboot")];
-            let failed = vm.wait(from, "service.failed", &failed, BOOT)?;
-            let stopped = vm.wait(failed.index, "shutdown.start", &[], BOOT)?;
+            let failed = vm.wait(from, "service.failed", &failed, PATIENCE)?;
+            let stopped = vm.wait(failed.index, "shutdown.start", &[], PATIENCE)?;
             let reason = stopped.event.get("reason").context("no reason")?;
             ensure!(
                 reason.ends_with(&format!(", reboot {count}")),
                 "reboot {count} is told as: {}",
                 stopped.event
             );
-            from = vm.wait(stopped.index, "shutdown.done", &[], BOOT)?.index;
+            from = vm
+                .wait(stopped.index, "shutdown.done", &[], PATIENCE)?
+                .index;
         }
         let reason = [("reason", "service"), ("service", "astromeshd")];
-        let degraded = vm.wait(from, "boot.degraded", &reason, BOOT)?;
+        let degraded = vm.wait(from, "boot.degraded", &reason, PATIENCE)?;
         ensure!(
             degraded.event.get("then") == Some("staying up as it is"),
             "{}",
