@@ -1,10 +1,10 @@
 //! The kernel command line: what of it is ours.
 //!
 //! The line comes from the UKI, but the host of a virtual machine can append to it (systemd-stub,
-//! `io.systemd.stub.kernel-cmdline-extra`). So the first `roothash=` counts, a different later one is
-//! an error, and nothing that is appended can weaken what the image said. Unknown words that start
-//! with `astromesh.` are told as a warning, since they are most likely a typo; words of others are
-//! not ours to judge.
+//! `io.systemd.stub.kernel-cmdline-extra`). So of each word the first counts, and nothing that is
+//! appended can weaken what the image said: a different later `roothash=` is an error, a later one of
+//! `astromesh.` a warning. Unknown words that start with `astromesh.` are told as a warning, too, since they
+//! are most likely a typo; words of others are not ours to judge.
 
 use std::time::Duration;
 
@@ -72,10 +72,21 @@ impl Cmdline {
             problems: Vec::new(),
             warnings: Vec::new(),
         };
+        let mut seen: Vec<&str> = Vec::new();
         for word in text.split_ascii_whitespace() {
             // Words after `--` are arguments of init (kernel: `Documentation/admin-guide/kernel-parameters.rst`).
             if word == "--" {
                 break;
+            }
+            let (name, _) = word.split_once('=').unwrap_or((word, ""));
+            if name.starts_with("astromesh.") {
+                if seen.contains(&name) {
+                    line.warnings.push(format!(
+                        "{word}: {name} was given before, and the first counts"
+                    ));
+                    continue;
+                }
+                seen.push(name);
             }
             match word.split_once('=').unwrap_or((word, "")) {
                 ("roothash", value) => line.take_roothash(value),
@@ -147,6 +158,7 @@ pub fn parse_hash(text: &str) -> Option<[u8; 32]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn the_first_roothash_counts_and_another_is_refused() {
@@ -158,6 +170,42 @@ mod tests {
         assert_eq!((line.roothash, line.problems.len()), (Some([0xab; 32]), 1));
         assert_eq!(Cmdline::parse("roothash=xyz").problems.len(), 1);
         assert_eq!(Cmdline::parse("-- roothash=xyz").problems.len(), 0);
+    }
+
+    /// The host of a virtual machine can append words, and must not change what the image says with them.
+    #[test]
+    fn the_first_of_our_words_counts() {
+        let line = Cmdline::parse(
+            "astromesh.on-failure=reboot astromesh.watchdog=30 astromesh.root-timeout=9 astromesh.update=/a \
+             astromesh.on-failure=halt astromesh.watchdog=3600 astromesh.root-timeout=3600 astromesh.update=/b",
+        );
+        assert_eq!(line.on_failure, OnFailure::Reboot);
+        assert_eq!(line.watchdog, Duration::from_secs(30));
+        assert_eq!(line.root_timeout, Duration::from_secs(9));
+        assert_eq!(line.update.as_deref(), Some("/a"));
+        assert_eq!(line.warnings.len(), 4);
+        assert_eq!(
+            line.warnings[0],
+            "astromesh.on-failure=halt: astromesh.on-failure was given before, and the first counts"
+        );
+    }
+
+    proptest! {
+        /// Whatever is on the line, the root hash is one that is written there, and nothing panics.
+        #[test]
+        fn any_line_is_survived(words in prop::collection::vec(
+            "(roothash|astromesh\\.(watchdog|root-timeout|on-failure|update|markers|x)|--|a)(=([0-9a-f]{64}|[0-9]{0,22}|.{0,9}))?",
+            0..8,
+        )) {
+            let text = words.join(" ");
+            let line = Cmdline::parse(&text);
+            if let Some(hash) = line.roothash {
+                let digits: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+                prop_assert!(text.to_lowercase().contains(&digits));
+            }
+            let range = Duration::from_secs(1)..=Duration::from_secs(3600);
+            prop_assert!(range.contains(&line.watchdog) && range.contains(&line.root_timeout));
+        }
     }
 
     #[test]
