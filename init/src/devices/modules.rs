@@ -33,11 +33,34 @@ impl Modules {
     /// # Errors
     /// Names the table that cannot be read.
     pub fn of_running_kernel() -> io::Result<Self> {
+        Self::read(&Self::directory_of_running_kernel())
+    }
+
+    /// Where the tables of the running kernel are, if it has modules.
+    #[must_use]
+    pub fn directory_of_running_kernel() -> PathBuf {
         let release = rustix::system::uname()
             .release()
             .to_string_lossy()
             .into_owned();
-        Self::read(&Path::new("/usr/lib/modules").join(release))
+        Path::new("/usr/lib/modules").join(release)
+    }
+
+    /// Whether the tables can be read, without reading them.
+    ///
+    /// # Errors
+    /// Names the first that cannot, and what follows.
+    pub fn look_for(directory: &Path) -> Result<(), String> {
+        for table in ["modules.dep", "modules.alias"] {
+            let path = directory.join(table);
+            File::open(&path).map_err(|e| {
+                format!(
+                    "{}: {e}; no driver can be loaded, so run depmod on the root",
+                    path.display()
+                )
+            })?;
+        }
+        Ok(())
     }
 
     /// Reads the tables in `directory`.
@@ -301,6 +324,13 @@ mod tests {
         )
         .unwrap();
         let modules = Modules::read(&directory).unwrap();
+        assert_eq!(Modules::look_for(&directory), Ok(()));
+        std::fs::remove_file(directory.join("modules.alias")).unwrap();
+        let missing = Modules::look_for(&directory).unwrap_err();
+        assert!(
+            missing.contains("modules.alias: No such file")
+                && missing.ends_with("run depmod on the root")
+        );
         std::fs::remove_dir_all(&directory).unwrap();
         assert_eq!(modules.needs["dm_verity"], ["dm_bufio"]);
         assert_eq!(modules.softdeps["dm_verity"], ["crc32c"]);

@@ -267,6 +267,9 @@ fn map(
             )
         })?;
     let node = format!("/dev/{device}");
+    // The initramfs of another builder may not have it, and a mount would only say that something is missing.
+    std::fs::create_dir_all(SYSROOT)
+        .map_err(|e| Failure::new("root", format!("a folder {SYSROOT} in the initramfs"), e))?;
     mount(&node, SYSROOT, "erofs", ROOT, None).map_err(|e| {
         Failure::new(
             "root",

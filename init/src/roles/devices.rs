@@ -15,13 +15,18 @@ use std::process::ExitCode;
 
 pub(super) fn run() -> ExitCode {
     let Err(e) = load_for_ever();
-    eprintln!("devices: {e}");
+    // Its output is shown with the name of the service before it.
+    eprintln!("{e}");
     ExitCode::FAILURE
 }
 
 fn load_for_ever() -> std::io::Result<std::convert::Infallible> {
     let uevents = Uevents::open()?;
-    let modules = Modules::of_running_kernel()?;
+    // A kernel without modules is served, too; PID 1 has told that there are none.
+    let modules = Modules::of_running_kernel().unwrap_or_else(|e| {
+        println!("no driver can be loaded: {e}");
+        Modules::default()
+    });
     let mut failed = |name: &str, e: std::io::Error| println!("{name}: {e}");
     for modalias in devices::network_modaliases() {
         modules.load_for(&modalias, &mut failed);

@@ -9,7 +9,7 @@ pub(super) fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     match parse(arguments) {
         Ok(options) => {
             let Err(e) = keeper::run(options);
-            eprintln!("slots: {e}");
+            eprintln!("{e}");
             ExitCode::FAILURE
         }
         Err(problem) => super::usage(&problem),

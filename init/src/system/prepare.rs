@@ -5,6 +5,7 @@
 use super::built_in::LOG_FOLDER;
 use super::directories::{self, Directory};
 use crate::config::{Config, DirectoryConfig, directory_mode};
+use crate::devices::modules::Modules;
 use crate::state::{MACHINE_ID, StateDir, StateError};
 use std::fmt::Write as _;
 use std::io;
@@ -55,6 +56,10 @@ pub fn prepare(config: &Config, users: &Users, sink: &mut dyn EventSink) {
     warn(
         "loopback",
         crate::sys::loopback_up().map_err(|e| format!("lo: {e}")),
+    );
+    warn(
+        "modules",
+        Modules::look_for(&Modules::directory_of_running_kernel()),
     );
     for (path, value) in &config.sysctl {
         let file = Path::new("/proc/sys").join(path.trim_start_matches('/'));
