@@ -116,6 +116,17 @@ pub fn ended(event: &str) -> Option<&str> {
     words.find_map(|w| w.strip_prefix("service="))
 }
 
+/// When the instance that ended, as this event says, was started: milliseconds since the kernel started.
+#[must_use]
+pub fn started_ms(event: &str) -> Option<u64> {
+    let mut words = event.split(' ');
+    let (seconds, millis) = words.nth(1)?.split_once('.')?;
+    let (seconds, millis): (u64, u64) = (seconds.parse().ok()?, millis.parse().ok()?);
+    let at = seconds.checked_mul(1000)?.checked_add(millis)?;
+    let uptime = words.find_map(|w| w.strip_prefix("uptime_ms="))?;
+    Some(at.saturating_sub(uptime.parse().ok()?))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -141,6 +152,26 @@ mod tests {
             "init: 3.412 x why=service.exit service=web",
         ] {
             assert_eq!(ended(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn the_start_of_an_instance_follows_from_its_end() {
+        let told = |event: &str| started_ms(event);
+        assert_eq!(
+            told("init: 3.412 service.exit service=a status=1 uptime_ms=400"),
+            Some(3012)
+        );
+        assert_eq!(
+            told("init: 0.100 service.exit service=a uptime_ms=400"),
+            Some(0)
+        );
+        for other in [
+            "",
+            "init: x.1 service.exit uptime_ms=1",
+            "init: 3.412 service.exit service=a",
+        ] {
+            assert_eq!(told(other), None, "{other}");
         }
     }
 

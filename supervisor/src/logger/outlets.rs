@@ -90,8 +90,10 @@ impl Outlets {
         let source = ended(event).and_then(|service| self.source(service));
         let ring = source.and_then(|source| self.rings.get(source));
         let lines = ring.map_or_else(Vec::new, |ring| {
-            let last = ring.last(exits::LINES);
-            last.map(|line| line.text.to_string()).collect()
+            // What earlier instances wrote is in their records.
+            let started = exits::started_ms(event).unwrap_or(0);
+            let own = ring.last(exits::LINES).filter(|line| line.at_ms >= started);
+            own.map(|line| line.text.to_string()).collect()
         });
         let owner = source.unwrap_or(EVENTS);
         if let Some(record) = self.exits.add(event, lines)
