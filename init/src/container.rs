@@ -56,6 +56,7 @@ pub fn run(options: &Options) -> Result<Verb, String> {
         None => null().map_err(|e| format!("/dev/null: {e}"))?,
     };
     let mut manager = make(options, signals, console, &mut emitter)?;
+    manager.set_booted();
     for milestone in supervisor::spec::MILESTONES {
         manager.feed(Input::Milestone(milestone), &mut emitter);
     }

@@ -58,7 +58,11 @@ fn stages(lines: &[String]) -> Vec<Stage> {
         let at_ms = at_ms as u64;
         Some(Stage { name, at_ms })
     };
-    lines.iter().filter_map(stage).collect()
+    let stages: Vec<Stage> = lines.iter().filter_map(stage).collect();
+    // What comes after is no part of the boot.
+    let end = stages.iter().position(|stage| stage.name == "boot.healthy");
+    let count = end.map_or(stages.len(), |end| end + 1);
+    stages.into_iter().take(count).collect()
 }
 
 #[cfg(test)]
@@ -71,9 +75,15 @@ mod tests {
             "init: 0.500 boot.start stage=initramfs version=1",
             "init: 0.700 boot.warning what=x",
             "init: 1.250 service.ready service=a pid=3 after_ms=4",
+            "init: 1.500 boot.healthy",
+            "init: 9.000 service.start service=a pid=9",
         ];
         let stages = stages(&lines.map(str::to_owned));
-        let expected = [("boot.start.initramfs", 500), ("service.ready.a", 1250)];
+        let expected = [
+            ("boot.start.initramfs", 500),
+            ("service.ready.a", 1250),
+            ("boot.healthy", 1500),
+        ];
         assert_eq!(
             stages,
             expected.map(|(name, at_ms)| Stage {

@@ -259,9 +259,15 @@ fn every_verb_that_shows() {
             "status",
             "web      healthy  5.0 s  -    0         -\n`- bad   failed",
         ),
-        ("status bad", "bad is failed since 5.0 s: exit status 1.\n"),
+        (
+            "status bad",
+            "bad has been failed for 5.0 s: exit status 1.\n",
+        ),
         ("status bad", "                last words\n"),
-        ("explain bad", "bad is failed since 5.0 s: exit status 1.\n"),
+        (
+            "explain bad",
+            "bad has been failed for 5.0 s: exit status 1.\n",
+        ),
         ("events", "1.500 service.start service=web\n"),
         (
             "events -f",
@@ -299,18 +305,27 @@ fn every_verb_that_shows() {
 #[test]
 fn a_change_is_waited_for() {
     let mut machine = Machine::start();
-    assert_eq!(machine.good("restart web"), "web is healthy since 5.0 s.\n");
-    assert_eq!(machine.good("stop web"), "web is stopped since 5.0 s.\n");
+    assert_eq!(
+        machine.good("restart web"),
+        "web has been healthy for 5.0 s.\n"
+    );
+    assert_eq!(
+        machine.good("stop web"),
+        "web has been stopped for 5.0 s.\n"
+    );
     assert_eq!(
         machine.good("start web --no-wait"),
-        "web is starting since 5.0 s.\n"
+        "web has been starting for 5.0 s.\n"
     );
-    assert_eq!(machine.good("reload web"), "web is healthy since 5.0 s.\n");
+    assert_eq!(
+        machine.good("reload web"),
+        "web has been healthy for 5.0 s.\n"
+    );
     let (status, _, errors) = machine.initctl("start bad");
     assert_eq!(status, ExitCode::from(1));
     assert_eq!(
         errors,
-        "initctl: bad is failed since 5.0 s: exit status 1.\n"
+        "initctl: bad has been failed for 5.0 s: exit status 1.\n"
     );
     let (status, _, errors) = machine.initctl("stop bad --timeout 0");
     assert_eq!(status, ExitCode::from(1));

@@ -136,6 +136,9 @@ pub struct SystemStatus {
     pub version: String,
     /// Since the kernel started, when this was said.
     pub now_ms: u64,
+    /// Since the kernel started, when init was: 0 on a machine, of which the kernel's start is part.
+    #[serde(default)]
+    pub booted_at_ms: u64,
     /// `starting` until all required services were healthy once, `running`, `degraded` while a
     /// required service has used up everything, `stopping`.
     pub state: String,

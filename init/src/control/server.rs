@@ -234,7 +234,7 @@ impl Server {
         };
         let (uid, pid) = (connection.uid, connection.pid);
         match serde_json::from_slice::<Request>(&line) {
-            Err(e) => self.end_with(id, &format!("this is no request: {e}"), now),
+            Err(e) => self.end_with(id, &not_understood(&line, &e), now),
             Ok(request) if !request.is_open() && uid != 0 && uid != self.owner => {
                 let only = format!(
                     "only root and the user who runs init (uid {}) may ask this, not uid {uid}",
@@ -383,6 +383,25 @@ fn refusal(text: &str) -> String {
         error: text.to_owned(),
     };
     serde_json::to_string(&refusal).unwrap_or_default()
+}
+
+/// What somebody is told whose request is not one of ours. The verbs of the network and of the slots are of
+/// other sockets, which a container does not have.
+fn not_understood(line: &[u8], error: &serde_json::Error) -> String {
+    #[derive(serde::Deserialize)]
+    struct Named {
+        verb: String,
+    }
+    const ELSEWHERE: [&str; 7] = [
+        "net", "renew", "release", "slots", "update", "bless", "rollback",
+    ];
+    match serde_json::from_slice::<Named>(line) {
+        Ok(Named { verb }) if ELSEWHERE.contains(&verb.as_str()) => format!(
+            "init itself does not answer `{verb}`: on a machine netcfg does, in /run/netcfg, or the slot daemon, in \
+             /run/slots; a container has neither"
+        ),
+        _ => format!("the request is not understood: {error}"),
+    }
 }
 
 #[cfg(test)]

@@ -14,6 +14,13 @@ pub(super) fn state(service: &ServiceStatus) -> String {
     state
 }
 
+/// How long it has been in its state. What never left it has been there since init was started, not since
+/// the kernel was, which makes a difference in a container.
+pub(super) fn in_state(system: &SystemStatus, service: &ServiceStatus) -> String {
+    let since = service.since_at_ms.max(system.booted_at_ms);
+    duration(system.now_ms.saturating_sub(since))
+}
+
 /// How the last instance ended, or what else is wrong.
 pub(super) fn last_cause(service: &ServiceStatus) -> Option<String> {
     match service.deaths.last() {
@@ -38,10 +45,10 @@ pub(super) fn sentence(system: &SystemStatus, service: &ServiceStatus) -> String
         ""
     };
     let mut text = format!(
-        "{} is {preposition}{} since {}",
+        "{} has been {preposition}{} for {}",
         clean(&service.name),
         state(service),
-        duration(system.now_ms.saturating_sub(service.since_at_ms))
+        in_state(system, service)
     );
     if !service.explanation.because.is_empty() {
         text.push_str(": ");
@@ -277,7 +284,7 @@ mod tests {
     fn a_sentence() {
         assert_eq!(
             sentence(&system(Vec::new()), &backoff()),
-            "astromeshd is in backoff since 3.2 s: exit status 1 (after 0.4 s). Next: start in 800 ms."
+            "astromeshd has been in backoff for 3.2 s: exit status 1 (after 0.4 s). Next: start in 800 ms."
         );
         let healthy = ServiceStatus {
             name: "a".into(),
@@ -287,7 +294,7 @@ mod tests {
         };
         assert_eq!(
             sentence(&system(Vec::new()), &healthy),
-            "a is healthy, reloading since 10.0 s."
+            "a has been healthy, reloading for 10.0 s."
         );
     }
 
@@ -306,7 +313,7 @@ mod tests {
         let others = vec![other("base", "starting"), other("fine", "healthy")];
         assert_eq!(
             explain(&system(others.clone()), &service),
-            "astromeshd is stopped since 3.2 s.\nIt waits for base: base is starting since 10.0 s.\n"
+            "astromeshd has been stopped for 3.2 s.\nIt waits for base: base has been starting for 10.0 s.\n"
         );
         service.wanted = false;
         assert_eq!(explain(&system(others), &service).lines().count(), 1);
@@ -377,7 +384,7 @@ mod tests {
             lines: vec!["Traceback\x07".into()],
         };
         let expected = "\
-astromeshd is in backoff since 3.2 s: exit status 1 (after 0.4 s). Next: start in 800 ms.
+astromeshd has been in backoff for 3.2 s: exit status 1 (after 0.4 s). Next: start in 800 ms.
   wanted      yes, and the health of the boot depends on it
   kind        notify
   process     97, started 1.0 s ago

@@ -8,7 +8,16 @@ const WIDTH: u64 = 40;
 
 /// The chart.
 pub(super) fn render(boot: &BootReport) -> String {
+    // A container begins with its first stage, on a kernel that has run for long; a machine with the kernel.
+    let first = boot
+        .stages
+        .first()
+        .filter(|s| s.name == "boot.start.container");
+    let start = first.map_or(0, |s| s.at_ms);
     let end = boot.stages.iter().map(|s| s.at_ms).max().unwrap_or(0);
+    let (end, since) = (end.saturating_sub(start), |at: u64| {
+        at.saturating_sub(start)
+    });
     let names: Vec<String> = boot.stages.iter().map(|s| clean(&s.name)).collect();
     let width = names
         .iter()
@@ -26,20 +35,21 @@ pub(super) fn render(boot: &BootReport) -> String {
     );
     let mut before = 0;
     for (stage, name) in boot.stages.iter().zip(&names) {
-        let from = column(before.min(stage.at_ms), end).min(WIDTH - 1);
+        let at = since(stage.at_ms);
+        let from = column(before.min(at), end).min(WIDTH - 1);
         // What took no time is a mark all the same.
-        let bar = column(stage.at_ms, end).saturating_sub(from).max(1);
-        let delta = stage.at_ms.saturating_sub(before);
+        let bar = column(at, end).saturating_sub(from).max(1);
+        let delta = at.saturating_sub(before);
         let row = format!(
             "{name:width$} {:>9} {:>9}  {}{}",
-            moment(stage.at_ms),
+            moment(at),
             format!("+{}", moment(delta)),
             repeat(' ', from),
             repeat('#', bar)
         );
         shown.push_str(&row);
         shown.push('\n');
-        before = stage.at_ms;
+        before = at;
     }
     shown
 }

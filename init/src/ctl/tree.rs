@@ -2,7 +2,7 @@
 //!
 //! Plain ASCII, because a serial console may be all there is.
 
-use super::service::{last_cause, state};
+use super::service::{in_state, last_cause, state};
 use super::text::{clean, duration, size};
 use crate::control::protocol::SystemStatus;
 use std::collections::HashSet;
@@ -29,7 +29,7 @@ pub(super) fn render(system: &SystemStatus) -> String {
         "{}, {health}; init {}, up {}\n",
         clean(&system.state),
         clean(&system.version),
-        duration(system.now_ms)
+        duration(system.now_ms.saturating_sub(system.booted_at_ms))
     );
     let rows = rows(system);
     let widths: Vec<usize> = HEAD
@@ -101,7 +101,7 @@ fn row(system: &SystemStatus, service: &ServiceStatus, before: &str, below: &str
         cells: [
             format!("{before}{}", clean(&service.name)),
             state(service),
-            duration(system.now_ms.saturating_sub(service.since_at_ms)),
+            in_state(system, service),
             service.pid.map_or_else(none, |pid| pid.to_string()),
             service.restarts.to_string(),
             service.resources.memory.map_or_else(none, size),
@@ -169,6 +169,19 @@ base        healthy  10.0 s  71   0         3.0 MiB
 alone       healthy  10.0 s  -    0         -
 ";
         assert_eq!(render(&system(services)), expected);
+    }
+
+    /// The kernel of a container has run for long before it.
+    #[test]
+    fn a_container_counts_from_its_own_start() {
+        let mut system = system(vec![service("a", "stopped", &[])]);
+        system.now_ms = 3_000_000;
+        system.booted_at_ms = 2_994_000;
+        let shown = render(&system);
+        assert!(
+            shown.contains("up 6.0 s\n") && shown.contains("stopped  6.0 s"),
+            "{shown}"
+        );
     }
 
     #[test]

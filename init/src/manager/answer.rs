@@ -147,6 +147,7 @@ impl Manager {
         SystemStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             now_ms: millis(now()),
+            booted_at_ms: millis(self.booted_at),
             state: state.to_owned(),
             healthy,
             init: InitStatus {

@@ -90,6 +90,8 @@ pub struct Manager {
     stopping: bool,
     /// The report of the boot, once it has succeeded.
     boot: Option<BootReport>,
+    /// When what is shown as the boot began: with the kernel on a machine.
+    booted_at: Time,
 }
 
 impl Manager {
@@ -122,6 +124,7 @@ impl Manager {
             degraded: false,
             stopping: false,
             boot: None,
+            booted_at: Time::ZERO,
         };
         manager.watch(manager.logger.fd(), LOGGER, 0)?;
         Ok(manager)
@@ -154,6 +157,11 @@ impl Manager {
     /// The owner had to give something up.
     pub fn set_degraded(&mut self) {
         self.degraded = true;
+    }
+
+    /// The boot began now, as in a container, whose kernel has run for long.
+    pub fn set_booted(&mut self) {
+        self.booted_at = now();
     }
 
     /// The boot has succeeded; this is its report.

@@ -89,7 +89,7 @@ pub struct Refusal {
 /// What a client of this user is told instead of having its request carried out, if anything.
 pub fn judge(line: &[u8], uid: u32, owner: u32) -> Result<Verb, String> {
     let verb = serde_json::from_slice::<Verb>(line)
-        .map_err(|error| format!("this is no request: {error}"))?;
+        .map_err(|error| format!("the request is not understood: {error}"))?;
     if verb.is_open() || uid == 0 || uid == owner {
         return Ok(verb);
     }

@@ -166,10 +166,9 @@ impl Machine {
         let success = self.deaths.back().is_some_and(|d| d.cause.is_success());
         if self.is_restarted(success) {
             let intensity = &self.spec.intensity;
-            let within = intensity.within.as_millis();
             return format!(
-                "{} restarts within {within} ms are allowed",
-                intensity.restarts
+                "{} restarts within {:?} are allowed",
+                intensity.restarts, intensity.within
             );
         }
         let policy = self.spec.restart.name();
@@ -196,7 +195,7 @@ impl Machine {
         let mut next = Vec::new();
         if let Some(bound) = self.bound {
             let what = match self.state {
-                State::Starting => "the start has taken too long and is ended",
+                State::Starting => "the start is given up if it is not ready by then",
                 State::Stopping if self.killed => "it is given up and told as stuck",
                 State::Stopping => "the whole tree is killed",
                 State::Backoff => "it is started",
@@ -220,7 +219,11 @@ impl Machine {
             if let Some((track, due)) = self.track(kind).and_then(|t| Some((t, t.deadline()?))) {
                 let bad = track.bad_in_a_row();
                 let of = track.probe().failures;
-                let what = format!("{} probe ({bad} of {of} failures)", kind.name());
+                // Until it is ready, its readiness probe only waits: no number of failures ends that.
+                let what = match (self.state, kind) {
+                    (State::Starting, ProbeKind::Readiness) => format!("{} probe", kind.name()),
+                    _ => format!("{} probe ({bad} of {of} failures)", kind.name()),
+                };
                 next.push(at(what, due));
             }
         }
@@ -235,9 +238,10 @@ impl Machine {
                 let left = left.saturating_sub(self.restarts.recent(&self.spec, now));
                 next.push(Next {
                     what: format!(
-                        "after {left} more restarts within {} ms: {}",
-                        self.spec.intensity.within.as_millis(),
-                        self.spec.intensity.then.name()
+                        "{} after {left} more restart{} within {:?}",
+                        self.spec.intensity.then.name(),
+                        if left == 1 { "" } else { "s" },
+                        self.spec.intensity.within
                     ),
                     in_ms: None,
                 });

@@ -163,8 +163,12 @@ fn one_request_at_a_time_and_the_next_after_its_answer() {
 fn what_is_no_request_is_told_so_and_the_client_let_go() {
     for (text, expected) in [
         (b"{\"verb\":\"halt\"}\n".to_vec(), "unknown variant `halt`"),
-        (b"\xff\xfe\n".to_vec(), "this is no request"),
-        (b"\n".to_vec(), "this is no request"),
+        (
+            b"{\"verb\":\"slots\"}\n".to_vec(),
+            "init itself does not answer `slots`: on a machine",
+        ),
+        (b"\xff\xfe\n".to_vec(), "the request is not understood"),
+        (b"\n".to_vec(), "the request is not understood"),
         (vec![b' '; REQUEST_MAX + 1], "at most 4096 bytes"),
     ] {
         let mut rig = Rig::new();

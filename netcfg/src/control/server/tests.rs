@@ -185,10 +185,13 @@ fn requests_that_come_together_are_answered_in_turn() {
 #[test]
 fn what_is_wrong_is_told_and_ends_it() {
     for (text, expected) in [
-        ("{\"verb\":\"halt\"}\n".to_owned(), "this is no request: "),
+        (
+            "{\"verb\":\"halt\"}\n".to_owned(),
+            "the request is not understood: ",
+        ),
         (format!("{}\n", "x".repeat(1024)), "at most 1024 bytes"),
         ("y".repeat(1024), "at most 1024 bytes"),
-        ("\n".to_owned(), "this is no request: "),
+        ("\n".to_owned(), "the request is not understood: "),
     ] {
         let mut rig = Rig::new();
         let stream = rig.with(&text);

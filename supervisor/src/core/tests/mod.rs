@@ -616,7 +616,7 @@ fn every_state_is_explained() {
     world.end(0, ExitStatus::Code(8));
     assert_eq!(
         because(&world, 0),
-        "exit status 8 after 0 ms; 1 restarts within 1800000 ms are allowed"
+        "exit status 8 after 0 ms; 1 restarts within 1800s are allowed"
     );
     world.feed(Input::Milestone("net"));
     assert_eq!(because(&world, 1), "it waits for a, which is failed");
