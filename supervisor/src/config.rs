@@ -178,6 +178,61 @@ impl Escalation {
     }
 }
 
+/// Who gets the stop signal (systemd: `KillMode=`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StopMode {
+    /// The main process; what it leaves behind gets it when it is gone.
+    Process,
+    /// Every process of the service at once (systemd: `control-group`).
+    Tree,
+}
+
+/// Who of a service may speak for it on its notify socket (systemd: `NotifyAccess=`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NotifyAccess {
+    /// The main process.
+    Main,
+    /// That, and the commands that init itself runs for the service: checks before the start, probes.
+    Exec,
+    /// Every process in the service's cgroup, also one that is gone by the time it is looked for.
+    All,
+}
+
+/// Who sent a notification, as far as the kernel tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotifySender {
+    /// The main process.
+    Main,
+    /// A check before the start, or a probe.
+    Exec,
+    /// Another process of the service, or one that is gone.
+    Other,
+}
+
+impl NotifyAccess {
+    /// Whether this sender is heard.
+    #[must_use]
+    pub fn allows(self, sender: NotifySender) -> bool {
+        match self {
+            Self::Main => sender == NotifySender::Main,
+            Self::Exec => sender != NotifySender::Other,
+            Self::All => true,
+        }
+    }
+
+    /// As `init.toml` and events have it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Main => "main",
+            Self::Exec => "exec",
+            Self::All => "all",
+        }
+    }
+}
+
 /// A resource limit as written: a number, or `"infinity"`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RlimitText(pub u64);
@@ -250,6 +305,9 @@ optional_fields! {
         /// Services that must be ready before this one starts, and without which it does not run:
         /// when one of them ends, this one is stopped, and started again when it is ready again.
         requires: Vec<String>,
+        /// Services that this one comes after and that are started with it, but that it runs without:
+        /// the weak form of `requires`.
+        wants: Vec<String>,
         /// Commands that must end with status 0, one after the other, before each start; they run
         /// as the service does, within `start-timeout`.
         pre_start: Vec<Vec<String>>,
@@ -259,7 +317,10 @@ optional_fields! {
         /// How many descriptors the service may leave with init over its restarts (`FDSTORE=1`);
         /// 0 to 128, default 0.
         fd_store_max: u32,
-        /// Signal that makes the main process reload, with or without `SIG`; default `"HUP"`.
+        /// Who may speak for it on its notify socket; see [`NotifyAccess`], default `main`.
+        notify_access: NotifyAccess,
+        /// Signal that makes the main process reload, with or without `SIG`, such as `"HUP"`. There is no
+        /// default: a program without a handler dies of it.
         reload_signal: String,
         /// Whether boot health depends on it; default false.
         required: bool,
@@ -324,9 +385,11 @@ optional_fields! {
 optional_fields! {
     /// How the service is stopped.
     StopConfig {
-        /// Signal to the main process, with or without `SIG`; default `"TERM"`.
+        /// Who gets the signal; see [`StopMode`], default `process`.
+        mode: StopMode,
+        /// The signal, with or without `SIG`; default `"TERM"`.
         signal: String,
-        /// After this the whole tree is killed; default `"10s"`.
+        /// The grace of the whole tree: after this it is killed; default `"10s"`.
         timeout: DurationText,
     }
 }
@@ -376,7 +439,7 @@ optional_fields! {
         oom_group: bool,
         /// `memory.swap.max`.
         memory_swap_max: SizeText,
-        /// `pids.max`.
+        /// `pids.max`; default 1024.
         tasks_max: u64,
         /// `cpu.weight`, 1 to 10000.
         cpu_weight: u64,

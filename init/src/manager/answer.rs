@@ -6,7 +6,7 @@ use crate::control::protocol::{InitStatus, Reply, Request, SystemStatus};
 use crate::emit::Emitter;
 use crate::report;
 use rustix::net::{SendFlags, send};
-use supervisor::core::{Command, Id, Input, State};
+use supervisor::core::{Command, Id, Input};
 use supervisor::logger::{now, protocol as logger};
 use supervisor::millis;
 
@@ -104,6 +104,7 @@ impl Manager {
             return;
         };
         let machine = self.driver.core().machines().get(service.0);
+        let reloads = machine.is_some_and(|m| m.spec().reload_signal.is_some());
         let live = machine.is_some_and(|m| m.is_provided() && m.pid().is_some());
         let state = machine.map_or("", |m| m.state().name());
         let problem = match command {
@@ -113,6 +114,9 @@ impl Manager {
             Command::Reload if !live => {
                 Some(format!("{name} is {state}; only a running service reloads"))
             }
+            Command::Reload if !reloads => Some(format!(
+                "{name} has no reload-signal in its configuration; a program without a handler would die of one"
+            )),
             _ => None,
         };
         if let Some(problem) = problem {
@@ -136,8 +140,7 @@ impl Manager {
         for service in &mut services {
             service.log_lost = self.logger.lost(&service.name);
         }
-        let mut required = core.machines().iter().filter(|m| m.spec().required);
-        let healthy = required.all(|m| m.state() == State::Healthy);
+        let healthy = core.required_healthy();
         let state = match (self.stopping, self.degraded, self.was_healthy || healthy) {
             (true, _, _) => "stopping",
             (_, true, _) => "degraded",

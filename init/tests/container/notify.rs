@@ -11,9 +11,23 @@ fn notify(steps: &str, more: &str) -> String {
 #[test]
 fn a_child_that_is_gone_already_speaks_for_its_service() {
     let steps = "'child-notify=STATUS=by a child;READY=1', 'forever'";
-    let mut container = Container::start("gone", &notify(steps, ""));
+    let mut container = Container::start("gone", &notify(steps, "notify-access = 'all'"));
     container.until("service.ready", &[("service", "s")]);
     assert_eq!(container.status("s")["status_text"], "by a child");
+}
+
+#[test]
+fn a_helper_of_the_service_is_not_heard_unless_it_may_speak() {
+    let steps =
+        "'notify=READY=1', 'child-notify=STATUS=by a child;STOPPING=1', 'print=said', 'forever'";
+    let mut container = Container::start("helper", &notify(steps, ""));
+    let warning = container.until("service.warning", &[("service", "s"), ("what", "notify")]);
+    let error = warning.field("error");
+    assert!(error.contains("notify-access = \"main\""), "{error}");
+    container.until_shown("s: said");
+    let status = container.status("s");
+    assert_eq!(status["state"], "healthy", "{status}");
+    assert_eq!(status["status_text"], "");
 }
 
 #[test]
@@ -21,7 +35,7 @@ fn ready_too_early_twice_and_from_a_stranger() {
     let services = notify(
         "'pause=400', 'notify=READY=1', 'notify=READY=1', 'print=said', 'forever'",
         "environment = { NOTIFY_SOCKET = 'DIR/run/notify/s' }\n\
-         pre-start = [['SERVICE', 'notify=READY=1']]",
+         pre-start = [['SERVICE', 'notify=READY=1']]\nnotify-access = 'exec'",
     );
     // Of the same user, but of another cgroup.
     let stranger = "[service.stranger]\n\
@@ -123,7 +137,10 @@ fn the_main_process_moves_to_a_child_of_ours_and_to_one_that_is_not() {
         "an orphan's status comes to init"
     );
     drop(container);
-    let mut container = Container::start("adopted", &notify("'adopted-main'", "restart = 'never'"));
+    let mut container = Container::start(
+        "adopted",
+        &notify("'adopted-main'", "restart = 'never'\nnotify-access = 'all'"),
+    );
     container.until("service.main", &[("service", "s")]);
     let exit = container.until("service.exit", &[("service", "s")]);
     assert_eq!(exit.field("status"), "unknown", "its parent got the status");
@@ -132,7 +149,7 @@ fn the_main_process_moves_to_a_child_of_ours_and_to_one_that_is_not() {
 
 #[test]
 fn a_reload_is_asked_for_and_told_when_it_is_over() {
-    let mut container = Container::start("reload", &notify("'reload'", ""));
+    let mut container = Container::start("reload", &notify("'reload'", "reload-signal = 'HUP'"));
     container.until("service.ready", &[("service", "s")]);
     container.command("reload", "s");
     container.until("service.reload", &[("service", "s")]);
@@ -152,7 +169,8 @@ fn the_reference_client_is_understood() {
         systemd-notify EXTEND_TIMEOUT_USEC=5000000 WATCHDOG=1; systemd-notify --ready; \
         systemd-notify RELOADING=1; systemd-notify --ready; echo done; exec sleep 1000";
     let text = format!(
-        "[service.s]\nexec = ['/bin/sh', '-c', {script:?}]\ntype = 'notify'\nwatchdog = '60s'\n"
+        "[service.s]\nexec = ['/bin/sh', '-c', {script:?}]\ntype = 'notify'\nwatchdog = '60s'\n\
+         notify-access = 'all'\n"
     );
     let mut container = Container::start("reference", &text);
     container.until("service.ready", &[("service", "s")]);

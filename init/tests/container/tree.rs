@@ -31,6 +31,21 @@ fn a_daemon_that_hides_and_ignores_is_gone_as_a_tree() {
 }
 
 #[test]
+fn what_the_main_process_leaves_has_its_grace() {
+    let mut container = Container::start(
+        "grace",
+        r#"[service.s]
+        exec = ['/bin/sh', '-c', '''
+        /bin/sh -c 'trap "echo saved; exit 0" TERM; echo worker; while :; do sleep 0.05; done' &
+        wait''']"#,
+    );
+    container.until_shown("s: worker");
+    container.command("stop", "s");
+    container.until_shown("s: saved");
+    container.until("service.stopped", &[("service", "s")]);
+}
+
+#[test]
 fn ten_thousand_orphans_at_once_are_reaped_and_nobody_waits() {
     let mut container = Container::start(
         "orphans",

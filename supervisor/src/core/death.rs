@@ -32,8 +32,8 @@ pub enum Cause {
     Probe(&'static str, String),
     /// No `WATCHDOG=1` in time, or `WATCHDOG=trigger`.
     Watchdog,
-    /// It said `STOPPING=1`.
-    Leaving,
+    /// It said `STOPPING=1`; how its main process ended after that.
+    Leaving(Option<ExitStatus>),
     /// A check before the start did not succeed: which one, and how it ended.
     PreStart(usize, ExitStatus),
     /// It ended by itself.
@@ -54,7 +54,10 @@ impl Cause {
     /// Whether it ended as a program that has done its work.
     #[must_use]
     pub fn is_success(&self) -> bool {
-        *self == Self::Ended(ExitStatus::Code(0))
+        matches!(
+            self,
+            Self::Ended(ExitStatus::Code(0)) | Self::Leaving(Some(ExitStatus::Code(0)))
+        )
     }
 }
 
@@ -78,7 +81,8 @@ impl fmt::Display for Cause {
             Self::StartTimeout => f.write_str("start-timeout"),
             Self::Probe(kind, why) => write!(f, "{kind} probe: {why}"),
             Self::Watchdog => f.write_str("watchdog"),
-            Self::Leaving => f.write_str("STOPPING=1"),
+            Self::Leaving(None) => f.write_str("STOPPING=1"),
+            Self::Leaving(Some(status)) => write!(f, "STOPPING=1, then {status}"),
             Self::PreStart(number, status) => write!(f, "pre-start check {number}: {status}"),
             Self::Ended(status) => status.fmt(f),
             Self::OutOfMemory => f.write_str("out of memory"),

@@ -11,7 +11,7 @@ use super::restart;
 use super::table::{State, Trigger};
 use super::{Action, Exit, Program, SpawnFailure};
 use crate::Time;
-use crate::config::ServiceType;
+use crate::config::{ServiceType, StopMode};
 use crate::event::Event;
 
 /// Ends of instances that are kept.
@@ -23,6 +23,7 @@ impl Machine {
         self.enter(State::Stopped, turn.now);
         self.leave = None;
         if self.shut || !self.wanted {
+            self.await_no_more();
             turn.actions.push(Action::DropStored(self.id));
         }
         self.tell(turn, self.event("service.stopped").with("cause", cause));
@@ -30,13 +31,16 @@ impl Machine {
 
     /// Takes the instance away; what follows depends on the cause.
     pub(super) fn take(&mut self, cause: Cause, turn: &mut Turn<'_>) {
-        if self.state == State::Healthy && self.pid.is_none() {
+        if self.is_finished() {
             // A oneshot that has done its work: there is nothing to wait for.
             self.end_health(turn.now);
             return self.rest(&cause.to_string(), turn);
         }
         self.go_away(cause, turn);
-        self.signal(self.spec.stop_signal, turn);
+        match self.spec.stop_mode {
+            StopMode::Process => self.signal(self.spec.stop_signal, turn),
+            StopMode::Tree => self.signal_tree(turn),
+        }
     }
 
     /// The instance is on its way out, and has so much time for that.
@@ -46,11 +50,16 @@ impl Machine {
             self.event_with_pid("service.stop").with("cause", &cause),
         );
         self.begin_end(cause, turn);
-        self.bound_by(self.spec.stop_timeout, turn.now);
     }
 
     pub(super) fn signal(&self, signal: i32, turn: &mut Turn<'_>) {
         turn.actions.push(Action::Signal(self.id, signal));
+    }
+
+    fn signal_tree(&mut self, turn: &mut Turn<'_>) {
+        self.tree_signalled = true;
+        let signal = self.spec.stop_signal;
+        turn.actions.push(Action::SignalTree(self.id, signal));
     }
 
     /// The process ended: the next one's turn, or the end of the instance.
@@ -75,10 +84,17 @@ impl Machine {
                 (cause, _) => cause.unwrap_or(Cause::Ended(ExitStatus::Unknown)),
             };
             self.begin_end(cause, turn);
-        } else if self.cause == Some(Cause::Leaving) {
-            self.cause = cause;
+        } else if let (Some(Cause::Leaving(how)), Some(Cause::Ended(status))) =
+            (&mut self.cause, cause)
+        {
+            *how = Some(status);
         }
-        self.kill_tree(turn);
+        if self.killed {
+            // Whoever was made since the first kill is found by a second one.
+            self.kill_tree(turn);
+        } else if !self.tree_signalled {
+            self.signal_tree(turn);
+        }
     }
 
     pub(super) fn tighten(&mut self, turn: &mut Turn<'_>) {
@@ -108,8 +124,9 @@ impl Machine {
         self.leave = None;
         self.watchdog.disarm();
         self.reload = None;
-        self.killed = false;
+        (self.killed, self.tree_signalled) = (false, false);
         self.cause = Some(cause);
+        self.bound_by(self.spec.stop_timeout, turn.now);
         for kind in ProbeKind::ALL {
             if self.probes[kind as usize].as_mut().is_some_and(Track::off) {
                 turn.actions.push(Action::CancelProbe(self.id, kind));
@@ -123,7 +140,10 @@ impl Machine {
         if Self::is_deferred(&cause).is_none() {
             self.bury(cause.clone(), turn.now);
         }
-        self.tried = true;
+        if cause.is_success() {
+            self.await_no_more();
+        }
+        self.await_restart(turn.now);
         if self.spec.kind == ServiceType::Oneshot && cause.is_success() && self.wanted && !self.shut
         {
             return self.heal(turn);
@@ -151,6 +171,19 @@ impl Machine {
         } else {
             self.enter(State::Failed, turn.now);
             self.tell(turn, failed(self));
+        }
+    }
+
+    /// If its first start came to nothing, those that come after it wait on, as long as another start is
+    /// coming; but not for longer than its `start-timeout`, counted from the first.
+    fn await_restart(&mut self, now: Time) {
+        if self.tried {
+            return;
+        }
+        let first = self.started.saturating_add(self.spec.start_timeout);
+        let ends = *self.await_ends.get_or_insert(first);
+        if ends <= now {
+            self.await_no_more();
         }
     }
 

@@ -149,8 +149,9 @@ impl Machine {
                 let cause = self.cause.as_ref().map(ToString::to_string);
                 let what = match (self.pid, self.killed) {
                     (Some(_), false) => "the stop signal was sent",
+                    (None, false) => "its main process is gone, others are not yet",
                     (Some(_), true) => "its tree was killed, the main process is not reaped yet",
-                    (None, _) => "its tree was killed and is not empty yet",
+                    (None, true) => "its tree was killed and is not empty yet",
                 };
                 format!("{}; {what}", cause.unwrap_or_default())
             }
@@ -208,6 +209,9 @@ impl Machine {
                 State::Ready | State::Healthy => "",
             };
             next.push(at(what.into(), bound.ends));
+        }
+        if let Some(ends) = self.await_ends {
+            next.push(at("those that come after it wait no more".into(), ends));
         }
         if let Some(bound) = self.reload {
             next.push(at("the reload has taken too long".into(), bound.ends));

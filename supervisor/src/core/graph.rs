@@ -7,9 +7,10 @@ use std::collections::BTreeSet;
 /// The edges of one service.
 #[derive(Debug, Default)]
 struct Node {
-    /// Services it comes after, those it requires included.
+    /// Services it comes after, those it requires and wants included.
     after: Vec<Id>,
     requires: Vec<Id>,
+    wants: Vec<Id>,
     required_by: Vec<Id>,
     /// Services that come after it, those that require it included.
     followers: Vec<Id>,
@@ -32,12 +33,15 @@ impl Graph {
             .iter()
             .map(|spec| {
                 let requires: Vec<Id> = spec.requires.iter().filter_map(find).collect();
-                let after = spec.after.iter().filter_map(find).chain(requires.clone());
+                let wants: Vec<Id> = spec.wants.iter().filter_map(find).collect();
+                let after = spec.after.iter().filter_map(find);
+                let after = after.chain(requires.clone()).chain(wants.clone());
                 let after: BTreeSet<Id> = after.collect();
                 let milestones = MILESTONES.iter().copied();
                 Node {
                     after: after.into_iter().collect(),
                     requires,
+                    wants,
                     milestones: milestones
                         .filter(|m| spec.after.iter().any(|a| a == m))
                         .collect(),
@@ -89,13 +93,14 @@ impl Graph {
         self.nodes.get(id.0).map_or(&[], |n| &n.milestones)
     }
 
-    /// A service and everything it requires, through all levels.
+    /// A service and everything it requires or wants, through all levels.
     pub(super) fn with_requirements(&self, id: Id) -> BTreeSet<Id> {
         let mut found = BTreeSet::from([id]);
         let mut fresh = vec![id];
         while let Some(id) = fresh.pop() {
-            let more = self.requires(id).iter().filter(|r| found.insert(**r));
-            fresh.extend(more.copied());
+            let node = self.nodes.get(id.0).into_iter();
+            let pulled = node.flat_map(|n| n.requires.iter().chain(&n.wants));
+            fresh.extend(pulled.filter(|p| found.insert(**p)).copied());
         }
         found
     }

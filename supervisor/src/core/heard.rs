@@ -66,12 +66,17 @@ impl Machine {
         if !self.is_provided() || self.pid.is_none() {
             return;
         }
+        let Some(signal) = self.spec.reload_signal else {
+            let event = self.event("service.warning").with("what", "reload");
+            let event = event.with("error", "no reload-signal is configured; nothing was sent");
+            return self.tell(turn, event);
+        };
         if self.spec.kind == ServiceType::Notify {
             self.begin_reload(turn);
         } else {
             self.tell(turn, self.event_with_pid("service.reload"));
         }
-        self.signal(self.spec.reload_signal, turn);
+        self.signal(signal, turn);
     }
 
     pub(super) fn probed(
@@ -123,6 +128,9 @@ impl Machine {
             );
             let event = self.event("service.warning").with("what", "reload");
             self.tell(turn, event.with("error", seen));
+        }
+        if due(self.await_ends) {
+            self.await_no_more();
         }
         if due(self.bound.map(|b| b.ends)) {
             self.react(Trigger::Due, None, turn);

@@ -70,6 +70,8 @@ impl Machine {
     /// Failed it stays, but not for ever.
     pub(super) fn schedule_retry(&mut self, turn: &mut Turn<'_>) {
         if let (State::Failed, Some(delay)) = (self.state, self.spec.intensity.retry_after) {
+            // A fleet that failed together does not return in lockstep.
+            let delay = turn.random.vary(delay, self.spec.backoff.jitter);
             self.bound_by(delay, turn.now);
         }
     }

@@ -23,11 +23,12 @@
 //!   ended with 0 stays here, without a process.
 //! * **Unhealthy**: the readiness probe fails; the service is left alone and may come back. If boot health
 //!   depends on it, the machine is told to be degraded after `start-timeout`.
-//! * **Stopping**: the instance is being taken away. First the stop signal to the main process,
-//!   after `stop.timeout` the kill of the whole tree. When the main process is gone, by itself or
-//!   not, the rest of the tree is killed at once. The state ends when the main process is
-//!   reaped *and* the cgroup is proven empty; only then may a successor start. If the kernel
-//!   does not give a killed tree up within [`KILL_WAIT`], that is told and the course goes on.
+//! * **Stopping**: the instance is being taken away. First the stop signal, to the main process or to
+//!   the whole tree (`stop.mode`). When the main process is gone, by itself or not, the rest of the tree gets
+//!   the signal unless it had it. After `stop.timeout`, counted from the beginning of the state, the tree
+//!   is killed. The state ends when the main process is reaped *and* the cgroup is proven empty; only
+//!   then may a successor start. If the kernel does not give a killed tree up within [`KILL_WAIT`], that
+//!   is told and the course goes on.
 //! * **Backoff**: the delay before a restart.
 //! * **Failed**: it ended and the law has no restart for it. If its restarts were used up, or boot health
 //!   depends on it, the level above decides ([`super::lost`]), and it is tried anew after `retry-after`,
@@ -98,8 +99,10 @@ pub struct Machine {
     pub(super) leave: Option<Cause>,
     /// Waits, before it starts, until nothing that requires it runs: the group starts clean.
     pub(super) clean: bool,
-    /// Whether a first start came to something, good or bad.
+    /// Whether nobody that comes after it waits for its first success any more.
     pub(super) tried: bool,
+    /// When they stop waiting, after a first start that came to nothing.
+    pub(super) await_ends: Option<Time>,
     /// What runs, from `Spawned` to `Exited`.
     pub(super) pid: Option<i32>,
     pub(super) program: Program,
@@ -116,6 +119,8 @@ pub struct Machine {
     pub(super) cause: Option<Cause>,
     /// Whether the tree of the present instance was told to die.
     pub(super) killed: bool,
+    /// Whether the whole of it was sent the stop signal.
+    pub(super) tree_signalled: bool,
     /// What is known of the instance's end so far.
     pub(super) end: Ending,
     pub(super) probes: [Option<Track>; 3],
@@ -157,6 +162,7 @@ impl Machine {
             leave: None,
             clean: false,
             tried: false,
+            await_ends: None,
             pid: None,
             program: Program::Main,
             started: Time::ZERO,
@@ -165,6 +171,7 @@ impl Machine {
             reload: None,
             cause: None,
             killed: false,
+            tree_signalled: false,
             end: Ending::default(),
             probes,
             restarts: Restarts::default(),
@@ -247,10 +254,30 @@ impl Machine {
         self.wanted && !self.tried && self.state != State::Failed
     }
 
+    /// Whether it is a oneshot that has done its work: nothing of it is there that could be stopped, or
+    /// harmed by the end of what it requires.
+    #[must_use]
+    pub fn is_finished(&self) -> bool {
+        self.state == State::Healthy && self.pid.is_none()
+    }
+
+    /// The main process, once its checks are passed.
+    #[must_use]
+    pub fn main_pid(&self) -> Option<i32> {
+        self.pid.filter(|_| self.program == Program::Main)
+    }
+
+    /// When its present state is over by itself, if that has a bound.
+    #[must_use]
+    pub fn bound(&self) -> Option<Time> {
+        self.bound.map(|bound| bound.ends)
+    }
+
     /// When [`Machine::timer`] has something to do.
     #[must_use]
     pub fn deadline(&self) -> Option<Time> {
         let probes = self.probes.iter().flatten().filter_map(Track::deadline);
+        let probes = probes.chain(self.await_ends);
         let bounds = [self.bound, self.reload].into_iter().flatten();
         probes
             .chain(bounds.map(|b| b.ends))
@@ -267,6 +294,7 @@ impl Machine {
             bound.ends += gap;
             bound.furthest += gap;
         }
+        self.await_ends = self.await_ends.map(|ends| ends + gap);
         self.watchdog.forgive(gap);
         if let Some(deferral) = &mut self.deferral {
             deferral.since += gap;
@@ -288,7 +316,7 @@ impl Machine {
             Reaction::Heal => self.heal(turn),
             Reaction::Ail => self.ail(turn),
             Reaction::Take => self.take(cause.unwrap_or(Cause::StartTimeout), turn),
-            Reaction::Leave => self.go_away(Cause::Leaving, turn),
+            Reaction::Leave => self.go_away(Cause::Leaving(None), turn),
             Reaction::Strike => self.signal(self.spec.stop_signal, turn),
             Reaction::Sweep => self.sweep(cause, turn),
             Reaction::Tighten => self.tighten(turn),
@@ -339,7 +367,7 @@ impl Machine {
 
     fn become_ready(&mut self, turn: &mut Turn<'_>) {
         self.enter(State::Ready, turn.now);
-        self.tried = true;
+        self.await_no_more();
         self.watchdog.arm(turn.now);
         let after = turn.now.saturating_sub(self.started);
         self.tell(
@@ -389,6 +417,11 @@ impl Machine {
             .with("reason", "readiness probe")
             .with("last", last);
         self.tell(turn, event);
+    }
+
+    /// Those that come after it wait no more for its first success.
+    pub(super) fn await_no_more(&mut self) {
+        (self.tried, self.await_ends) = (true, None);
     }
 
     pub(super) fn spawned(&mut self, pid: i32, turn: &mut Turn<'_>) {

@@ -9,10 +9,12 @@
 //! every step that moved something ([`Core::reconcile`]):
 //!
 //! * A service that is wanted and `stopped` starts when everything it `requires` is ready and everything
-//!   it comes `after` is ready or not going to be for now: started once without success, failed, or not
-//!   wanted. So an optional service that fails never holds up the boot of the others.
+//!   it comes `after`, or `wants`, is ready or not awaited: it was ready once, it failed or is not wanted, or
+//!   its first start came to nothing and its `start-timeout` has passed since. So a oneshot that succeeds
+//!   at its restart is waited for, and an optional service that fails never holds up the boot for long.
 //! * A service runs only while what it `requires` does. When one of those ends, for whatever reason, it
-//!   is stopped, and, being wanted still, starts again when it can.
+//!   is stopped, and, being wanted still, starts again when it can. A oneshot that has done its work stays
+//!   as it is. What it `wants` may end.
 //! * A service that waits for a required one that is *down* (failed, ended, stopped, unhealthy) is blocked, which
 //!   is told at once as `service.blocked`; see [`outlook`] for who is down, and [`lost`] for what follows
 //!   if boot health depends on it.
@@ -80,7 +82,7 @@ pub struct Exit {
 /// What an operator asks of one service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Command {
-    /// To run, with everything it requires; one that failed is tried anew.
+    /// To run, with everything it requires or wants; one that failed is tried anew.
     Start,
     /// Not to run.
     Stop,
@@ -110,7 +112,8 @@ pub enum Input {
     Executed(Id),
     /// The process ended.
     Exited(Id, Exit),
-    /// No process is left in the service's cgroup.
+    /// No process is left in the cgroup of a service that is being stopped. Before its `Exited` this counts for
+    /// nothing, and is told again after it.
     TreeGone(Id),
     /// The kernel killed a process of the service for want of memory. Before the `Exited` of a main
     /// process that was the victim.
@@ -165,6 +168,9 @@ pub enum Action {
     Spawn(Id, Program),
     /// Send a signal to the main process.
     Signal(Id, i32),
+    /// Send a signal to every process in the service's cgroup. Answered by `TreeGone` if there is none,
+    /// or when the last is gone.
+    SignalTree(Id, i32),
     /// Kill every process in the service's cgroup. Answered by `TreeGone`.
     KillTree(Id),
     /// What is left in the cgroup could not be killed and is not waited for any more.
@@ -254,11 +260,12 @@ impl Core {
         place.map(Id)
     }
 
-    /// Whether every service that boot health depends on is healthy, and there is one.
+    /// Whether the machine is healthy: its services were started, and every one that boot health depends
+    /// on is healthy. Where it depends on none, the start is enough. There is no other rule of health.
     #[must_use]
     pub fn required_healthy(&self) -> bool {
-        let mut required = self.machines.iter().filter(|m| m.spec.required).peekable();
-        required.peek().is_some() && required.all(|m| m.state == State::Healthy)
+        let mut required = self.machines.iter().filter(|m| m.spec.required);
+        self.started && required.all(|m| m.state == State::Healthy)
     }
 
     /// All the time in which nobody could be judged, so far.
@@ -374,10 +381,11 @@ impl Core {
             }
             Command::Stop => {
                 if let Some(machine) = self.machines.get_mut(id.0) {
+                    let rested = machine.state == State::Stopped && !machine.wanted;
                     (machine.wanted, machine.done) = (false, false);
                     if machine.state.is_live() {
                         machine.leave = Some(Cause::Requested);
-                    } else {
+                    } else if !rested {
                         self.on(now, id, actions, |m, t| m.react(Trigger::Stop, None, t));
                     }
                 }
@@ -407,10 +415,11 @@ impl Core {
         });
     }
 
-    /// How often any service came into any state.
+    /// How often anything happened that the others look at: a service came into a state, or is not awaited
+    /// any more.
     fn moves(&self) -> u64 {
-        let entered = self.machines.iter().flat_map(|m| m.entered);
-        entered.sum()
+        let moves = |m: &Machine| m.entered.iter().sum::<u64>() + u64::from(m.tried);
+        self.machines.iter().map(moves).sum()
     }
 
     /// Brings the set into order; see the module. Every round moves at least one service along a
@@ -468,7 +477,10 @@ impl Core {
             if machine.leave.is_some() || !machine.state.is_live() {
                 continue;
             }
-            let gone = self.graph.requires(id).iter().find_map(|required| {
+            // What a finished oneshot has done stays done when what it required goes.
+            let requires = self.graph.requires(id).iter();
+            let mut requires = requires.filter(|_| !machine.is_finished());
+            let gone = requires.find_map(|required| {
                 let required = self.machines.get(required.0)?;
                 let stays = required.is_provided() && required.leave.is_none();
                 (!stays).then(|| required.spec.name.clone())
@@ -488,15 +500,15 @@ impl Core {
     fn may_go(&self, id: Id) -> Option<Cause> {
         let machine = self.machines.get(id.0)?;
         let cause = machine.leave.clone().filter(|_| machine.state.is_live())?;
-        let in_the_way = if self.stopping {
-            self.graph.followers(id)
+        let may = if self.stopping {
+            let followers = self.graph.followers(id).iter();
+            let mut followers = followers.filter_map(|f| self.machines.get(f.0));
+            !followers.any(Machine::is_running)
         } else {
-            self.graph.required_by(id)
+            let mut behind = self.graph.required_by(id).iter();
+            behind.all(|other| self.is_still(*other))
         };
-        in_the_way
-            .iter()
-            .all(|other| self.is_still(*other))
-            .then_some(cause)
+        may.then_some(cause)
     }
 
     fn may_start(&self, id: Id, outlooks: &Outlooks) -> bool {
@@ -534,7 +546,9 @@ impl Core {
             })
     }
 
+    /// Whether nothing of a service runs that the end of what it requires could harm.
     fn is_still(&self, id: Id) -> bool {
-        !self.machines.get(id.0).is_some_and(Machine::is_running)
+        let machine = self.machines.get(id.0);
+        machine.is_none_or(|m| !m.is_running() || m.is_finished())
     }
 }

@@ -137,7 +137,7 @@ pub const TRIGGERS: usize = 13;
 #[rustfmt::skip]
 const TABLE: [[Reaction; TRIGGERS]; STATES] = [
     //              Start   Stop  Spawned NotSpawned Ready Alive Fit   Unfit Fault Leaving Exited Gone    Due
-    /* Stopped   */ [Launch, No,   No,     No,        No,   No,   No,   No,   No,   No,     No,    No,     Late],
+    /* Stopped   */ [Launch, Rest, No,     No,        No,   No,   No,   No,   No,   No,     No,    No,     Late],
     /* Starting  */ [No,     Take, Follow, Sweep,     Rdy,  No,   No,   No,   Take, Leave,  Sweep, No,     Take],
     /* Ready     */ [No,     Take, No,     No,        No,   Heal, No,   Ail,  Take, Leave,  Sweep, No,     No],
     /* Healthy   */ [No,     Take, No,     No,        No,   No,   No,   Ail,  Take, Leave,  Sweep, No,     No],

@@ -53,6 +53,16 @@ pub(super) enum Probing {
     },
 }
 
+impl Probing {
+    /// The process, if it is one.
+    pub(super) fn pid(&self) -> Option<i32> {
+        match self {
+            Self::Command { pid, .. } => Some(*pid),
+            Self::Net(_) => None,
+        }
+    }
+}
+
 impl Body {
     /// Makes what lasts, and has it watched.
     pub(super) fn new(

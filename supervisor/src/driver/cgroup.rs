@@ -19,11 +19,25 @@ use crate::core::SpawnFailure;
 use crate::status::Resources;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
-use std::io;
+use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-/// Longer than any of the kernel's files that are read here.
+/// Longer than any of the kernel's files that are read here, `cgroup.procs` apart.
 const FILE_MAX: usize = 4096;
+
+/// So many processes are sent a stop signal at most, each with three system calls: a service that made more
+/// has them killed when its grace is over.
+const SIGNALS_MAX: usize = 1024;
+
+/// Room for that many pids of up to seven digits (proc(5): `pid_max` is at most 2^22) with their line ends.
+const PROCS_MAX: u64 = 8 * 1024;
+
+/// `pids.max` of a service that sets none. Without a limit, one service's fork bomb takes the processes that
+/// PID 1 needs to start all others. systemd gives 15 % of the smallest limit (`DefaultTasksMax=`): the
+/// kernel allows a machine of 1 GiB 8192 tasks (`fork_init`: an eighth of the memory in 16 KiB stacks), and
+/// 15 % of that, down to a power of two, is this.
+const TASKS_MAX_DEFAULT: u64 = 1024;
 
 /// The directory below which every service has its cgroup.
 #[derive(Clone, Debug)]
@@ -246,6 +260,29 @@ impl Cgroup {
         result
     }
 
+    /// Sends a signal to the processes in it that were not given up, one by one: what is made meanwhile may
+    /// miss it, and so does whoever comes after the first [`SIGNALS_MAX`].
+    pub fn signal(&self, signal: Signal) {
+        let leaves = self.leaves.iter().filter(|leaf| !leaf.abandoned);
+        let procs = leaves.filter_map(|leaf| read_procs(&leaf.path).ok());
+        let pids = procs.flat_map(|text| {
+            let pids = text.lines().filter_map(|line| line.parse().ok());
+            pids.collect::<Vec<i32>>()
+        });
+        for pid in pids.take(SIGNALS_MAX) {
+            let process = rustix::process::Pid::from_raw(pid);
+            let pidfd = process.and_then(|p| pidfd_open(p, PidfdFlags::empty()).ok());
+            // While the pidfd is open, the pid is that process's or nobody's; it may have been another's
+            // before.
+            if let Some(pidfd) = pidfd
+                && self.holds(pid) != Some(false)
+            {
+                // ESRCH: it ended meanwhile.
+                let _ = pidfd_send_signal(&pidfd, signal);
+            }
+        }
+    }
+
     /// What is left in it is not waited for any more.
     pub fn abandon(&mut self) {
         for leaf in &mut self.leaves {
@@ -318,13 +355,16 @@ impl Cgroup {
             address_space: _,
         } = limits;
         let bytes = |size: Option<SizeText>| size.map(|s| s.bytes(memory));
+        // A hybrid host has no such file; nobody asked for a limit there.
+        let default_tasks = self.path.join("pids.max").exists();
+        let default_tasks = default_tasks.then_some(TASKS_MAX_DEFAULT);
         let together = memory_max.is_some().then_some(oom_group.unwrap_or(true));
         [
             ("memory.high", bytes(*memory_high)),
             ("memory.max", bytes(*memory_max)),
             ("memory.oom.group", together.map(u64::from)),
             ("memory.swap.max", bytes(*memory_swap_max)),
-            ("pids.max", *tasks_max),
+            ("pids.max", tasks_max.or(default_tasks)),
             ("cpu.weight", *cpu_weight),
         ]
         .into_iter()
@@ -360,6 +400,14 @@ fn read_at_start(fd: BorrowedFd<'_>) -> io::Result<String> {
     let mut text = [0u8; FILE_MAX];
     let read = rustix::io::pread(fd, &mut text, 0)?;
     Ok(String::from_utf8_lossy(text.get(..read).unwrap_or_default()).into_owned())
+}
+
+/// The processes of a cgroup, as many as there is room for.
+fn read_procs(leaf: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    let file = std::fs::File::open(leaf.join("cgroup.procs"))?;
+    file.take(PROCS_MAX).read_to_string(&mut text)?;
+    Ok(text)
 }
 
 /// The number behind a key, in a file of `KEY NUMBER` lines.

@@ -27,6 +27,7 @@ pub use token::Token;
 pub use users::{Identity, Users};
 
 use crate::Time;
+use crate::config::NotifySender;
 use crate::core::{Action, Core, Exit, ExitStatus, Id, Input, ProbeKind, State};
 use crate::event::{Event, EventSink};
 use crate::poller::Poller;
@@ -244,6 +245,8 @@ impl Driver {
         let mut machines = self.core.machines().iter();
         if let Some(index) = machines.position(|m| m.pid() == Some(pid)) {
             self.main_ended(Id(index), status);
+            // The tree may have been found empty before, when that counted for nothing.
+            self.look_at_tree(Id(index), sink);
         } else if let Some((id, (kind, attempt, result))) = self
             .bodies
             .iter_mut()
@@ -309,6 +312,13 @@ impl Driver {
                     let _ = rustix::process::pidfd_send_signal(pidfd.as_fd(), signal);
                 }
             }
+            Action::SignalTree(id, number) => {
+                let body = self.bodies.get(id.0);
+                if let (Some(body), Some(signal)) = (body, Signal::from_named_raw(number)) {
+                    body.cgroup.signal(signal);
+                }
+                self.look_at_tree(id, sink);
+            }
             Action::KillTree(id) => {
                 if let Some(Err(e)) = self.bodies.get(id.0).map(|b| b.cgroup.kill()) {
                     self.warn(id, "kill", &e, sink);
@@ -363,18 +373,45 @@ impl Driver {
         };
         for message in body.notify.receive(|pid| body.cgroup.holds(pid)) {
             match message {
-                Message::Said(said) => self.heard(id, said, sink),
-                Message::Stranger(who) => {
-                    let told = self
-                        .bodies
-                        .get_mut(id.0)
-                        .is_none_or(|b| std::mem::replace(&mut b.stranger_told, true));
-                    if !told {
-                        self.warn(id, "notify", &who, sink);
-                    }
-                }
+                Message::Said(said) => match self.refusal(id, said.sender) {
+                    None => self.heard(id, said, sink),
+                    Some(why) => self.refuse(id, &why, sink),
+                },
+                Message::Stranger(who) => self.refuse(id, &who, sink),
             }
         }
+    }
+
+    /// Tells, once an instance, that somebody is not heard.
+    fn refuse(&mut self, id: Id, why: &str, sink: &mut dyn EventSink) {
+        let told = self
+            .bodies
+            .get_mut(id.0)
+            .is_none_or(|b| std::mem::replace(&mut b.stranger_told, true));
+        if !told {
+            self.warn(id, "notify", &why, sink);
+        }
+    }
+
+    /// Why a process of the service may not speak for it, if it may not.
+    fn refusal(&self, id: Id, pid: i32) -> Option<String> {
+        let machine = self.core.machines().get(id.0)?;
+        let probes = self.bodies.get(id.0)?.probes.iter().flatten();
+        let mut probes = probes.filter_map(Probing::pid);
+        let sender = if machine.main_pid() == Some(pid) {
+            NotifySender::Main
+        } else if machine.pid() == Some(pid) || probes.any(|probe| probe == pid) {
+            NotifySender::Exec
+        } else {
+            NotifySender::Other
+        };
+        let access = machine.spec().notify_access;
+        (!access.allows(sender)).then(|| {
+            format!(
+                "pid {pid} is of this service, but not heard with notify-access = {:?}",
+                access.name()
+            )
+        })
     }
 
     fn heard(&mut self, id: Id, said: Said, sink: &mut dyn EventSink) {
@@ -383,6 +420,7 @@ impl Driver {
             main_pid,
             store,
             descriptors,
+            sender: _,
         } = said;
         let notifications = notifications.into_iter();
         self.inputs

@@ -4,8 +4,10 @@
 //! when the sender is gone by then. Who *speaks* is checked all the same: the socket belongs to
 //! the service's user and nobody else may write to it; the kernel's word on the sender
 //! (`SCM_CREDENTIALS`, unix(7)) must be that user or root; and a sender that is still there
-//! must be in the service's cgroup. A sender that is gone is believed, as a child of the service that
-//! says one thing and ends is what the socket per service is for.
+//! must be in the service's cgroup. Which of its processes are heard is the service's `notify-access`, by the
+//! sender's pid. The main process is known by it also when it has ended, as it is not reaped before its
+//! datagrams are read. Any other sender that is gone cannot be attributed: it is heard with
+//! `notify-access = "all"`, where a child may say one thing and end.
 //!
 //! Descriptors that come along (`FDSTORE=1`, `BARRIER=1`) are close-on-exec from the first moment, and
 //! closed unless somebody keeps them, see [`crate::received`]. A barrier asks for nothing more than that.
@@ -51,6 +53,8 @@ pub enum Message {
 /// What a service says in one datagram.
 #[derive(Debug, Default)]
 pub struct Said {
+    /// Who says it.
+    pub sender: i32,
     /// What concerns its states, in order.
     pub notifications: Vec<Notification>,
     /// `MAINPID=`.
@@ -152,7 +156,7 @@ impl NotifySocket {
             return Ok(Some(Message::Stranger(who)));
         }
         let mut said = parse(data.get(..bytes).unwrap_or_default());
-        said.descriptors = descriptors;
+        (said.sender, said.descriptors) = (pid, descriptors);
         Ok(Some(Message::Said(said)))
     }
 }

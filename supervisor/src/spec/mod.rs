@@ -10,7 +10,7 @@ mod parse;
 mod validate;
 
 use crate::Time;
-use crate::config::{Escalation, LimitsConfig, RestartPolicy, ServiceType};
+use crate::config::{Escalation, LimitsConfig, NotifyAccess, RestartPolicy, ServiceType, StopMode};
 pub use order::{check_order, order_problems};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -47,14 +47,18 @@ pub struct Spec {
     pub after: Vec<String>,
     /// Services that must be ready first, and stay.
     pub requires: Vec<String>,
+    /// Services that come first and are started with it, without which it runs all the same.
+    pub wants: Vec<String>,
     /// Commands that gate each start.
     pub pre_start: Vec<Vec<String>>,
     /// Listening sockets that init holds for it.
     pub sockets: Vec<ListenSocket>,
     /// How many descriptors it may leave with init.
     pub fd_store_max: usize,
-    /// Signal that makes it reload.
-    pub reload_signal: i32,
+    /// Who may speak for it.
+    pub notify_access: NotifyAccess,
+    /// Signal that makes it reload, if it can.
+    pub reload_signal: Option<i32>,
     /// Whether boot health depends on it.
     pub required: bool,
     /// Which ends lead to a restart.
@@ -71,7 +75,9 @@ pub struct Spec {
     pub backoff: Backoff,
     /// Limit on restarts.
     pub intensity: Intensity,
-    /// Signal that asks the main process to end.
+    /// Who gets the stop signal.
+    pub stop_mode: StopMode,
+    /// Signal that asks it to end.
     pub stop_signal: i32,
     /// When the tree is killed after that.
     pub stop_timeout: Duration,
@@ -249,6 +255,11 @@ mod tests {
         assert_eq!(spec.intensity.then, Escalation::Reboot);
         assert_eq!(spec.umask, 0o022);
         assert_eq!(spec.liveness, None);
+        assert_eq!(
+            spec.reload_signal, None,
+            "a program without a handler dies of it"
+        );
+        assert_eq!(spec.notify_access, NotifyAccess::Main);
     }
 
     #[test]
@@ -331,6 +342,8 @@ mod tests {
             check_order(std::slice::from_ref(&a)).unwrap_err().key,
             "after"
         );
+        let wants = spec("w", "exec = ['/w']\nwants = ['nobody']").unwrap();
+        assert_eq!(check_order(&[wants]).unwrap_err().key, "wants");
         assert!(
             check_order(&[a.clone(), b.clone()])
                 .unwrap_err()

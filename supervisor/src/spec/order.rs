@@ -3,7 +3,7 @@
 use super::{MILESTONES, Spec, SpecError};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Checks that every name in `after` and `requires` exists and that the order has no cycle.
+/// Checks that every name in `after`, `requires` and `wants` exists and that the order has no cycle.
 ///
 /// # Errors
 /// Names the service and the name, or the cycle in full.
@@ -32,8 +32,10 @@ pub fn order_problems(specs: &[Spec]) -> Vec<SpecError> {
                 );
             }
         }
-        for unknown in spec.requires.iter().filter(|n| !names.contains(n.as_str())) {
-            add("requires", format!("{unknown:?} is not a service"));
+        for (key, list) in [("requires", &spec.requires), ("wants", &spec.wants)] {
+            for unknown in list.iter().filter(|n| !names.contains(n.as_str())) {
+                add(key, format!("{unknown:?} is not a service"));
+            }
         }
     }
     // Take away whatever waits for nothing that is left; a rest that cannot be taken is a cycle.
@@ -45,6 +47,7 @@ pub fn order_problems(specs: &[Spec]) -> Vec<SpecError> {
                 !s.after
                     .iter()
                     .chain(&s.requires)
+                    .chain(&s.wants)
                     .any(|n| left.contains_key(n.as_str()))
             })
             .map(|(name, _)| *name)

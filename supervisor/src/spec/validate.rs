@@ -7,8 +7,8 @@ use super::{
     parse,
 };
 use crate::config::{
-    DurationText, Escalation, IntensityConfig, LimitsConfig, ProbeConfig, RestartPolicy,
-    RlimitText, ServiceConfig, ServiceType, SizeText,
+    DurationText, Escalation, IntensityConfig, LimitsConfig, NotifyAccess, ProbeConfig,
+    RestartPolicy, RlimitText, ServiceConfig, ServiceType, SizeText, StopMode,
 };
 use std::time::Duration;
 
@@ -104,9 +104,11 @@ fn validate(name: &str, config: ServiceConfig, problems: &mut Problems<'_>) -> S
         umask,
         after,
         requires,
+        wants,
         pre_start,
         sockets,
         fd_store_max,
+        notify_access,
         reload_signal,
         required,
         restart,
@@ -206,11 +208,14 @@ fn validate(name: &str, config: ServiceConfig, problems: &mut Problems<'_>) -> S
         umask: umask.map_or(0o022, |text| octal_mask(&text, problems)),
         after: after.unwrap_or_default(),
         requires: requires.unwrap_or_default(),
+        wants: wants.unwrap_or_default(),
         pre_start,
         sockets,
         fd_store_max: problems.range("fd-store-max", fd_store_max.unwrap_or(0), (0, FD_STORE_MAX))
             as usize,
-        reload_signal: signal("reload-signal", reload_signal, "HUP", problems),
+        notify_access: notify_access.unwrap_or(NotifyAccess::Main),
+        reload_signal: reload_signal
+            .map(|written| signal("reload-signal", Some(written), "", problems)),
         required,
         restart: restart.unwrap_or(RestartPolicy::OnFailure),
         start_timeout,
@@ -226,6 +231,7 @@ fn validate(name: &str, config: ServiceConfig, problems: &mut Problems<'_>) -> S
             reset_after: duration(backoff.reset_after, 60_000),
         },
         intensity: validate_intensity(&intensity, required, problems),
+        stop_mode: stop.mode.unwrap_or(StopMode::Process),
         stop_signal: signal("stop.signal", stop.signal, "TERM", problems),
         stop_timeout: duration(stop.timeout, 10_000),
         startup,

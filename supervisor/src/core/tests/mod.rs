@@ -11,6 +11,7 @@ use std::time::Duration;
 mod lost;
 mod order;
 mod spawn;
+mod stop;
 
 fn spec(name: &str, text: &str) -> Spec {
     let config: ServiceConfig = toml::from_str(&format!(
@@ -60,6 +61,7 @@ impl World {
                         }
                     }
                     Action::Signal(id, signal) => format!("signal {} {signal}", id.0),
+                    Action::SignalTree(id, signal) => format!("signal tree {} {signal}", id.0),
                     Action::KillTree(id) => format!("kill {}", id.0),
                     Action::Abandon(id) => format!("abandon {}", id.0),
                     Action::DropStored(id) => format!("drop {}", id.0),
@@ -159,7 +161,7 @@ const fn ms(millis: u64) -> Duration {
 
 #[test]
 fn ready_is_said_and_healthy_is_proven() {
-    let mut world = World::new(&[spec("a", PROBE)]);
+    let mut world = World::new(&[spec("a", &format!("required = true\n{PROBE}"))]);
     assert_eq!(world.take(), ["spawn 0", "service.start a"]);
     world.notify(0, Notification::Ready);
     assert_eq!(world.take(), ["service.ready a"]);
@@ -179,7 +181,7 @@ fn the_first_restart_is_immediate_and_the_next_are_not() {
         world.take(),
         [
             "service.exit a",
-            "kill 0",
+            "signal tree 0 15",
             "service.restart a",
             "spawn 0",
             "service.start a",
@@ -228,7 +230,7 @@ fn no_successor_starts_before_the_tree_is_gone() {
     let mut world = World::new(&[spec("a", "restart = 'always'")]);
     world.take();
     world.exit(0, ExitStatus::Code(0));
-    assert_eq!(world.take(), ["service.exit a", "kill 0"]);
+    assert_eq!(world.take(), ["service.exit a", "signal tree 0 15"]);
     world.pass(ms(9_999));
     assert_eq!(world.take(), [""; 0]);
     world.feed(Input::TreeGone(Id(0)));
@@ -239,7 +241,11 @@ fn no_successor_starts_before_the_tree_is_gone() {
 fn a_tree_that_cannot_be_killed_is_told_and_not_waited_for_forever() {
     let mut world = World::new(&[spec("a", "restart = 'always'")]);
     world.exit(0, ExitStatus::Code(0));
-    world.take();
+    world.pass(ms(10_000));
+    assert!(
+        world.take().ends_with(&["kill 0".to_owned()]),
+        "stop.timeout"
+    );
     world.pass(machine::KILL_WAIT);
     let expected = ["service.stuck a", "abandon 0", "service.restart a"];
     assert!(world.take().starts_with(&expected.map(str::to_owned)));
@@ -382,8 +388,13 @@ fn an_optional_service_that_fails_holds_up_nobody_who_only_comes_after_it() {
     world.feed(Input::TreeGone(Id(0)));
     assert_eq!(
         world.states(),
-        [State::Starting, State::Stopped, State::Healthy]
+        [State::Starting, State::Stopped, State::Stopped],
+        "it was restarted, and may succeed yet"
     );
+    world.pass(ms(89_999));
+    assert_eq!(world.state(2), State::Stopped);
+    world.pass(ms(1));
+    assert_eq!(world.state(2), State::Healthy, "a whole start-timeout");
 }
 
 #[test]
@@ -516,7 +527,8 @@ fn a_machine_that_stood_still_lays_it_at_nobodys_door() {
 
 #[test]
 fn a_reload_is_over_when_the_service_says_so() {
-    let mut world = World::new(&[spec("a", "type = 'notify'\nstart-timeout = '10s'")]);
+    let text = "type = 'notify'\nstart-timeout = '10s'\nreload-signal = 'HUP'";
+    let mut world = World::new(&[spec("a", text)]);
     world.notify(0, Notification::Ready);
     world.take();
     world.command(0, Command::Reload);
@@ -533,6 +545,69 @@ fn a_reload_is_over_when_the_service_says_so() {
 }
 
 #[test]
+fn a_program_that_may_have_no_handler_is_sent_no_signal_to_reload() {
+    let mut world = World::new(&[spec("a", "")]);
+    world.take();
+    world.command(0, Command::Reload);
+    assert_eq!(world.take(), ["service.warning a"]);
+}
+
+#[test]
+fn a_machine_that_depends_on_no_service_is_healthy_once_they_are_started() {
+    let mut core = Core::new(vec![spec("a", "")], 1);
+    assert!(!core.required_healthy());
+    let _ = core.step(Time::ZERO, Input::Start);
+    assert!(core.required_healthy());
+}
+
+#[test]
+fn what_was_stored_is_dropped_when_a_service_that_waits_is_stopped() {
+    let mut world = World::new(&[
+        spec("a", "restart = 'never'"),
+        spec("b", "requires = ['a']"),
+    ]);
+    world.fail(0);
+    world.end(1, ExitStatus::Code(0));
+    world.take();
+    world.command(1, Command::Stop);
+    assert_eq!(world.take(), ["drop 1", "service.stopped b"]);
+    world.command(1, Command::Stop);
+    assert_eq!(world.take(), [""; 0], "once");
+}
+
+#[test]
+fn a_fleet_that_failed_together_is_not_tried_anew_in_lockstep() {
+    let text = "exec = ['/bin/a']\nrestart = 'always'\nbackoff.jitter = 0.5\n\
+        intensity = { restarts = 0, retry-after = '100s' }";
+    let retry_after = |seed| {
+        let spec = Spec::from_config("a", toml::from_str(text).unwrap()).unwrap();
+        let mut core = Core::new(vec![spec], seed);
+        let id = Id(0);
+        let exit = Exit {
+            status: ExitStatus::Code(1),
+            memory_peak: None,
+        };
+        for input in [
+            Input::Start,
+            Input::Spawned(id, 7),
+            Input::Exited(id, exit),
+            Input::TreeGone(id),
+        ] {
+            let _ = core.step(Time::ZERO, input);
+        }
+        assert_eq!(core.machines()[0].state(), State::Failed);
+        core.machines()[0].bound().unwrap()
+    };
+    let delays: BTreeSet<Time> = (0..8).map(retry_after).collect();
+    assert_eq!(delays.len(), 8, "{delays:?}");
+    assert!(
+        delays
+            .iter()
+            .all(|d| (ms(50_000)..=ms(150_000)).contains(d))
+    );
+}
+
+#[test]
 fn a_service_that_says_it_is_going_is_not_signalled_and_has_its_time() {
     let mut world = World::new(&[spec("a", "type = 'notify'\nrestart = 'on-failure'")]);
     world.notify(0, Notification::Ready);
@@ -542,7 +617,7 @@ fn a_service_that_says_it_is_going_is_not_signalled_and_has_its_time() {
     assert_eq!(world.take(), ["service.stop a"], "neither signal nor kill");
     world.end(0, ExitStatus::Code(0));
     assert_eq!(world.state(0), State::Stopped, "done");
-    assert_eq!(world.deaths(0), ["exit status 0"]);
+    assert_eq!(world.deaths(0), ["STOPPING=1, then exit status 0"]);
 }
 
 #[test]
@@ -610,7 +685,7 @@ fn every_state_is_explained() {
     world.exit(0, ExitStatus::Code(7));
     assert_eq!(
         because(&world, 0),
-        "exit status 7; its tree was killed and is not empty yet"
+        "exit status 7; its main process is gone, others are not yet"
     );
     world.feed(Input::TreeGone(Id(0)));
     world.end(0, ExitStatus::Code(8));

@@ -26,3 +26,77 @@ fn a_layered_graph_costs_its_edges_and_not_its_paths() {
     }
     assert!(world.states().iter().all(|s| *s == State::Healthy));
 }
+
+#[test]
+fn a_oneshot_that_succeeds_at_its_restart_is_waited_for() {
+    let mut world = World::new(&[
+        spec("migrate", "type = 'oneshot'\nbackoff.initial = '1s'"),
+        spec("app", "after = ['migrate']"),
+    ]);
+    world.fail(0);
+    assert_eq!(world.states(), [State::Backoff, State::Stopped]);
+    world.pass(ms(1_000));
+    assert_eq!(world.states(), [State::Starting, State::Stopped]);
+    world.end(0, ExitStatus::Code(0));
+    assert_eq!(world.states(), [State::Healthy, State::Healthy]);
+}
+
+#[test]
+fn one_that_is_given_up_is_not_waited_for() {
+    let text = "type = 'oneshot'\nintensity.restarts = 1";
+    let mut world = World::new(&[spec("migrate", text), spec("app", "after = ['migrate']")]);
+    world.fail(0);
+    assert_eq!(world.state(1), State::Stopped);
+    world.fail(0);
+    assert_eq!(world.states(), [State::Failed, State::Healthy]);
+}
+
+#[test]
+fn what_is_wanted_comes_first_and_may_go() {
+    let mut world = World::new(&[
+        spec("db", "type = 'notify'\nrestart = 'always'"),
+        spec("app", "wants = ['db']"),
+    ]);
+    assert_eq!(world.states(), [State::Starting, State::Stopped]);
+    world.notify(0, Notification::Ready);
+    assert_eq!(world.states(), [State::Healthy, State::Healthy]);
+    world.fail(0);
+    assert_eq!(world.state(1), State::Healthy, "a crash concerns it not");
+    for id in [1, 0] {
+        world.command(id, Command::Stop);
+        world.end(id, ExitStatus::Code(0));
+    }
+    assert_eq!(world.states(), [State::Stopped, State::Stopped]);
+    world.command(1, Command::Start);
+    assert_eq!(
+        world.state(0),
+        State::Starting,
+        "an operator's start brings it"
+    );
+}
+
+#[test]
+fn a_oneshot_that_is_done_is_not_run_again_when_what_it_requires_bounces() {
+    let mut world = World::new(&[
+        spec("db", "restart = 'always'"),
+        spec("migrate", "type = 'oneshot'\nrequires = ['db']"),
+        spec("app", "requires = ['migrate']"),
+    ]);
+    world.end(1, ExitStatus::Code(0));
+    assert_eq!(world.states(), [State::Healthy; 3]);
+    world.take();
+    world.fail(0);
+    assert_eq!(world.states(), [State::Healthy; 3]);
+    assert!(!world.take().contains(&"spawn 1".to_owned()));
+    world.command(0, Command::Restart);
+    world.end(0, ExitStatus::Code(0));
+    assert_eq!(
+        world.states(),
+        [State::Healthy; 3],
+        "not in the way of a stop, either"
+    );
+    world.feed(Input::StopAll);
+    world.end(2, ExitStatus::Code(0));
+    world.end(0, ExitStatus::Code(0));
+    assert_eq!(world.take().last().map(String::as_str), Some("all stopped"));
+}

@@ -17,7 +17,7 @@ fn fail_to_spawn(core: &mut Core, now: &mut Time, length: Time, fault: Fault) ->
                         let why = "clone3: x".to_owned();
                         inputs.push(Input::SpawnFailed(id, SpawnFailure { why, fault }));
                     }
-                    Action::KillTree(id) => {
+                    Action::SignalTree(id, _) => {
                         inputs.push(Input::TreeGone(id));
                     }
                     Action::Emit(event) => seen.push(event.name().to_owned()),
@@ -56,7 +56,7 @@ fn started(text: &str, length: Time, fault: Fault) -> (Core, Time, Vec<String>) 
     };
     let mut seen = vec!["spawn".to_owned()];
     for action in core.step(now, Input::SpawnFailed(Id(0), failure)) {
-        if let Action::KillTree(id) = action {
+        if let Action::SignalTree(id, _) = action {
             let after = core.step(now, Input::TreeGone(id));
             seen.extend(after.iter().filter_map(|a| match a {
                 Action::Emit(event) => Some(event.name().to_owned()),
@@ -140,7 +140,7 @@ fn a_service_that_cannot_be_made_follows_the_law() {
                         let failure = SpawnFailure::of_the_service("exec holds a NUL byte");
                         inputs.push(Input::SpawnFailed(id, failure));
                     }
-                    Action::KillTree(id) => inputs.push(Input::TreeGone(id)),
+                    Action::SignalTree(id, _) => inputs.push(Input::TreeGone(id)),
                     _ => {}
                 }
             }

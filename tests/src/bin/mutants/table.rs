@@ -94,7 +94,7 @@ pub const MUTANTS: &[Mutant] = mutants! {
     "a check before the start is left out" in "ending.rs":
         "if done + 1 < self.spec.pre_start.len()" => "if done + 2 < self.spec.pre_start.len()";
     "killed without the stop signal" in "ending.rs":
-        "self.go_away(cause, turn);\n        self.signal(self.spec.stop_signal, turn);" => "self.go_away(cause, turn);";
+        "StopMode::Process => self.signal(self.spec.stop_signal, turn)," => "StopMode::Process => {}";
     "a successor is alive unproven" in "machine.rs":
         "self.alive = self.spec.liveness.is_none();" => "self.alive |= self.spec.liveness.is_none();";
     "eleven times the bound" in "machine.rs":
@@ -133,6 +133,36 @@ pub const MUTANTS: &[Mutant] = mutants! {
         "Fault::Address => Escalation::Degraded," => "Fault::Address => self.spec.intensity.then,";
     "deferred starts are remembered" in "machine.rs":
         "        self.deferral = None;\n" => "";
+    "what the main process leaves is not signalled" in "ending.rs":
+        "} else if !self.tree_signalled {" => "} else if false {";
+    "the tree is signalled twice" in "ending.rs":
+        "self.tree_signalled = true;" => "";
+    "stop.mode is ignored" in "ending.rs":
+        "StopMode::Tree => self.signal_tree(turn)," => "StopMode::Tree => self.signal(self.spec.stop_signal, turn),";
+    "what the main process leaves has no grace" in "ending.rs":
+        "self.bound_by(self.spec.stop_timeout, turn.now);" => "self.bound_by(self.spec.stop_timeout / 2, turn.now);";
+    "a clean end after STOPPING=1 is a failure" in "ending.rs":
+        "*how = Some(status);" => "let _ = (how, status);";
+    "a restart that is coming is not waited for" in "ending.rs":
+        "if ends <= now {" => "if ends <= now || true {";
+    "a start in vain is waited for for ever" in "heard.rs":
+        "self.await_no_more();" => "self.await_ends = None;";
+    "a oneshot is done anew when what it requires bounces" in "mod.rs":
+        "requires.filter(|_| !machine.is_finished())" => "requires.filter(|_| true)";
+    "a finished oneshot is in the way of a stop" in "mod.rs":
+        "!m.is_running() || m.is_finished()" => "!m.is_running()";
+    "what is wanted is not waited for" in "graph.rs":
+        "after.chain(requires.clone()).chain(wants.clone())" => "after.chain(requires.clone())";
+    "what is wanted is not started with it" in "graph.rs":
+        "n.requires.iter().chain(&n.wants)" => "n.requires.iter().chain(&n.wants[..0])";
+    "stored descriptors outlive the stop of who waits" in "mod.rs":
+        "} else if !rested {" => "} else if machine.state != State::Stopped {";
+    "a machine without required services is never healthy" in "mod.rs":
+        "self.started && required.all(|m| m.state == State::Healthy)" => "let mut some = self.machines.iter().map(|m| m.spec.required);\n        some.any(|r| r) && required.all(|m| m.state == State::Healthy)";
+    "a retry beyond its jitter" in "lost.rs":
+        "turn.random.vary(delay, self.spec.backoff.jitter);" => "turn.random.vary(delay, self.spec.backoff.jitter) * 2;";
+    "a reload without a signal" in "heard.rs":
+        "return self.tell(turn, event);" => "return self.signal(1, turn);";
     "the status tells one restart more" in "explain.rs":
         "restarts: machine.restarts.total()," => "restarts: machine.restarts.total() + 1,";
     "a panic in the eighth death" in "ending.rs":

@@ -23,7 +23,7 @@ macro_rules! laws {
 laws! {
     Transitions "transitions" "one state at a time, and only the transitions that the prose draws, each with a cause",
     OneInstance "one-instance" "nothing is started while a process or a tree of the service is there that was not given up",
-    NoLostExit "no-lost-exit" "an end leads to the next check or to the kill of the tree, and the empty tree to a decision in the same step",
+    NoLostExit "no-lost-exit" "an end leads to the next check or to the end of the tree, and the empty tree to a decision in the same step",
     Policy "restart-policy" "no restart without a cause, and none that policy, operator or shutdown forbid",
     Backoff "backoff" "the delay doubles up to its maximum, within its jitter, and starts anew only after sustained health",
     Deferral "deferral" "a start that fails by no fault of the service is tried again after its delay, counts for nothing, and is told to the machine once",
@@ -40,7 +40,7 @@ laws! {
     Startup "startup" "the startup probe holds the others back, and ends the instance when it fails",
     Watchdog "watchdog" "silence for exactly the interval ends the instance, from ready until it is taken away",
     StartTimeout "start-timeout" "bounds everything from the start to ready, exactly",
-    Stop "stop" "the signal first, the kill after stop.timeout, given up after KILL_WAIT",
+    Stop "stop" "the signal first, once to everybody, the kill after stop.timeout, given up after KILL_WAIT",
     StopEnds "stop-ends" "no stop takes longer than its furthest extension and the waits for the kill",
     Extension "extension" "an extension moves its bound forward, at most to ten times its length",
     Reload "reload" "a reload that is not told to be over in time is told, and does no harm",

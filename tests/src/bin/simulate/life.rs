@@ -35,6 +35,8 @@ pub struct Life {
     pub tree: bool,
     /// Whether the empty tree is going to be told.
     pub going: bool,
+    /// Whether the whole tree was sent the stop signal.
+    pub signalled: bool,
     /// Until when each trouble lasts.
     pub until: [Duration; KINDS],
     pub salts: [u64; KINDS],
@@ -53,6 +55,7 @@ impl Life {
             part: None,
             tree: false,
             going: false,
+            signalled: false,
             until: [Duration::ZERO; KINDS],
             salts: [0; KINDS],
             asked: [None; 3],
@@ -196,7 +199,7 @@ impl World<'_> {
         let spec = &self.program.specs[place];
         let (stop, timeout, reload) = (spec.stop_signal, spec.stop_timeout, spec.reload_signal);
         let hash = self.program.hash(place, self.lives[place].incarnation, 2);
-        if signal == reload && signal != stop {
+        if Some(signal) == reload && signal != stop {
             if !self.suffers(place, Kind::Hang) && !self.suffers(place, Kind::ReadyNever) {
                 self.say(place, between(hash, 1, 4_000), Saying::Ready);
             }
@@ -217,6 +220,29 @@ impl World<'_> {
             1 => self.end(place, between(hash, 1, 40), 1, false),
             _ => self.end(place, between(hash, 1, 400), 0, false),
         }
+    }
+
+    /// Every process gets the stop signal. What the main process leaves goes after it.
+    pub(super) fn tree_signalled(&mut self, place: usize, signal: i32) {
+        self.lives[place].signalled = true;
+        if self.lives[place].part.is_some() {
+            self.signalled(place, signal);
+        } else {
+            self.rest_goes(place);
+        }
+    }
+
+    /// The rest of the tree goes by itself: at once, late, or never.
+    pub(super) fn rest_goes(&mut self, place: usize) {
+        let incarnation = self.lives[place].incarnation;
+        let hash = self.program.hash(place, incarnation, 6);
+        self.lives[place].going = true;
+        let delay = match self.suffers(place, Kind::Lingers) {
+            false => between(hash, 0, 5),
+            true if hash.is_multiple_of(2) => return,
+            true => between(hash, 100, 40_000),
+        };
+        self.after(delay, What::Gone(place, incarnation));
     }
 
     /// Every process gets SIGKILL; when that is seen, and whether, is the kernel's business.

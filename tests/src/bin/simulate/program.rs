@@ -6,7 +6,7 @@ use std::fmt::Write;
 use std::time::Duration;
 use supervisor::config::{
     BackoffConfig, DurationText, Escalation, IntensityConfig, ProbeConfig, RestartPolicy,
-    ServiceConfig, ServiceType, StopConfig,
+    ServiceConfig, ServiceType, StopConfig, StopMode,
 };
 use supervisor::core::ProbeKind;
 use supervisor::spec::{Probe, Spec, check_order};
@@ -100,6 +100,7 @@ impl Program {
         for spec in &mut program.specs {
             spec.after.retain(|name| *name != gone);
             spec.requires.retain(|name| *name != gone);
+            spec.wants.retain(|name| *name != gone);
         }
         program.history.retain(|s| s.service != place);
         for stimulus in &mut program.history {
@@ -144,12 +145,13 @@ fn spec(random: &mut Random, pace: &Pace, place: usize, ranks: &[u64]) -> Spec {
         start_timeout: Some(DurationText(random.spread(2_000, 120_000))),
         ..ServiceConfig::default()
     };
-    let (mut after, mut requires) = (Vec::new(), Vec::new());
+    let (mut after, mut requires, mut wants) = (Vec::new(), Vec::new(), Vec::new());
     for (other, rank) in ranks.iter().enumerate() {
         if *rank < ranks[place] {
             match random.below(100) {
-                0..35 => requires.push(format!("s{other}")),
-                35..55 => after.push(format!("s{other}")),
+                0..30 => requires.push(format!("s{other}")),
+                30..42 => wants.push(format!("s{other}")),
+                42..58 => after.push(format!("s{other}")),
                 _ => {}
             }
         }
@@ -160,6 +162,8 @@ fn spec(random: &mut Random, pace: &Pace, place: usize, ranks: &[u64]) -> Spec {
         }
     }
     (config.after, config.requires) = (Some(after), Some(requires));
+    config.wants = Some(wants);
+    config.reload_signal = random.percent(80).then(|| "HUP".to_owned());
     if random.percent(25) {
         let checks = 1 + random.below(3);
         config.pre_start = Some((0..checks).map(|n| vec![format!("/bin/c{n}")]).collect());
@@ -170,6 +174,7 @@ fn spec(random: &mut Random, pace: &Pace, place: usize, ranks: &[u64]) -> Spec {
     config.backoff = backoff(random);
     config.intensity = intensity(random);
     config.stop = StopConfig {
+        mode: Some(random.pick(&[StopMode::Process, StopMode::Process, StopMode::Tree])),
         signal: Some(random.pick(&["TERM", "INT", "QUIT"]).to_owned()),
         timeout: Some(if random.percent(5) {
             DurationText(Duration::ZERO)
@@ -271,8 +276,8 @@ pub fn toml(specs: &[Spec]) -> String {
         let _ = writeln!(text, "restart = {restart:?}\nrequired = {}", spec.required);
         let _ = writeln!(
             text,
-            "after = {:?}\nrequires = {:?}",
-            spec.after, spec.requires
+            "after = {:?}\nrequires = {:?}\nwants = {:?}",
+            spec.after, spec.requires, spec.wants
         );
         let _ = writeln!(text, "pre-start = {:?}", spec.pre_start);
         let _ = writeln!(text, "start-timeout = {}", ms(spec.start_timeout));
@@ -301,8 +306,8 @@ pub fn toml(specs: &[Spec]) -> String {
         let stop = ms(spec.stop_timeout);
         let _ = writeln!(
             text,
-            "stop = {{ timeout = {stop} }} # signal {}",
-            spec.stop_signal
+            "stop = {{ mode = {:?}, timeout = {stop} }} # signal {}",
+            spec.stop_mode, spec.stop_signal
         );
         for kind in ProbeKind::ALL {
             if let Some(Probe {

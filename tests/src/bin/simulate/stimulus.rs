@@ -48,6 +48,7 @@ kinds! {
     ExtendAbusive 3 "EXTEND_TIMEOUT_USEC= again and again, and never done",
     MainMoved 2 "MAINPID= of another process",
     IgnoresTerm 4 "the stop signal is ignored",
+    Lingers 4 "what the main process leaves ignores the stop signal, for a while or for ever",
     StuckTree 4 "a killed tree is gone late, never, or before the exit is seen",
     SpawnFails 4 "no process can be made",
     CheckFails 3 "pre-start checks fail or hang",

@@ -273,7 +273,12 @@ impl World<'_> {
                     status,
                     memory_peak: None,
                 };
-                self.feed(Input::Exited(Id(place), exit))
+                self.feed(Input::Exited(Id(place), exit))?;
+                let life = &self.lives[place];
+                if life.incarnation == incarnation && life.signalled && !life.going {
+                    self.rest_goes(place);
+                }
+                Ok(())
             }
             What::Executed(place, incarnation) => {
                 let life = &self.lives[place];
@@ -384,6 +389,7 @@ impl World<'_> {
         match *action {
             Action::Spawn(Id(place), part) => self.spawn(place, part),
             Action::Signal(Id(place), signal) => self.signalled(place, signal),
+            Action::SignalTree(Id(place), signal) => self.tree_signalled(place, signal),
             Action::KillTree(Id(place)) => self.kill(place),
             Action::Abandon(Id(place)) => {
                 let life = &mut self.lives[place];
@@ -433,6 +439,7 @@ impl World<'_> {
         }
         life.incarnation += 1;
         (life.part, life.tree, life.going) = (Some(part), true, false);
+        life.signalled = false;
         self.next_pid = self.next_pid % 4_000_000 + 1;
         self.inputs
             .push_back(Input::Spawned(Id(place), self.next_pid));

@@ -107,7 +107,10 @@ pub struct Course {
     pub blocked: Option<Blocked>,
     /// The machine was told that it is lost, in its present state.
     pub told: bool,
+    /// Nobody waits for its first success any more.
     pub tried: bool,
+    /// Until when they do, after a first start in vain.
+    pub tried_by: Option<Time>,
     pub shut: bool,
     pub leaving: Option<Why>,
     pub clean: bool,
@@ -116,9 +119,13 @@ pub struct Course {
     pub program: Program,
     pub why: Why,
     pub killed: bool,
+    /// Whether the whole tree had the stop signal.
+    pub signalled: bool,
     pub oom: bool,
     pub limit: Option<Limit>,
     pub limit_law: Law,
+    /// When the present instance was started.
+    pub begun: Time,
     /// The latest end of the present stop.
     pub stop_ends: Time,
     pub reload: Option<Limit>,
@@ -157,6 +164,7 @@ impl Course {
             blocked: None,
             told: false,
             tried: false,
+            tried_by: None,
             shut: false,
             leaving: None,
             clean: false,
@@ -165,9 +173,11 @@ impl Course {
             program: Program::Main,
             why: Why::Asked,
             killed: false,
+            signalled: false,
             oom: false,
             limit: None,
             limit_law: Law::Transitions,
+            begun: Time::ZERO,
             stop_ends: Time::ZERO,
             reload: None,
             interval: None,
@@ -194,6 +204,11 @@ impl Course {
 
     pub fn is_running(&self) -> bool {
         self.is_live() || self.state == State::Stopping
+    }
+
+    /// A oneshot that has done its work.
+    pub fn is_finished(&self) -> bool {
+        self.state == State::Healthy && !self.process
     }
 
     /// Others may start that wait for it.
@@ -229,6 +244,9 @@ impl Course {
         if let Some(limit) = self.limit {
             add(limit.ends, self.limit_law);
         }
+        if let Some(at) = self.tried_by {
+            add(at, Law::Order);
+        }
         if let Some(limit) = self.reload {
             add(limit.ends, Law::Reload);
         }
@@ -263,9 +281,13 @@ impl Course {
         if let Some(deferral) = &mut self.deferral {
             deferral.since += gap;
         }
-        for at in [&mut self.silence_ends, &mut self.healthy_since]
-            .into_iter()
-            .flatten()
+        for at in [
+            &mut self.silence_ends,
+            &mut self.healthy_since,
+            &mut self.tried_by,
+        ]
+        .into_iter()
+        .flatten()
         {
             *at += gap;
         }
@@ -299,6 +321,7 @@ impl Course {
     pub fn launch(&mut self, turn: &mut Turn<'_>) {
         self.saw(turn, Trigger::Start);
         self.enter(State::Starting);
+        self.begun = turn.now;
         self.bound(Law::StartTimeout, turn.now, self.spec.start_timeout);
         self.clean = false;
         self.alive = self.spec.liveness.is_none();
@@ -346,7 +369,7 @@ impl Course {
         if self.state == State::Starting {
             self.begin_stopping(why, turn);
         }
-        self.kill(turn);
+        self.signal_the_rest(turn);
     }
 
     pub fn ready(&mut self, turn: &mut Turn<'_>) {
@@ -356,7 +379,7 @@ impl Course {
         }
         self.law = Law::Readiness;
         self.enter(State::Ready);
-        self.tried = true;
+        (self.tried, self.tried_by) = (true, None);
         self.armed = true;
         self.silence_ends = self.interval.map(|interval| turn.now + interval);
         self.must(turn, Token::Told("ready"));

@@ -4,7 +4,7 @@ use super::course::{Course, Deferral, KILL_WAIT, Phase, STRETCH, Turn, Why};
 use super::token::Token;
 use crate::invariants::Law;
 use std::time::Duration;
-use supervisor::config::{Escalation, RestartPolicy, ServiceType};
+use supervisor::config::{Escalation, RestartPolicy, ServiceType, StopMode};
 use supervisor::core::spawn::Fault as SpawnFault;
 use supervisor::core::table::Trigger;
 use supervisor::core::{ExitStatus, ProbeKind, Program, State};
@@ -24,9 +24,18 @@ impl Course {
     /// Told to go: the signal first.
     pub fn take(&mut self, why: Why, turn: &mut Turn<'_>) {
         self.must(turn, Token::Told("stop"));
-        self.must(turn, Token::Signal(self.spec.stop_signal));
         self.begin_stopping(why, turn);
-        self.bound(Law::Stop, turn.now, self.spec.stop_timeout);
+        match self.spec.stop_mode {
+            StopMode::Process => self.must(turn, Token::Signal(self.spec.stop_signal)),
+            StopMode::Tree => self.signal_the_rest(turn),
+        }
+    }
+
+    /// Whoever is left in the tree gets the stop signal, once.
+    pub fn signal_the_rest(&mut self, turn: &mut Turn<'_>) {
+        if !std::mem::replace(&mut self.signalled, true) {
+            self.must(turn, Token::SignalTree(self.spec.stop_signal));
+        }
     }
 
     pub fn begin_stopping(&mut self, why: Why, turn: &mut Turn<'_>) {
@@ -34,7 +43,8 @@ impl Course {
         self.enter(State::Stopping);
         self.leaving = None;
         self.why = why;
-        self.killed = false;
+        (self.killed, self.signalled) = (false, false);
+        self.bound(Law::Stop, turn.now, self.spec.stop_timeout);
         (self.armed, self.silence_ends) = (false, None);
         self.reload = None;
         // The wait for the kill begins anew when the main process is gone.
@@ -93,7 +103,11 @@ impl Course {
         } else if self.why == Why::Leaving {
             self.why = why;
         }
-        self.kill(turn);
+        if self.killed {
+            self.kill(turn);
+        } else {
+            self.signal_the_rest(turn);
+        }
     }
 
     pub fn tree_gone(&mut self, turn: &mut Turn<'_>) {
@@ -113,6 +127,7 @@ impl Course {
         self.enter(State::Stopped);
         self.leaving = None;
         if self.shut || !self.wanted {
+            (self.tried, self.tried_by) = (true, None);
             self.must(turn, Token::Drop);
         }
         self.must(turn, Token::Told("stopped"));
@@ -120,10 +135,14 @@ impl Course {
 
     /// The instance is over.
     pub fn settle(&mut self, turn: &mut Turn<'_>) {
-        self.tried = true;
         self.tree = false;
         self.oom = false;
         let done = self.why == Why::Done;
+        let by = self
+            .tried_by
+            .unwrap_or(self.begun + self.spec.start_timeout);
+        self.tried |= done || by <= turn.now;
+        self.tried_by = Some(by).filter(|_| !self.tried);
         if self.shut || !self.wanted || self.why == Why::Asked {
             self.law = Law::Policy;
             return self.rest(turn);
@@ -250,12 +269,14 @@ impl Course {
         self.law = Law::RetryAfter;
         if let (State::Failed, Some(delay)) = (self.state, self.spec.intensity.retry_after) {
             self.bound(Law::RetryAfter, now, delay);
+            self.delay = Some(self.around(delay));
         }
     }
 
     /// It is not to run: no use to wait for a restart.
-    pub fn waits_no_more(&mut self, turn: &mut Turn<'_>) {
-        if matches!(self.state, State::Backoff | State::Failed) {
+    pub fn waits_no_more(&mut self, waited: bool, turn: &mut Turn<'_>) {
+        let waits = self.state == State::Stopped && waited;
+        if waits || matches!(self.state, State::Backoff | State::Failed) {
             self.saw(turn, Trigger::Stop);
             self.rest(turn);
         }

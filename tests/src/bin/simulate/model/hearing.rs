@@ -21,6 +21,9 @@ impl Course {
             self.reload = None;
             self.must(turn, Token::Told("warning"));
         }
+        if self.tried_by.is_some_and(|at| at <= turn.now) {
+            (self.tried, self.tried_by) = (true, None);
+        }
         if self.limit.is_some_and(|limit| limit.ends <= turn.now) {
             self.limit_reached(turn);
         }
@@ -185,7 +188,6 @@ impl Course {
                     self.law = Law::Stop;
                     self.must(turn, Token::Told("stop"));
                     self.begin_stopping(Why::Leaving, turn);
-                    self.bound(Law::Stop, turn.now, self.spec.stop_timeout);
                 }
             }
             Notification::Watchdog => {
@@ -240,12 +242,15 @@ impl Course {
         if !self.is_provided() || !self.process {
             return;
         }
+        let Some(signal) = self.spec.reload_signal else {
+            return self.must_by(Law::Reload, turn, Token::Told("warning"));
+        };
         if self.spec.kind == ServiceType::Notify {
             self.begin_reload(turn);
         } else {
             self.must(turn, Token::Told("reload"));
         }
-        self.must(turn, Token::Signal(self.spec.reload_signal));
+        self.must(turn, Token::Signal(signal));
     }
 
     pub fn main_moved(&mut self, turn: &mut Turn<'_>) {

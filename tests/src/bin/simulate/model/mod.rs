@@ -174,7 +174,7 @@ impl Model {
                 self.stopping = true;
                 for course in courses {
                     course.shut = true;
-                    course.waits_no_more(turn);
+                    course.waits_no_more(false, turn);
                 }
             }
         }
@@ -245,8 +245,7 @@ impl Model {
 
     fn health(&self, core: &Core) -> Checked {
         let mut required = self.courses.iter().filter(|c| c.spec.required);
-        let some = self.courses.iter().any(|c| c.spec.required);
-        let healthy = some && required.all(|c| c.state == State::Healthy);
+        let healthy = self.begun && required.all(|c| c.state == State::Healthy);
         check(healthy == core.required_healthy(), Law::Health, || {
             format!("required_healthy() is {}", core.required_healthy())
         })
@@ -299,12 +298,17 @@ fn agree(now: Time, gap: bool, course: &mut Course, machine: &Machine) -> Checke
     })?;
     if let Some((low, high)) = course.delay.take() {
         let delay = machine
-            .deadline()
+            .bound()
             .map_or(Time::MAX, |at| at.saturating_sub(now));
-        check((low..=high).contains(&delay), Law::Backoff, || {
+        let law = if course.state == State::Failed {
+            Law::RetryAfter
+        } else {
+            Law::Backoff
+        };
+        check((low..=high).contains(&delay), law, || {
             format!("{name} waits for {delay:?}, not between {low:?} and {high:?}")
         })?;
-        course.bound(Law::Backoff, now, delay);
+        course.bound(law, now, delay);
     }
     let theirs = machine.deadline();
     let ours = course.next();
@@ -352,11 +356,14 @@ fn commanded(
     match command {
         Command::Start => {}
         Command::Stop | Command::Restart => {
-            (course.wanted, course.done) = (command == Command::Restart, false);
             if course.is_live() {
                 course.leaving = Some(Why::Asked);
             }
-            course.waits_no_more(turn);
+            let waited = course.wanted;
+            (course.wanted, course.done) = (command == Command::Restart, false);
+            if command == Command::Stop {
+                course.waits_no_more(waited, turn);
+            }
         }
         Command::Reload => course.reload(turn),
     }

@@ -13,6 +13,7 @@ use supervisor::spec::{MILESTONES, Spec};
 /// Whom a service knows, by place.
 pub struct Edges {
     pub requires: Vec<usize>,
+    pub wants: Vec<usize>,
     pub after: Vec<usize>,
     required_by: Vec<usize>,
     followers: Vec<usize>,
@@ -27,12 +28,17 @@ pub fn edges(specs: &[Spec]) -> Vec<Edges> {
     };
     let edges = specs.iter().map(|spec| {
         let name = &spec.name;
-        let follows = |s: &Spec| s.after.contains(name) || s.requires.contains(name);
+        let follows = |s: &Spec| {
+            [&s.after, &s.requires, &s.wants]
+                .iter()
+                .any(|l| l.contains(name))
+        };
         let milestones = MILESTONES
             .iter()
             .filter(|m| spec.after.iter().any(|a| a == *m));
         Edges {
             requires: places(&|s| spec.requires.contains(&s.name)),
+            wants: places(&|s| spec.wants.contains(&s.name)),
             after: places(&|s| spec.after.contains(&s.name)),
             required_by: places(&|s| s.requires.contains(name)),
             followers: places(&follows),
@@ -42,10 +48,10 @@ pub fn edges(specs: &[Spec]) -> Vec<Edges> {
     edges.collect()
 }
 
-/// A service and everything it requires, however far.
+/// A service and everything it requires or wants, however far.
 pub fn with_requirements(edges: &[Edges], place: usize) -> BTreeSet<usize> {
     let mut all = BTreeSet::from([place]);
-    for required in &edges[place].requires {
+    for required in edges[place].requires.iter().chain(&edges[place].wants) {
         all.extend(with_requirements(edges, *required));
     }
     all
@@ -114,7 +120,8 @@ impl Model {
                     let required = &self.courses[*r];
                     !required.is_provided() || required.leaving.is_some()
                 };
-                if self.stopping || self.edges[place].requires.iter().any(lost) {
+                let loses = self.edges[place].requires.iter().any(lost);
+                if self.stopping || loses && !course.is_finished() {
                     self.courses[place].leaving = Some(Why::Asked);
                     marked = true;
                 }
@@ -136,7 +143,7 @@ impl Model {
         before
             .iter()
             .map(|p| &self.courses[*p])
-            .find(|c| c.is_running())
+            .find(|c| c.is_running() && (self.stopping || !c.is_finished()))
     }
 
     fn goes(&mut self, now: Duration, place: usize) -> Checked {
@@ -164,7 +171,7 @@ impl Model {
         let course = &mut self.courses[place];
         course.saw(turn, Trigger::Stop);
         course.law = Law::StopOrder;
-        let told = if course.state == State::Healthy && !course.process {
+        let told = if course.is_finished() {
             course.end_health(now);
             course.rest(turn);
             "stopped"
@@ -189,12 +196,13 @@ impl Model {
             .requires
             .iter()
             .find(|r| !self.courses[**r].is_ready());
-        let both = edges.after.iter().chain(&edges.requires);
-        let awaited = both.copied().find(|a| self.is_awaited(*a));
+        let before = edges.after.iter().chain(&edges.requires);
+        let before = before.chain(&edges.wants);
+        let awaited = before.copied().find(|a| self.is_awaited(*a));
         let group = edges
             .required_by
             .iter()
-            .find(|b| self.courses[**b].is_running());
+            .find(|b| self.courses[**b].is_running() && !self.courses[**b].is_finished());
         let state = course.state;
         if self.stopping {
             Some((Law::Shutdown, "everything is stopped".into()))

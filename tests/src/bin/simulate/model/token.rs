@@ -7,6 +7,8 @@ use supervisor::core::{Action, ProbeKind, Program};
 pub enum Token {
     Spawn(Program),
     Signal(i32),
+    /// The stop signal to the whole tree.
+    SignalTree(i32),
     Kill,
     Abandon,
     Drop,
@@ -47,6 +49,7 @@ pub fn token(action: &Action, find: impl Fn(&str) -> usize) -> (usize, Token) {
     match action {
         Action::Spawn(id, program) => (id.0, Token::Spawn(*program)),
         Action::Signal(id, signal) => (id.0, Token::Signal(*signal)),
+        Action::SignalTree(id, signal) => (id.0, Token::SignalTree(*signal)),
         Action::KillTree(id) => (id.0, Token::Kill),
         Action::Abandon(id) => (id.0, Token::Abandon),
         Action::DropStored(id) => (id.0, Token::Drop),
