@@ -21,23 +21,39 @@ struct Lines;
 
 impl Outlet for Lines {
     fn event(&mut self, name: &str, fields: &[(&str, String)]) {
-        let mut line = name.to_owned();
-        for (key, value) in fields {
-            let bare = !value.is_empty()
-                && value
-                    .bytes()
-                    .all(|byte| byte.is_ascii_alphanumeric() || b"_./:@%+,=-".contains(&byte));
-            let value = if bare {
-                value.clone()
-            } else {
-                format!("{value:?}")
-            };
-            line.push_str(&format!(" {key}={value}"));
-        }
-        line.push('\n');
         // Nobody listening is no reason to stop.
-        let _ = std::io::stdout().write_all(line.as_bytes());
+        let _ = std::io::stdout().write_all(line(name, fields).as_bytes());
     }
+}
+
+fn line(name: &str, fields: &[(&str, String)]) -> String {
+    let mut line = name.to_owned();
+    for (key, value) in fields {
+        line.push_str(&format!(" {key}="));
+        push_value(&mut line, value);
+    }
+    line.push('\n');
+    line
+}
+
+/// A value as `docs/interfaces.md` has it: bare, or quoted with `\"`, `\\`, `\n` and `\xNN`.
+fn push_value(line: &mut String, value: &str) {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_./:@%+,=-".contains(&byte);
+    if !value.is_empty() && value.bytes().all(plain) {
+        return line.push_str(value);
+    }
+    line.push('"');
+    for character in value.chars() {
+        match character {
+            '"' | '\\' => line.extend(['\\', character]),
+            '\n' => line.push_str("\\n"),
+            control if control.is_ascii_control() => {
+                line.push_str(&format!("\\x{:02x}", u32::from(control)));
+            }
+            other => line.push(other),
+        }
+    }
+    line.push('"');
 }
 
 fn main() -> ExitCode {
@@ -63,4 +79,26 @@ fn start() -> anyhow::Result<std::convert::Infallible> {
         runtime_dir: runtime_dir.clone(),
     };
     Ok(netcfg::run(options, &mut Lines)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_quoted_as_the_interface_says() {
+        for (value, expected) in [
+            ("10.7.0.50/24", "net.x key=10.7.0.50/24"),
+            ("", "net.x key=\"\""),
+            ("a b", "net.x key=\"a b\""),
+            ("a\tb\u{1b}", "net.x key=\"a\\x09b\\x1b\""),
+            ("say \"\\\"\n", "net.x key=\"say \\\"\\\\\\\"\\n\""),
+            ("größe 1", "net.x key=\"größe 1\""),
+        ] {
+            assert_eq!(
+                line("net.x", &[("key", value.to_owned())]),
+                format!("{expected}\n")
+            );
+        }
+    }
 }

@@ -4,6 +4,10 @@
 //! what they wait for are its events.
 
 mod bed;
+/// The program under test; here its own tests are run.
+#[allow(dead_code, reason = "its `main` is that of another program")]
+#[path = "../examples/netcfg.rs"]
+mod example;
 
 use bed::Bed;
 use bed::capture::{Capture, judge};

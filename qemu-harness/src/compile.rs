@@ -5,7 +5,7 @@
 //! different folders would give different images.
 
 use std::env;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
@@ -51,24 +51,39 @@ impl Program {
 /// # Errors
 /// When cargo is not there or the program does not compile.
 pub fn program(paths: &Paths, program: Program) -> Result<PathBuf> {
-    let target = paths
-        .out
-        .parent()
-        .context("the output folder has no parent")?;
+    let [_, name] = program.target();
+    let target = target(paths)?;
+    let status = command(paths, program, target)
+        .status()
+        .with_context(|| format!("cannot run cargo to build {name}"))?;
+    ensure!(status.success(), "{name} does not compile (see above)");
+    let built = target.join(TARGET).join(program.output());
+    ensure!(built.exists(), "cargo built no {}", built.display());
+    Ok(built)
+}
+
+fn target(paths: &Paths) -> Result<&Path> {
+    let parent = paths.out.parent();
+    parent.context("the output folder has no parent")
+}
+
+fn command(paths: &Paths, program: Program, target: &Path) -> Command {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let registry = env::var_os("CARGO_HOME")
         .map(PathBuf::from)
         .or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cargo")));
-    let mut remap = vec![format!(
+    let mut flags = vec![format!(
         "--remap-path-prefix={}=.",
         paths.workspace.display()
     )];
-    remap.extend(registry.map(|path| format!("--remap-path-prefix={}=cargo", path.display())));
-    let flags: Vec<String> = remap.iter().map(|flag| format!("{flag:?}")).collect();
+    flags.extend(registry.map(|path| format!("--remap-path-prefix={}=cargo", path.display())));
     let mut command = Command::new(cargo);
     command
         .current_dir(&paths.workspace)
         .env("CARGO_TARGET_DIR", target)
+        // Before all other sources of flags, of which cargo takes one alone (cargo's book, `build.rustflags`):
+        // with `RUSTFLAGS` in the environment, paths of this machine would be in the binary.
+        .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
         .args([
             "build",
             "--quiet",
@@ -79,15 +94,27 @@ pub fn program(paths: &Paths, program: Program) -> Result<PathBuf> {
             "--package",
             "astromesh-init",
         ])
-        .args(program.target())
-        .arg("--config")
-        .arg(format!("target.{TARGET}.rustflags=[{}]", flags.join(",")));
-    let [_, name] = program.target();
-    let status = command
-        .status()
-        .with_context(|| format!("cannot run cargo to build {name}"))?;
-    ensure!(status.success(), "{name} does not compile (see above)");
-    let built = target.join(TARGET).join(program.output());
-    ensure!(built.exists(), "cargo built no {}", built.display());
-    Ok(built)
+        .args(program.target());
+    command
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_of_the_environment_do_not_bring_paths_into_the_binary() {
+        let out = PathBuf::from("/w/target/appliance");
+        let paths = Paths {
+            workspace: "/w".into(),
+            cache: out.clone(),
+            out,
+        };
+        let command = command(&paths, Program::Init, Path::new("/w/target"));
+        let mut set = command.get_envs();
+        let flags = set.find(|(name, _)| *name == "CARGO_ENCODED_RUSTFLAGS");
+        let flags = flags.and_then(|(_, value)| value?.to_str()).unwrap_or("");
+        let first = flags.split('\x1f').next();
+        assert_eq!(first, Some("--remap-path-prefix=/w=."));
+    }
 }

@@ -271,7 +271,7 @@ pub fn sha256_file(path: &Path) -> Result<String> {
     }
 }
 
-/// Unpacks `debs` into `root`, two at a time; the packages must not overwrite each other's
+/// Unpacks `debs` into `root`, one on each processor, but not more than eight at a time; the packages must not overwrite each other's
 /// files with different ones, which packages of one archive do not.
 ///
 /// # Errors
