@@ -7,11 +7,14 @@ use qemu_harness::file_server::FileServer;
 use qemu_harness::host::Host;
 use qemu_harness::image::{Image, ImageOptions};
 use qemu_harness::image_options::Runtime;
+use qemu_harness::lock::hex;
 use qemu_harness::serial::Seen;
 use qemu_harness::signing::SigningKey;
 use qemu_harness::update_bundle::{Bundle, MANIFEST};
 use qemu_harness::vm::{Vm, VmConfig};
+use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 /// An update and a trial: three boots, and what lies between.
@@ -73,19 +76,15 @@ impl Fleet {
         })
     }
 
-    /// A version with more in the section `[update]` of its configuration; `name` is that of the text.
+    /// A version with more in the section `[update]` of its configuration.
     ///
     /// # Errors
     /// When it cannot be built.
-    pub fn version_with(&self, version: &str, name: &str, text: &str) -> Result<Image> {
-        let folder = self.host.paths.out.join("published-config");
-        std::fs::create_dir_all(&folder)?;
-        let drop_in = folder.join(format!("{name}.toml"));
-        std::fs::write(&drop_in, text)?;
+    pub fn version_with(&self, version: &str, text: &str) -> Result<Image> {
         self.build(ImageOptions {
             version: version.to_owned(),
             runtime: self.runtime,
-            drop_in: Some(drop_in),
+            drop_in: Some(self.placed("toml", text)?),
             ..ImageOptions::default()
         })
     }
@@ -95,25 +94,19 @@ impl Fleet {
     /// # Errors
     /// When it cannot be built.
     pub fn build(&self, mut options: ImageOptions) -> Result<Image> {
-        let folder = self.host.paths.out.join("published");
-        std::fs::create_dir_all(&folder)?;
-        options.update_keys = vec![key().write_public(&folder, "key")?];
+        options.update_keys = vec![self.placed("pem", &key().public_pem())?];
         let more = match &options.drop_in {
             Some(file) => std::fs::read_to_string(file)?,
             None => String::new(),
         };
-        let name = match &options.drop_in {
-            Some(file) => file.file_name().context("a drop-in has a name")?.to_owned(),
-            None => format!("trial-{}.toml", self.trial.len()).into(),
-        };
-        let drop_in = folder.join(name);
         let text = format!("{}{more}", self.trial);
-        // Another thread may be building with it.
-        if std::fs::read_to_string(&drop_in).ok().as_ref() != Some(&text) {
-            std::fs::write(&drop_in, text)?;
-        }
-        options.drop_in = Some(drop_in);
+        options.drop_in = Some(self.placed("toml", &text)?);
         image(&self.host, &options)
+    }
+
+    /// A file with this text for a build.
+    fn placed(&self, ending: &str, text: &str) -> Result<PathBuf> {
+        placed(&self.host.paths.out.join("published-inputs"), ending, text)
     }
 
     /// Publishes a version, signed, in place of the one before.
@@ -134,6 +127,22 @@ impl Fleet {
     pub fn serve(&self) -> Result<FileServer> {
         FileServer::http(&self.folder)
     }
+}
+
+/// A file in `folder` with this text, which names it: threads that build at the same time have each their own, or
+/// one that is whole.
+fn placed(folder: &Path, ending: &str, text: &str) -> Result<PathBuf> {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    std::fs::create_dir_all(folder)?;
+    let digest = hex(&Sha256::digest(text));
+    let path = folder.join(format!("{}.{ending}", &digest[..16]));
+    if !path.exists() {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let fresh = folder.join(format!(".{}-{number}", std::process::id()));
+        std::fs::write(&fresh, text)?;
+        std::fs::rename(&fresh, &path)?;
+    }
+    Ok(path)
 }
 
 /// A machine that looks for updates at this server whenever it has become healthy, and has a watchdog.
@@ -186,4 +195,22 @@ fn debugfs(run: &Run, command: &str) -> Result<String> {
     let disk = format!("{}?offset={}", run.disk().display(), var.start);
     let mut debugfs = tools.command("debugfs");
     qemu_harness::tools::run(debugfs.args(["-w", "-R", command, &disk]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_of_one_length_are_different_files() -> Result<()> {
+        let folder = std::env::temp_dir().join(format!("placed-{}", std::process::id()));
+        let texts = ["probation = \"3s\"\n", "probation = \"4s\"\n"];
+        let files = texts.map(|text| placed(&folder, "toml", text));
+        for (text, file) in texts.into_iter().zip(files) {
+            assert_eq!(std::fs::read_to_string(file?)?, text);
+        }
+        assert_eq!(std::fs::read_dir(&folder)?.count(), 2);
+        std::fs::remove_dir_all(folder)?;
+        Ok(())
+    }
 }

@@ -49,8 +49,8 @@ fn four_versions_in_two_slots() -> Result<()> {
 fn the_real_runtime_over_https_and_var_stays() -> Result<()> {
     let fleet = Fleet::new("https", Runtime::Astromesh)?;
     let authority = "ca = \"/var/authority.pem\"\n";
-    let first = fleet.version_with("1", "https", authority)?;
-    fleet.publish(&fleet.version_with("2", "https", authority)?)?;
+    let first = fleet.version_with("1", authority)?;
+    fleet.publish(&fleet.version_with("2", authority)?)?;
     let server = FileServer::https(fleet.folder())?;
     Run::scoped(&fleet.host, "https", &first.raw, |run| {
         // The authority lies on /var, where a machine's own things are.
@@ -202,7 +202,7 @@ after = ["astromeshd"]
 #[test]
 fn initctl_installs_a_version_and_shows_why_it_is_bad() -> Result<()> {
     let fleet = Fleet::new("initctl", Runtime::Small)?;
-    let first = fleet.version_with("1", "initctl", OPERATOR)?;
+    let first = fleet.version_with("1", OPERATOR)?;
     let options = Broken::RuntimeMissing.options(&fleet.host.paths, "2", Runtime::Small)?;
     let bundle = fleet.publish(&fleet.build(options)?)?;
     Run::scoped(&fleet.host, "initctl", &first.raw, |run| {

@@ -41,7 +41,7 @@ then = "degraded"
 #[test]
 fn a_full_var_and_held_locks_stop_no_update() -> Result<()> {
     let fleet = Fleet::new("full", Runtime::Small)?;
-    let first = fleet.version_with("1", "full", HOSTILE)?;
+    let first = fleet.version_with("1", HOSTILE)?;
     let bundle = fleet.publish(&fleet.version("2")?)?;
     Run::scoped(&fleet.host, "full", &first.raw, |run| {
         for file in std::fs::read_dir(bundle.folder())? {
