@@ -33,18 +33,34 @@ use crate::emit::Emitter;
 use crate::failure::{self, Failure};
 use crate::manager;
 use crate::mounts;
+use crate::slots::uki;
 use std::path::Path;
 use supervisor::driver::Users;
 use supervisor::event::{Event, EventSink};
 
+/// os-release(5): what the root is.
+const OS_RELEASE: &str = "/usr/lib/os-release";
+
+/// The event of the stage's start: the version of init, and of the image as its os-release has it.
+fn boot_start(os_release: &str) -> Event {
+    let event = Event::new("boot.start")
+        .with("stage", "system")
+        .with("version", env!("CARGO_PKG_VERSION"));
+    let fields = [("image", "IMAGE_ID"), ("image_version", "IMAGE_VERSION")];
+    fields.into_iter().fold(event, |event, (field, key)| {
+        match uki::os_release(os_release, key) {
+            Some(value) => event.with(field, value),
+            None => event,
+        }
+    })
+}
+
 /// Runs the stage, which never ends but with the machine.
 pub fn run() -> ! {
     let mut emitter = Emitter::direct();
-    emitter.emit(
-        Event::new("boot.start")
-            .with("stage", "system")
-            .with("version", env!("CARGO_PKG_VERSION")),
-    );
+    emitter.emit(boot_start(
+        &std::fs::read_to_string(OS_RELEASE).unwrap_or_default(),
+    ));
     tell_panics();
     let mut cmdline = Cmdline::parse("");
     let mut watchdog = Watchdog::default();
@@ -98,4 +114,26 @@ fn tell_panics() {
                 .with("place", place),
         );
     }));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use supervisor::Time;
+
+    #[test]
+    fn a_boot_says_which_version_of_the_image_it_is() {
+        let line = |text: &str| boot_start(text).line(Time::ZERO);
+        let version = env!("CARGO_PKG_VERSION");
+        assert_eq!(
+            line("ID=x\nIMAGE_ID=astromesh-os\nIMAGE_VERSION=\"2\"\n"),
+            format!(
+                "init: 0.000 boot.start stage=system version={version} image=astromesh-os image_version=2"
+            )
+        );
+        assert_eq!(
+            line(""),
+            format!("init: 0.000 boot.start stage=system version={version}")
+        );
+    }
 }
