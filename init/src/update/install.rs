@@ -6,6 +6,7 @@
 use super::fetch::{self, Wait};
 use super::manifest::{Manifest, Part};
 use super::plan::{Plan, Step};
+use super::progress::Progress;
 use super::source::Source;
 use super::verity::{self, Pair};
 use super::{End, Outlet, direct};
@@ -160,7 +161,8 @@ impl Job<'_> {
             Ok(())
         };
         let outlet = &mut *self.outlet;
-        let mut progress = |percent: u64| tell(outlet, &part.name, percent);
+        let mut pace = Progress::new(&part.name);
+        let mut progress = |percent: u64| pace.tell(outlet, percent);
         let fetched = fetch::part(self.source, part, self.wait, &mut sink, &mut progress);
         self.written = self.written.saturating_add(here);
         fetched?;
@@ -222,12 +224,6 @@ impl Job<'_> {
         record.save(state).map_err(End::failed)?;
         self.machine.marks.set(Mark::Armed).map_err(End::failed)
     }
-}
-
-/// Tells how far a file is.
-pub(super) fn tell(outlet: &mut dyn Outlet, file: &str, percent: u64) {
-    let fields = [("file", file.to_owned()), ("percent", percent.to_string())];
-    outlet.event("update.progress", &fields);
 }
 
 /// Proves what the partitions hold, as the device gives it back.

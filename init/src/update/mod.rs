@@ -30,6 +30,7 @@ pub mod machine;
 pub mod manifest;
 pub mod patience;
 pub mod plan;
+mod progress;
 pub mod run;
 pub mod source;
 pub mod verity;

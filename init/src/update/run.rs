@@ -4,6 +4,7 @@ use super::fetch::{self, Wait};
 use super::install::{self, Job, Machine};
 use super::manifest::{self, Manifest};
 use super::plan::{self, Facts, Plan, Step};
+use super::progress::Progress;
 use super::source::Source;
 use super::{End, Outlet, keys};
 use crate::slots::judgement::{self, Facts as Slots};
@@ -215,7 +216,8 @@ fn fetch_uki(
         bytes.extend_from_slice(more);
         Ok(())
     };
-    let mut progress = |percent| install::tell(outlet, &part.name, percent);
+    let mut pace = Progress::new(&part.name);
+    let mut progress = |percent| pace.tell(outlet, percent);
     let fetched = fetch::part(source, part, wait, &mut sink, &mut progress);
     // Nothing was changed: what is wrong with it is a refusal, unless it was only the line.
     fetched.map_err(|end| match end {
