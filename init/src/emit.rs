@@ -3,13 +3,15 @@
 //! An event goes to the kernel's log, to the console, and into the record of this boot. None of
 //! the ways may block: before the `logger` runs, the line is written to the console itself,
 //! opened non-blocking; after that, into the logger's pipe; and to the console itself again while the
-//! logger does not come back, or nobody would hear of that. What finds no room is counted, and the
-//! count is told with the next event that does (`lost=N`).
+//! logger does not come back, or nobody would hear of that. A console that hung up is opened anew with the
+//! next event. What finds no room is counted, and the count is told with the next event that does (`lost=N`).
 
 use crate::kmsg_logger::{self, Kmsg};
 use crate::record::Record;
 use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use std::path::PathBuf;
 use std::time::Duration;
 use supervisor::Time;
 use supervisor::event::{Event, EventSink};
@@ -25,6 +27,8 @@ pub struct Emitter {
     kmsg: Option<&'static Kmsg>,
     /// The console itself, or the standard output of a container.
     console: Option<OwnedFd>,
+    /// Where the console is, if it is ours to open.
+    console_path: Option<PathBuf>,
     /// To the logger.
     pipe: Option<OwnedFd>,
     /// Whether the pipe is to be used, once there is one.
@@ -41,7 +45,14 @@ impl Emitter {
     /// Emits to the kernel's log and the console itself. Without a console, only to the kernel's log.
     #[must_use]
     pub fn direct() -> Self {
-        Self::new(Some(kmsg_logger::install()), open_console())
+        Self::on_console(Some(kmsg_logger::install()), "/dev/console".into())
+    }
+
+    fn on_console(kmsg: Option<&'static Kmsg>, path: PathBuf) -> Self {
+        let mut emitter = Self::new(kmsg, None);
+        emitter.console_path = Some(path);
+        emitter.open_console();
+        emitter
     }
 
     /// Emits to this descriptor only, which must be non-blocking: in a container the kernel's log and
@@ -55,6 +66,7 @@ impl Emitter {
         Self {
             kmsg,
             console,
+            console_path: None,
             pipe: None,
             through_logger: true,
             lost: 0,
@@ -77,9 +89,35 @@ impl Emitter {
     /// From now on emits to the console itself again, opened anew: it may have been hung up.
     pub fn use_console(&mut self) {
         self.pipe = None;
-        if self.kmsg.is_some() {
-            self.console = open_console();
+        self.open_console();
+    }
+
+    /// Non-blocking and never as a controlling terminal: PID 1 must not wait for a serial line, nor be hung up by
+    /// it.
+    fn open_console(&mut self) {
+        if let Some(path) = &self.console_path {
+            let flags = OFlags::WRONLY | OFlags::NOCTTY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+            self.console = rustix::fs::open(path, flags, Mode::empty()).ok();
         }
+    }
+
+    /// Writes a line to where the events go. `false`: there was no room for it.
+    fn write(&mut self, line: &str) -> bool {
+        let to_console = self.pipe.is_none() || !self.through_logger;
+        for _ in 0..2 {
+            let Some(out) = self.out() else {
+                return true;
+            };
+            match rustix::io::write(out, line.as_bytes()) {
+                Ok(count) => return count == line.len(),
+                // A terminal that hung up says so for ever (termio: EIO); opened anew it is one again.
+                Err(e) if e != Errno::AGAIN && to_console && self.console_path.is_some() => {
+                    self.open_console();
+                }
+                Err(_) => return false,
+            }
+        }
+        false
     }
 
     fn out(&self) -> Option<&OwnedFd> {
@@ -124,12 +162,13 @@ impl Emitter {
 impl EventSink for Emitter {
     fn emit(&mut self, event: Event) {
         let at = now();
-        let event = if self.lost > 0 {
-            event.with("lost", self.lost)
+        let (event, mut line) = if self.lost > 0 {
+            let line = event.line_with_lost(at, self.lost);
+            (event.with("lost", self.lost), line)
         } else {
-            event
+            let line = event.line(at);
+            (event, line)
         };
-        let mut line = event.line(at);
         if let Some(kmsg) = self.kmsg {
             kmsg.write(SEVERITY, &line);
         }
@@ -137,11 +176,7 @@ impl EventSink for Emitter {
             self.fresh = self.fresh.saturating_add(1);
         }
         line.push('\n');
-        let fits = self.out().is_none_or(|out| {
-            let written = rustix::io::write(out, line.as_bytes());
-            written.is_ok_and(|count| count == line.len())
-        });
-        if fits {
+        if self.write(&line) {
             self.lost = 0;
         } else {
             self.lost += 1;
@@ -150,9 +185,58 @@ impl EventSink for Emitter {
     }
 }
 
-/// Non-blocking and never as a controlling terminal: PID 1 must not wait for a serial line, nor
-/// be hung up by it.
-fn open_console() -> Option<OwnedFd> {
-    let flags = OFlags::WRONLY | OFlags::NOCTTY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    rustix::fs::open("/dev/console", flags, Mode::empty()).ok()
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+    use std::io::{BufRead, BufReader};
+
+    /// A terminal that `path` leads to; returns its other end.
+    fn terminal(path: &std::path::Path) -> OwnedFd {
+        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        grantpt(&master).unwrap();
+        unlockpt(&master).unwrap();
+        let name = ptsname(&master, Vec::new()).unwrap();
+        let _ = std::fs::remove_file(path);
+        std::os::unix::fs::symlink(name.to_str().unwrap(), path).unwrap();
+        master
+    }
+
+    fn line(master: OwnedFd) -> String {
+        let mut line = String::new();
+        let mut reader = BufReader::new(std::fs::File::from(master));
+        reader.read_line(&mut line).unwrap();
+        line.trim_end().to_owned()
+    }
+
+    #[test]
+    fn a_console_that_hung_up_is_opened_anew() {
+        let path = std::env::temp_dir().join(format!("init-test-emit-{}", std::process::id()));
+        let first = terminal(&path);
+        let mut emitter = Emitter::on_console(None, path.clone());
+        emitter.emit(Event::new("a.first"));
+        assert!(line(first).ends_with(" a.first"));
+        // The other end is closed, which is a hang-up; then there is a terminal again.
+        let second = terminal(&path);
+        emitter.emit(Event::new("a.second"));
+        assert_eq!(emitter.lost_total(), 0);
+        assert!(line(second).ends_with(" a.second"));
+        std::fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn a_full_console_is_no_hang_up_and_the_count_is_told_on_a_cut_line() {
+        let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::NONBLOCK).unwrap();
+        let mut emitter = Emitter::contained(Some(write));
+        while emitter.lost_total() < 3 {
+            emitter.emit(Event::new("a.flood").with("value", "x".repeat(900)));
+        }
+        let mut reader = std::fs::File::from(read);
+        let mut data = vec![0u8; 1 << 20];
+        let _ = std::io::Read::read(&mut reader, &mut data);
+        emitter.emit(Event::new("a.long").with("value", "x".repeat(5_000)));
+        let mut reader = BufReader::new(reader).lines().map_while(Result::ok);
+        let told = reader.find(|line| line.contains("a.long")).unwrap();
+        assert!(told.ends_with(" lost=3"), "{told}");
+    }
 }

@@ -24,6 +24,12 @@ use std::fmt::{self, Write};
 /// priority that is put in front of it there.
 pub const LINE_MAX: usize = 976;
 
+/// Stands for the fields that found no room.
+const MORE: &str = " more=...";
+
+/// The end of a value that was cut.
+const CUT: &str = "...\"";
+
 /// One thing that happened: a name and its key-value pairs, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
@@ -76,9 +82,24 @@ impl Event {
 
     /// The console line, without a newline, at most [`LINE_MAX`] bytes of printable ASCII.
     ///
-    /// What does not fit is cut at the end of a value and marked by `...`.
+    /// A value that does not fit is cut, which is marked by `...` at its end, and the fields after it are left
+    /// out; if not even the begin of a value fits, a field `more=...` says that there are more.
     #[must_use]
     pub fn line(&self, at: Time) -> String {
+        self.line_within(at, LINE_MAX)
+    }
+
+    /// The line with a last field `lost=N`, which is there however long the rest is: whoever counts what was
+    /// lost adds these up.
+    #[must_use]
+    pub fn line_with_lost(&self, at: Time, lost: u64) -> String {
+        let field = format!(" lost={lost}");
+        let mut line = self.line_within(at, LINE_MAX.saturating_sub(field.len()));
+        line.push_str(&field);
+        line
+    }
+
+    fn line_within(&self, at: Time, most: usize) -> String {
         let mut line = String::with_capacity(160);
         let _ = write!(
             line,
@@ -87,14 +108,26 @@ impl Event {
             at.subsec_millis(),
             self.name
         );
-        for (key, value) in &self.fields {
+        // A name is a few dozen bytes, but for one that somebody made up.
+        line.truncate(most);
+        let mut fields = self.fields.iter().peekable();
+        while let Some((key, value)) = fields.next() {
+            let end = line.len();
             let _ = write!(line, " {key}=");
+            let value_at = line.len();
             push_value(&mut line, value.as_bytes());
-            if line.len() > LINE_MAX {
-                line.truncate(LINE_MAX - 4);
-                line.push_str("...\"");
-                break;
+            let reserve = fields.peek().map_or(0, |_| MORE.len());
+            if line.len() + reserve <= most {
+                continue;
             }
+            line.truncate(value_at);
+            if !push_cut(&mut line, value.as_bytes(), most) {
+                line.truncate(end);
+                if end + MORE.len() <= most {
+                    line.push_str(MORE);
+                }
+            }
+            break;
         }
         line
     }
@@ -109,17 +142,38 @@ pub fn push_value(line: &mut String, value: &[u8]) {
     }
     line.push('"');
     for byte in value {
-        match byte {
-            b'"' => line.push_str("\\\""),
-            b'\\' => line.push_str("\\\\"),
-            b'\n' => line.push_str("\\n"),
-            0x20..=0x7e => line.push(char::from(*byte)),
-            other => {
-                let _ = write!(line, "\\x{other:02x}");
-            }
-        }
+        push_quoted(line, *byte);
     }
     line.push('"');
+}
+
+/// Appends as much of a value as fits, quoted and marked as cut. `false`: nothing of it fits.
+fn push_cut(line: &mut String, value: &[u8], most: usize) -> bool {
+    let start = line.len();
+    line.push('"');
+    for byte in value {
+        let end = line.len();
+        push_quoted(line, *byte);
+        if line.len() + CUT.len() > most {
+            // A whole escape or nothing of it: half of one would take the closing quote along.
+            line.truncate(end);
+            break;
+        }
+    }
+    line.push_str(CUT);
+    line.len() <= most && line.len() > start + 1 + CUT.len()
+}
+
+fn push_quoted(line: &mut String, byte: u8) {
+    match byte {
+        b'"' => line.push_str("\\\""),
+        b'\\' => line.push_str("\\\\"),
+        b'\n' => line.push_str("\\n"),
+        0x20..=0x7e => line.push(char::from(byte)),
+        other => {
+            let _ = write!(line, "\\x{other:02x}");
+        }
+    }
 }
 
 /// Whoever takes events: the console, a test's vector, the boot report.
@@ -163,7 +217,76 @@ mod tests {
         );
     }
 
+    /// Splits a line as docs/interfaces.md has it, independently of how it is made. Panics if it is none.
+    fn parse(line: &str) -> Vec<(String, String)> {
+        let mut rest = line.splitn(4, ' ').nth(3).unwrap_or_default();
+        let mut fields = Vec::new();
+        while !rest.is_empty() {
+            let (key, after) = rest.split_once('=').expect("key=value");
+            let Some(quoted) = after.strip_prefix('"') else {
+                let (value, next) = after.split_once(' ').unwrap_or((after, ""));
+                assert!(!value.is_empty() && !value.contains(['"', '\\']), "{line}");
+                fields.push((key.to_owned(), value.to_owned()));
+                rest = next;
+                continue;
+            };
+            let mut end = None;
+            let mut bytes = quoted.bytes().enumerate();
+            while let Some((place, byte)) = bytes.next() {
+                match byte {
+                    b'"' => {
+                        end = Some(place);
+                        break;
+                    }
+                    b'\\' => match bytes.next().expect("an escape").1 {
+                        b'x' => {
+                            for _ in 0..2 {
+                                assert!(bytes.next().expect("two digits").1.is_ascii_hexdigit());
+                            }
+                        }
+                        other => assert!(b"\"\\n".contains(&other), "{line}"),
+                    },
+                    _ => {}
+                }
+            }
+            let (value, after) = quoted.split_at(end.expect("a closing quote"));
+            fields.push((key.to_owned(), value.to_owned()));
+            rest = &after[1..];
+            rest = rest.strip_prefix(' ').unwrap_or(rest);
+        }
+        fields
+    }
+
+    #[test]
+    fn a_line_that_is_cut_is_still_one_and_keeps_the_count_of_the_lost() {
+        for value in ["x", "y z", "\"", "\\", "\n", "\u{7}", "ü"] {
+            for length in 0..1200 {
+                let event = Event::new("a.b")
+                    .with("k", value.repeat(length))
+                    .with("then", "next");
+                let line = event.line_with_lost(Time::from_secs(1), 17);
+                assert!(line.len() <= LINE_MAX, "{line}");
+                let fields = parse(&line);
+                assert_eq!(fields.last(), Some(&("lost".to_owned(), "17".to_owned())));
+                let cut = fields.iter().any(|(_, v)| v.ends_with("..."));
+                let whole =
+                    fields.len() == 3 && fields[1] == ("then".to_owned(), "next".to_owned());
+                assert_eq!(cut, !whole, "{line}");
+            }
+        }
+    }
+
     proptest! {
+        #[test]
+        fn any_fields_give_a_line_that_can_be_read(values in proptest::collection::vec(".{0,300}", 0..12)) {
+            let event = values.iter().fold(Event::new("a.b"), |e, v| e.with("k", v));
+            let line = event.line(Time::from_secs(1));
+            prop_assert!(line.len() <= LINE_MAX);
+            let fields = parse(&line);
+            let marked = fields.iter().any(|(_, v)| v.ends_with("..."));
+            prop_assert!(marked || fields.len() == values.len());
+        }
+
         #[test]
         fn any_value_gives_one_short_printable_line(value in ".*", repeat in 1usize..60) {
             let line = Event::new("a.b").with("k", value.repeat(repeat)).line(Time::from_secs(1));
