@@ -1,17 +1,27 @@
-//! init with a fault, for updates that must not stay.
+//! init with a fault, for updates that must not stay and for roles that somebody has taken over.
 //!
-//! It is init in every role, but for what the word `broken=NAME` of the kernel command line names:
+//! It is init in every role, but for what the word `broken=NAME` of the kernel command line names; in a
+//! container, which has no command line of its own, the name of the program's file is that word:
 //!
 //! - `panic`, `hang`: PID 1 of the system stage does so at once;
 //! - `panic-initramfs`, `hang-initramfs`: PID 1 of the initramfs does;
-//! - `netcfg`: the role netcfg aborts when it is started.
+//! - `netcfg`: the role netcfg aborts when it is started;
+//! - `netcfg-flood`, `logger-flood`: the first instance of the role sends PID 1 well-formed messages without end;
+//! - `netcfg-garbage`, `logger-garbage`: messages that are none;
+//! - `logger-panic`: the first instance of the logger panics;
+//! - `netcfg-stop`: the first instance stops (SIGSTOP) as soon as it has told an event.
 
 use astromesh_init::cmdline::WATCHDOG;
 use astromesh_init::devices::modules::Modules;
 use astromesh_init::devices::watchdog::Watchdog;
 use astromesh_init::emit::Emitter;
 use astromesh_init::mounts;
+use rustix::fd::OwnedFd;
+use rustix::net::SendFlags;
+use std::path::Path;
 use std::process::ExitCode;
+use supervisor::logger::passed;
+use supervisor::logger::protocol::Report;
 
 /// What a process of init's program is.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -19,6 +29,7 @@ enum Place {
     Initramfs,
     System,
     Netcfg,
+    Logger,
     Elsewhere,
 }
 
@@ -33,6 +44,28 @@ fn main() -> ExitCode {
             hang()
         }
         ("netcfg", Place::Netcfg) => std::process::abort(),
+        ("netcfg-flood", Place::Netcfg) if is_first("--runtime-dir") => {
+            flood("--events", |number| {
+                format!("net.warning\0reason\0flood {number}").into_bytes()
+            })
+        }
+        ("netcfg-garbage", Place::Netcfg) if is_first("--runtime-dir") => {
+            flood("--events", |_| vec![0xff; 300])
+        }
+        ("netcfg-stop", Place::Netcfg) if is_first("--runtime-dir") => stop_after_an_event(),
+        ("logger-flood", Place::Logger) if is_first("--dir") => flood("--control", |number| {
+            let report = Report::Lost {
+                service: format!("stranger-{number}"),
+                console: number,
+                rate: 0,
+                file: u64::MAX,
+            };
+            report.encode()
+        }),
+        ("logger-panic", Place::Logger) if is_first("--dir") => panic!("broken on purpose"),
+        ("logger-garbage", Place::Logger) if is_first("--dir") => {
+            flood("--control", |_| Vec::new())
+        }
         _ => astromesh_init::roles::run(),
     }
 }
@@ -40,6 +73,11 @@ fn main() -> ExitCode {
 /// In the initramfs `/proc` is not mounted yet, but the kernel puts words of its command line that
 /// it does not know into the environment of its first process.
 fn fault() -> String {
+    let name = std::env::current_exe().unwrap_or_default();
+    let name = name.file_name().unwrap_or_default().to_string_lossy();
+    if let Some(fault) = name.strip_prefix("broken=") {
+        return fault.to_owned();
+    }
     let Ok(line) = std::fs::read_to_string("/proc/cmdline") else {
         return std::env::var("broken").unwrap_or_default();
     };
@@ -53,9 +91,10 @@ fn place() -> Place {
     let first = std::env::args().nth(1);
     match (std::process::id(), first.as_deref()) {
         // Only the initramfs has this folder.
-        (1, _) if std::path::Path::new("/sysroot").exists() => Place::Initramfs,
+        (1, _) if Path::new("/sysroot").exists() => Place::Initramfs,
         (1, _) => Place::System,
         (_, Some("netcfg")) => Place::Netcfg,
+        (_, Some("logger")) => Place::Logger,
         _ => Place::Elsewhere,
     }
 }
@@ -72,5 +111,57 @@ fn hang() -> ! {
     eprintln!("broken: hanging");
     loop {
         std::thread::park();
+    }
+}
+
+/// The value of an option of this process.
+fn option(name: &str) -> Option<String> {
+    std::env::args().skip_while(|word| word != name).nth(1)
+}
+
+/// Whether this is the first instance of the role: it leaves a mark in the folder that this option names.
+fn is_first(folder: &str) -> bool {
+    let mark = option(folder).map(|folder| Path::new(&folder).join("faulty"));
+    mark.is_some_and(|mark| std::fs::File::create_new(mark).is_ok())
+}
+
+/// Says that the role runs, and then sends messages on the channel of this option as fast as they are taken.
+fn flood(channel: &str, message: impl Fn(u64) -> Vec<u8>) -> ! {
+    let channel = channel_of(channel);
+    tell_ready();
+    for number in 0.. {
+        let message = message(number);
+        while rustix::net::send(&channel, &message, SendFlags::NOSIGNAL).is_err() {
+            std::thread::yield_now();
+        }
+    }
+    unreachable!("there are more numbers than time")
+}
+
+fn channel_of(option_name: &str) -> OwnedFd {
+    let number = option(option_name).and_then(|number| number.parse().ok());
+    passed(number.expect("the role is given this channel")).expect("it is open")
+}
+
+fn tell_ready() {
+    let Ok(path) = std::env::var("NOTIFY_SOCKET") else {
+        return;
+    };
+    let socket = std::os::unix::net::UnixDatagram::unbound().expect("a socket");
+    let _ = socket.send_to(b"READY=1", path);
+}
+
+fn stop_after_an_event() -> ! {
+    let channel = channel_of("--events");
+    tell_ready();
+    let told = rustix::net::send(
+        &channel,
+        b"net.warning\0reason\0stopping",
+        SendFlags::NOSIGNAL,
+    );
+    told.expect("the channel takes an event");
+    loop {
+        let own = rustix::process::getpid();
+        let _ = rustix::process::kill_process(own, rustix::process::Signal::STOP);
     }
 }

@@ -194,6 +194,28 @@ fn the_last_words_of_a_service_are_in_its_exit_record() {
 }
 
 #[test]
+fn what_the_logger_itself_has_to_say_is_told_among_the_events() {
+    let folder = Folder::new();
+    let console = console_in(&folder);
+    let blocked = folder.path.join("a-file");
+    std::fs::write(&blocked, "").unwrap();
+    let dir = blocked.join("logs");
+    let mut rig = Rig::start(&["--console", &console, "--dir", dir.to_str().unwrap()]);
+    let request = Request::Logs {
+        service: Some("init".into()),
+        lines: 100,
+        follow: true,
+    };
+    let mut events = rig.ask(&request).lines().map(Result::unwrap);
+    let told = events
+        .find(|line| line.contains(" log.warning what=files error="))
+        .unwrap();
+    assert!(told.contains("a-file/logs: Not a directory"), "{told}");
+    rig.stop();
+    assert!(folder.read("console").contains(" log.warning what=files "));
+}
+
+#[test]
 fn a_client_that_does_not_read_is_told_how_much_it_missed() {
     let rig = Rig::start(&["--console", "/dev/null"]);
     let follow = Request::Logs {

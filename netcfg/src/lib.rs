@@ -46,6 +46,7 @@ mod sys;
 use std::convert::Infallible;
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 pub use config::{Config, ConfigError, LinkConfig};
 
@@ -64,6 +65,12 @@ pub struct Options {
 pub trait Outlet {
     /// One event, as a name of dotted lower-case words and its fields in order.
     fn event(&mut self, name: &str, fields: &[(&str, String)]);
+
+    /// Called in each turn of the loop, the first time when the network part runs: whoever supervises it can be
+    /// told so. Returns until when it is to be called again at the latest.
+    fn alive(&mut self, _now: Duration) -> Option<Duration> {
+        None
+    }
 }
 
 /// Why the network part cannot run, or cannot go on. A supervisor should start it again.

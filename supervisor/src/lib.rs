@@ -23,12 +23,14 @@ pub mod core;
 pub mod driver;
 pub mod event;
 pub mod logger;
+pub mod notifier;
 pub mod poller;
 pub mod received;
 pub mod spec;
 pub mod status;
 #[allow(unsafe_code, reason = "the only module that may; see its prose")]
 pub mod sys;
+pub mod token_bucket;
 
 /// A point in time: how long ago the kernel started, by `CLOCK_BOOTTIME`.
 ///

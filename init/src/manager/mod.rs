@@ -9,7 +9,9 @@
 //! portions, so ten thousand orphans at once do not keep a client of the control socket waiting.
 
 mod answer;
+mod conduct;
 pub mod logging;
+pub mod role_channel;
 mod verb;
 
 use crate::control::protocol::{BootReport, EventLine};
@@ -27,7 +29,7 @@ use std::path::Path;
 use supervisor::Time;
 use supervisor::core::{Input, State};
 use supervisor::driver::{Driver, Outcome, Setup, Token, reap};
-use supervisor::event::Event;
+use supervisor::event::{Event, EventSink};
 use supervisor::logger::now;
 use supervisor::poller::{Poller, Watched};
 use supervisor::spec::Spec;
@@ -189,6 +191,13 @@ impl Manager {
         self.was_healthy |= self.driver.core().required_healthy();
     }
 
+    /// Has a role of init killed and replaced that breaks the rules of its channel to PID 1, and how it does.
+    pub fn kill_role(&mut self, service: &str, how: String, emitter: &mut Emitter) {
+        if let Some(id) = self.driver.core().find(service) {
+            self.feed(Input::Misbehaved(id, how), emitter);
+        }
+    }
+
     /// Waits for something to happen, at most until `deadline`, and handles what is not the owner's.
     ///
     /// # Errors
@@ -199,6 +208,9 @@ impl Manager {
         emitter: &mut Emitter,
     ) -> io::Result<Vec<Happened>> {
         emitter.logger_runs(self.logger_runs());
+        if let Some(warning) = self.logger.warning(now()) {
+            emitter.emit(warning);
+        }
         self.publish(emitter);
         self.driver.close_received(now());
         self.server.watch();
@@ -206,6 +218,7 @@ impl Manager {
             self.driver.deadline(),
             self.server.deadline(),
             self.reap_at,
+            self.logger.deadline(),
             deadline,
         ];
         let due = dues.into_iter().flatten().min();
@@ -222,7 +235,11 @@ impl Manager {
             let token = Token::from_data(event.data);
             match token.kind {
                 SIGNAL => signalled = true,
-                LOGGER => self.logger.receive(),
+                LOGGER => {
+                    if let Some(how) = self.logger.receive(now()) {
+                        self.kill_role(logging::LOGGER, how, emitter);
+                    }
+                }
                 CONTROL => {
                     if let Some(asked) = self.server.ready(token.number, event.flags, now()) {
                         happened.extend(self.answer(asked, emitter));

@@ -1,25 +1,48 @@
 //! The role `logger`: see [`supervisor::logger`].
+//!
+//! Its standard error is a pipe that it reads itself, so nothing here may wait until that has room.
 
-use rustix::fd::OwnedFd;
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::OFlags;
 use std::ffi::OsString;
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
 use std::time::Duration;
 use supervisor::logger::{self, Folder, Limit, Options, Rotation, Service, Target};
+use supervisor::notifier::Notifier;
 
 pub(super) fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    never_wait_for(std::io::stderr().as_fd());
     let options = match parse(arguments) {
         Ok(options) => options,
         Err(problem) => return super::usage(&problem),
     };
-    match logger::run(options) {
+    let ended = Notifier::from_environment().and_then(|notifier| {
+        logger::run(Options {
+            notifier,
+            ..options
+        })
+    });
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("logger: {e}");
+            let _ = writeln!(std::io::stderr(), "logger: {e}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Makes a pipe non-blocking: what it has no room for is dropped. Of anything else, such as a terminal, others
+/// may have copies whose mode is not ours to set.
+fn never_wait_for(fd: BorrowedFd<'_>) {
+    let pipe = rustix::fs::fstat(fd).is_ok_and(|stat| {
+        rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Fifo
+    });
+    if pipe {
+        // If it fails there is nobody to tell.
+        let _ = rustix::io::ioctl_fionbio(fd, true);
     }
 }
 
@@ -65,6 +88,7 @@ fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Options, String> {
         console,
         folder: folder.map(|path| Folder { path, rotation }),
         control,
+        notifier: Notifier::default(),
     })
 }
 

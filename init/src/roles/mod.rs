@@ -22,6 +22,7 @@ use crate::manager::Verb;
 use crate::{ctl, initramfs, system};
 use rustix::fd::OwnedFd;
 use std::ffi::{OsStr, OsString};
+use std::io::Write;
 use std::process::ExitCode;
 use supervisor::logger::passed;
 
@@ -165,7 +166,8 @@ fn channel(value: &OsStr) -> Result<OwnedFd, String> {
 
 /// Says what was wrong with the call and how it is made; status 2.
 fn usage(problem: &str) -> ExitCode {
-    eprintln!("init: {problem}\n{}", help::usage());
+    // Not by `eprintln!`, which panics where nobody reads.
+    let _ = writeln!(std::io::stderr(), "init: {problem}\n{}", help::usage());
     ExitCode::from(2)
 }
 

@@ -10,8 +10,10 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use supervisor::Time;
 use supervisor::event::Event;
 use supervisor::logger::now;
+use supervisor::notifier::Notifier;
 
 pub(super) fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let (config, options, events) = match parse(arguments) {
@@ -27,7 +29,13 @@ pub(super) fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     };
     let options = netcfg::Options { config, ..options };
     let ended = match events {
-        Some(channel) => netcfg::run(options, &mut Channel(channel)),
+        Some(channel) => match Notifier::from_environment() {
+            Ok(notifier) => netcfg::run(options, &mut Channel { channel, notifier }),
+            Err(e) => {
+                eprintln!("{e}");
+                return ExitCode::FAILURE;
+            }
+        },
         None => netcfg::run(options, &mut Lines),
     };
     let Err(e) = ended;
@@ -65,11 +73,19 @@ fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Parsed, String> {
 }
 
 /// To PID 1.
-struct Channel(OwnedFd);
+struct Channel {
+    channel: OwnedFd,
+    /// Connected before the sandbox, in which nothing can be.
+    notifier: Notifier,
+}
 
 impl netcfg::Outlet for Channel {
     fn event(&mut self, name: &str, fields: &[(&str, String)]) {
-        relay::send(&self.0, name, fields);
+        relay::send(&self.channel, name, fields);
+    }
+
+    fn alive(&mut self, now: Time) -> Option<Time> {
+        self.notifier.turn(now)
     }
 }
 

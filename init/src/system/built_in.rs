@@ -7,7 +7,7 @@
 use super::relay::{Channel, Teller};
 use crate::config::{self, BUILT_IN, Config};
 use crate::manager::logging::{built_in, with_logger};
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use crate::manager::role_channel::RoleChannel;
 use std::io;
 use std::path::Path;
 use std::time::Duration;
@@ -49,6 +49,10 @@ pub const KEEPER: &str = "slots";
 /// capabilities(7): `CAP_NET_BIND_SERVICE`, `CAP_NET_ADMIN`, `CAP_NET_RAW`.
 const NETCFG_CAPABILITIES: u64 = 1 << 10 | 1 << 12 | 1 << 13;
 
+/// How long netcfg may be silent. No lease and no advertisement is shorter than some minutes, and its loop waits for
+/// nothing but the kernel.
+const NETCFG_WATCHDOG: &str = "20s";
+
 /// The kernel's last choice when memory runs out: without these nobody hears of it.
 const OOM_SCORE: i32 = -900;
 
@@ -62,7 +66,8 @@ pub fn all(config: &Config) -> Result<Vec<Spec>, String> {
         "netcfg",
         &format!(
             "exec = ['{PROGRAM}', 'netcfg', '--config', '{}', '--state-dir', '/var/lib/netcfg', \
-             '--runtime-dir', '/run/netcfg', '--events', '{EVENTS}']\nuser = 'netcfg'\nstop.timeout = '3s'",
+             '--runtime-dir', '/run/netcfg', '--events', '{EVENTS}']\nuser = 'netcfg'\ntype = 'notify'\n\
+             start-timeout = '30s'\nwatchdog = '{NETCFG_WATCHDOG}'\nstop.timeout = '3s'",
             config::PATH
         ),
     )?;
@@ -124,10 +129,9 @@ fn grow() -> Result<Spec, String> {
 /// # Errors
 /// If the kernel gives no socket.
 pub fn connect(driver: &mut Driver, teller: Teller) -> io::Result<Channel> {
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let (fd, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+    let (end, theirs) = RoleChannel::pair(teller.service, driver.source())?;
     driver.pass(teller.service, theirs);
-    Ok(Channel { teller, fd })
+    Ok(Channel { teller, end })
 }
 
 #[cfg(test)]

@@ -110,7 +110,7 @@ impl Machine {
         let uevents = Uevents::open().map_err(fail("a netlink socket"))?;
         (0..)
             .zip(&channels)
-            .try_for_each(|(number, channel)| manager.watch(channel.fd.as_fd(), ROLE, number))
+            .try_for_each(|(number, channel)| manager.watch(channel.end.fd(), ROLE, number))
             .and_then(|()| manager.watch(uevents.fd(), UEVENT, 0))
             .and_then(|()| manager.watch(versions.fd(), SLOTS, 0))
             .map_err(fail("epoll"))?;
@@ -168,7 +168,8 @@ impl Machine {
             self.time
                 .wait_until([owed, look].into_iter().flatten().min());
             self.watchdog.turn(now(), owed);
-            let dues = [deadline, look, self.watchdog.due()];
+            let warnings = self.channels.iter().filter_map(|c| c.end.deadline()).min();
+            let dues = [deadline, look, self.watchdog.due(), warnings];
             let until = dues.into_iter().flatten().min();
             let all_happened = self.manager.turn(until, emitter)?;
             self.look_at_the_time(emitter);
@@ -205,12 +206,7 @@ impl Machine {
 
     fn handle(&mut self, token: Token, emitter: &mut Emitter) {
         match token.kind {
-            ROLE => {
-                while let Some(event) = self.told_by(token.number) {
-                    emitter.emit(event.clone());
-                    self.heed(&event, emitter);
-                }
-            }
+            ROLE => self.take_role_events(token.number, emitter),
             UEVENT => {
                 while let Some(uevent) = self.uevents.next() {
                     if uevent.subsystem == "input"
@@ -254,10 +250,21 @@ impl Machine {
         }
     }
 
-    /// The next event of a role.
-    fn told_by(&self, number: u32) -> Option<Event> {
-        let place = usize::try_from(number).ok()?;
-        self.channels.get(place)?.receive()
+    /// Takes what a role told, and has the role killed if it breaks the rules.
+    fn take_role_events(&mut self, number: u32, emitter: &mut Emitter) {
+        let place = usize::try_from(number).ok();
+        let Some(channel) = place.and_then(|place| self.channels.get_mut(place)) else {
+            return;
+        };
+        let service = channel.teller.service;
+        let taken = channel.receive(now());
+        for message in taken.messages {
+            emitter.emit(message.content.clone());
+            self.heed(&message.content, emitter);
+        }
+        if let Some(how) = taken.condemned {
+            self.manager.kill_role(service, how, emitter);
+        }
     }
 
     /// Does what follows from an event of a role. Its name says whose it is, see
@@ -276,6 +283,10 @@ impl Machine {
 
     /// Does what follows from where the services are now, and from the time.
     fn settle(&mut self, emitter: &mut Emitter) {
+        let warnings = self.channels.iter_mut();
+        warnings
+            .filter_map(|c| c.end.warning(now()))
+            .for_each(|warning| emitter.emit(warning));
         let core = self.manager.driver().core();
         let machines = core.machines().iter().filter(|m| may_reboot(m.spec()));
         let look = life::Input::Look {

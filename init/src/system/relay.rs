@@ -5,7 +5,9 @@
 //! anything, as the event line quotes them. A message has the form
 //! `NAME NUL KEY NUL VALUE NUL KEY NUL VALUE ...`.
 
+use crate::manager::role_channel::{RoleChannel, Taken};
 use rustix::fd::{AsFd, OwnedFd};
+use supervisor::Time;
 use supervisor::event::Event;
 
 /// A longer message is cut by the kernel and then refused here.
@@ -19,7 +21,7 @@ const VALUE_MAX: usize = 600;
 pub struct Teller {
     /// The service.
     pub service: &'static str,
-    /// What it may tell of. The first has a `warning`, for when it tells something else.
+    /// What it may tell of.
     pub prefixes: &'static [&'static str],
 }
 
@@ -29,19 +31,21 @@ pub struct Channel {
     /// Who is at the other end.
     pub teller: Teller,
     /// This end.
-    pub fd: OwnedFd,
+    pub end: RoleChannel,
 }
 
 impl Channel {
-    /// The next event that was sent, if there is one.
-    #[must_use]
-    pub fn receive(&self) -> Option<Event> {
-        receive(&self.fd, self.teller.prefixes)
+    /// The events that were sent, as far as one turn of the loop takes them and the role keeps to the rules.
+    pub fn receive(&mut self, now: Time) -> Taken<Event> {
+        let prefixes = self.teller.prefixes;
+        self.end.receive(now, |message| {
+            Some((decode(message, prefixes)?, message.len()))
+        })
     }
 }
 
-/// The next message of a channel, if there is one. Its name starts with one of `prefixes`; a message
-/// that breaks the rules is an event about that.
+/// The next message of a channel, if there is one, for whoever reads it in a role of its own. Its name starts
+/// with one of `prefixes`; a message that breaks the rules is an event about that.
 #[must_use]
 pub fn receive(channel: &OwnedFd, prefixes: &[&str]) -> Option<Event> {
     let mut message = [0u8; MESSAGE_MAX];
@@ -151,23 +155,45 @@ mod tests {
     }
 
     #[test]
-    fn a_malformed_event_is_told_as_the_roles() {
-        let flags = rustix::net::SocketFlags::CLOEXEC;
-        let kind = rustix::net::SocketType::SEQPACKET;
-        let (fd, theirs) =
-            rustix::net::socketpair(rustix::net::AddressFamily::UNIX, kind, flags, None).unwrap();
+    fn events_of_others_are_counted_as_malformed() {
         let teller = Teller {
             service: "grow",
             prefixes: &["var."],
         };
-        let channel = Channel { teller, fd };
+        let closer = supervisor::received::Closer::new(usize::MAX).unwrap();
+        let (end, theirs) = RoleChannel::pair(teller.service, closer.source()).unwrap();
+        let mut channel = Channel { teller, end };
         send(&theirs, "var.grown", &[("ms", "7".into())]);
         send(&theirs, "net.lost", &[]);
-        assert_eq!(channel.receive().unwrap().field("ms"), Some("7"));
-        let refused = channel.receive().unwrap();
-        assert_eq!(refused.name(), "var.warning");
-        assert_eq!(refused.field("reason"), Some("a malformed event was sent"));
-        assert_eq!(channel.receive(), None);
+        let now = Time::from_secs(1);
+        let taken = channel.receive(now).messages;
+        assert_eq!(taken.len(), 1);
+        assert_eq!(taken[0].content.field("ms"), Some("7"));
+        let warning = channel.end.warning(now).unwrap();
+        assert_eq!(warning.field("malformed"), Some("1"));
+    }
+
+    #[test]
+    fn a_flood_of_events_is_cut_to_the_rate_of_the_role() {
+        let teller = Teller {
+            service: "netcfg",
+            prefixes: &["net."],
+        };
+        let closer = supervisor::received::Closer::new(usize::MAX).unwrap();
+        let (end, theirs) = RoleChannel::pair(teller.service, closer.source()).unwrap();
+        let mut channel = Channel { teller, end };
+        let now = Time::from_secs(1);
+        let (mut told, mut turns) = (0, 0);
+        let condemned = loop {
+            send(&theirs, "net.warning", &[("reason", "x".repeat(200))]);
+            let taken = channel.receive(now);
+            told += taken.messages.len();
+            turns += 1;
+            if taken.condemned.is_some() {
+                break turns;
+            }
+        };
+        assert!((50..200).contains(&told), "{told} of {condemned}");
     }
 
     proptest! {

@@ -9,5 +9,6 @@ mod endurance;
 mod notify;
 mod probes;
 mod rig;
+mod roles;
 mod start;
 mod tree;

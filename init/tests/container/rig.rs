@@ -46,40 +46,58 @@ pub struct Container {
     seen: usize,
 }
 
-/// `examples/service` of the supervisor, built if need be: `cargo test` of one package does not
-/// build another's examples.
+/// `examples/service.rs` of the supervisor.
 pub fn service() -> &'static str {
     static PROGRAM: OnceLock<String> = OnceLock::new();
-    PROGRAM.get_or_init(|| {
-        let cargo = Command::new(env!("CARGO"))
-            .args([
-                "build",
-                "--quiet",
-                "--package",
-                "supervisor",
-                "--example",
-                "service",
-            ])
-            .arg("--message-format=json")
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
-            .stderr(Stdio::inherit())
-            .output()
-            .unwrap();
-        assert!(cargo.status.success(), "cargo build --example service");
-        let said = String::from_utf8_lossy(&cargo.stdout).into_owned();
-        let artifacts = said
-            .lines()
-            .filter_map(|l| serde_json::from_str::<Value>(l).ok());
-        let mut programs = artifacts.filter(|a| a["target"]["name"] == "service");
-        let program = programs.find_map(|a| a["executable"].as_str().map(str::to_owned));
-        program.expect("cargo tells where the example is")
-    })
+    PROGRAM.get_or_init(|| example("supervisor", "service"))
+}
+
+/// The path of an example, built if need be: `cargo test` of one package does not build another's
+/// examples, nor its own for one test program.
+fn example(package: &str, name: &str) -> String {
+    let cargo = Command::new(env!("CARGO"))
+        .args(["build", "--quiet", "--package", package, "--example", name])
+        .arg("--message-format=json")
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .stderr(Stdio::inherit())
+        .output()
+        .unwrap();
+    assert!(cargo.status.success(), "cargo build --example {name}");
+    let said = String::from_utf8_lossy(&cargo.stdout).into_owned();
+    let artifacts = said
+        .lines()
+        .filter_map(|l| serde_json::from_str::<Value>(l).ok());
+    let mut programs = artifacts.filter(|a| a["target"]["name"] == name);
+    let program = programs.find_map(|a| a["executable"].as_str().map(str::to_owned));
+    program.expect("cargo tells where the example is")
+}
+
+/// `examples/broken.rs`: init with a fault in one of its roles.
+fn broken() -> &'static str {
+    static PROGRAM: OnceLock<String> = OnceLock::new();
+    PROGRAM.get_or_init(|| example("astromesh-init", "broken"))
 }
 
 impl Container {
     /// Starts a container with these services. `SERVICE` stands for the difficult service's path, `DIR`
     /// for the test's folder.
     pub fn start(name: &str, services: &str) -> Self {
+        Self::start_program(name, services, |_| env!("CARGO_BIN_EXE_init").into())
+    }
+
+    /// The same with an init that has this fault, see `examples/broken.rs`.
+    pub fn start_broken(fault: &str, services: &str) -> Self {
+        Self::start_program(fault, services, |dir| {
+            // Roles that run as somebody else must reach it.
+            let everybody = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+            std::fs::set_permissions(dir, everybody).unwrap();
+            let program = dir.join(format!("broken={fault}"));
+            std::fs::copy(broken(), &program).unwrap();
+            program
+        })
+    }
+
+    fn start_program(name: &str, services: &str, program: impl Fn(&Path) -> PathBuf) -> Self {
         let id = format!("init-test-{name}-{}", std::process::id());
         let dir = std::env::temp_dir().join(&id);
         std::fs::create_dir_all(&dir).unwrap();
@@ -90,8 +108,8 @@ impl Container {
         std::fs::write(dir.join("init.toml"), text).unwrap();
         let mut child = Command::new("unshare")
             .args(["--fork", "--pid", "--mount-proc", "--kill-child"])
-            .args([env!("CARGO_BIN_EXE_init"), "container"])
-            .arg("--config")
+            .arg(program(&dir))
+            .args(["container", "--config"])
             .arg(dir.join("init.toml"))
             .arg("--runtime-dir")
             .arg(dir.join("run"))
@@ -294,12 +312,17 @@ impl Container {
 
     /// Kills every process of a service, not by init.
     pub fn kill(&self, service: &str) {
+        self.signal(service, rustix::process::Signal::KILL);
+    }
+
+    /// Signals every process of a service, not by init.
+    pub fn signal(&self, service: &str, signal: rustix::process::Signal) {
         let folder = std::fs::read_dir(self.cgroup.join(service)).unwrap();
         for leaf in folder.flatten() {
             let procs = std::fs::read_to_string(leaf.path().join("cgroup.procs"));
             for pid in procs.unwrap_or_default().lines() {
                 let pid = rustix::process::Pid::from_raw(pid.parse().unwrap()).unwrap();
-                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+                let _ = rustix::process::kill_process(pid, signal);
             }
         }
     }

@@ -115,7 +115,9 @@ impl Driver<'_> {
         }
         self.carry_out(&mut core, first).await;
         loop {
-            self.timer.set(core.deadline()).map_err(Error::Timer)?;
+            let dues = [core.deadline(), self.outlet.alive(clock::now())];
+            let due = dues.into_iter().flatten().min();
+            self.timer.set(due).map_err(Error::Timer)?;
             let woken = poll_fn(|cx| self.poll(cx)).await.map_err(Error::Timer)?;
             for woken in woken {
                 let input = match &woken {

@@ -32,6 +32,8 @@ pub enum Cause {
     Probe(&'static str, String),
     /// No `WATCHDOG=1` in time, or `WATCHDOG=trigger`.
     Watchdog,
+    /// It broke the rules of a channel that it has to init, and how.
+    Misbehaved(String),
     /// It said `STOPPING=1`; how its main process ended after that.
     Leaving(Option<ExitStatus>),
     /// A check before the start did not succeed: which one, and how it ended.
@@ -81,6 +83,7 @@ impl fmt::Display for Cause {
             Self::StartTimeout => f.write_str("start-timeout"),
             Self::Probe(kind, why) => write!(f, "{kind} probe: {why}"),
             Self::Watchdog => f.write_str("watchdog"),
+            Self::Misbehaved(how) => write!(f, "misbehaves: {how}"),
             Self::Leaving(None) => f.write_str("STOPPING=1"),
             Self::Leaving(Some(status)) => write!(f, "STOPPING=1, then {status}"),
             Self::PreStart(number, status) => write!(f, "pre-start check {number}: {status}"),

@@ -112,7 +112,7 @@ impl Machine {
         self.settle(turn);
     }
 
-    fn kill_tree(&mut self, turn: &mut Turn<'_>) {
+    pub(super) fn kill_tree(&mut self, turn: &mut Turn<'_>) {
         self.killed = true;
         self.bound_by(KILL_WAIT, turn.now);
         turn.actions.push(Action::KillTree(self.id));

@@ -143,6 +143,21 @@ impl Machine {
         }
     }
 
+    /// It breaks the rules of its channel to init: what it would do with a grace, or with a signal that it can
+    /// catch, is known.
+    pub(super) fn misbehaved(&mut self, how: String, turn: &mut Turn<'_>) {
+        // A oneshot that is done may have left messages behind, but there is nothing to kill.
+        if self.state.is_live() && self.pid.is_some() {
+            let cause = Cause::Misbehaved(how);
+            let event = self.event("service.unhealthy").with("reason", &cause);
+            self.tell(turn, event);
+            self.go_away(cause, turn);
+        }
+        if self.state == State::Stopping && !self.killed {
+            self.kill_tree(turn);
+        }
+    }
+
     fn fault(&mut self, cause: Cause, turn: &mut Turn<'_>) {
         let event = self.event("service.unhealthy").with("reason", &cause);
         self.tell(turn, event);

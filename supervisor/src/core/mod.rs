@@ -133,6 +133,9 @@ pub enum Input {
         /// The answer.
         result: Result<(), String>,
     },
+    /// The service, which is a role of init, breaks the rules of its channel to init, and how: it is
+    /// killed without grace, as it may be in a stranger's hands.
+    Misbehaved(Id, String),
     /// The reboot that was asked for is not going to be.
     RebootRefused(Id),
     /// Stop everything, in reverse order, and start nothing any more.
@@ -326,6 +329,7 @@ impl Core {
                 attempt,
                 result,
             } => self.on(now, id, actions, |m, t| m.probed(kind, attempt, result, t)),
+            Input::Misbehaved(id, how) => self.on(now, id, actions, |m, t| m.misbehaved(how, t)),
             Input::RebootRefused(id) => self.on(now, id, actions, Machine::schedule_retry),
         }
     }

@@ -61,6 +61,8 @@ pub struct News {
     pub lost: Vec<u64>,
     /// The end of the exit records of earlier boots, once.
     pub exits: Option<Vec<u8>>,
+    /// Why nothing is written, once.
+    pub problem: Option<String>,
 }
 
 #[derive(Debug)]
@@ -111,7 +113,7 @@ impl Files {
             done: folder.is_none(),
             news: News {
                 lost: vec![0; names.len()],
-                exits: None,
+                ..News::default()
             },
             ..State::default()
         };
@@ -176,6 +178,7 @@ impl Files {
         News {
             lost: std::mem::replace(&mut state.news.lost, none),
             exits: state.news.exits.take(),
+            problem: state.news.problem.take(),
         }
     }
 
@@ -240,9 +243,8 @@ impl Shared {
 fn write_all(shared: &Shared, folder: &Folder, names: &[String], boot: &str) {
     let path = &folder.path;
     if let Err(e) = make(path) {
-        let path = path.display();
-        eprintln!("logger: --dir {path}: {e}; no log files are written until the next start");
         let mut state = shared.lock();
+        state.news.problem = Some(format!("{}: {e}", path.display()));
         (state.off, state.done) = (true, true);
         state.queue.clear();
         state.owed.fill(0);
@@ -324,12 +326,13 @@ mod tests {
         files.close();
         let mut sum = News {
             lost: vec![0; 2],
-            exits: None,
+            ..News::default()
         };
         loop {
             let done = files.done();
             let news = files.news();
             sum.exits = news.exits.or(sum.exits);
+            sum.problem = news.problem.or(sum.problem);
             for (sum, count) in sum.lost.iter_mut().zip(news.lost) {
                 *sum += count;
             }
@@ -366,12 +369,15 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_cannot_be_made_is_no_loss() {
+    fn a_folder_that_cannot_be_made_is_told_and_no_loss() {
         let folder = testing::Folder::new();
         std::fs::write(folder.path().join("made"), "a file").unwrap();
         let files = start(&folder, "1");
         assert!(files.offer(1, || "line".into()));
-        assert_eq!(finish(&files).lost, [0, 0]);
+        let news = finish(&files);
+        assert_eq!(news.lost, [0, 0]);
+        let problem = news.problem.unwrap();
+        assert!(problem.contains("made/here: "), "{problem}");
     }
 
     #[test]

@@ -20,6 +20,11 @@
 //! events handled: what a service wrote before PID 1 saw its end is in the record of that end
 //! (`exits`). All lines of a turn have the same time, so order and time never disagree.
 //!
+//! The loop tells PID 1 that it turns (`sd_notify(3)`, `WATCHDOG=1`). Services wait while nobody reads what they
+//! write, so a logger that hangs is killed, and its successor reads what is in the pipes. What the logger itself
+//! has to say is told among the events (`log.warning`); what it writes to its standard error, such as the message
+//! of a panic, is a stream like that of any service, read by itself or by its successor.
+//!
 //! On `TERM` the logger takes what is in the pipes, waits a bounded time for the console and the
 //! disk, and ends.
 
@@ -40,6 +45,7 @@ mod testing;
 mod writer;
 
 use crate::Time;
+use crate::notifier::Notifier;
 use console::Console;
 pub use console::Target;
 use control::Control;
@@ -85,6 +91,8 @@ pub struct Options {
     pub folder: Option<Folder>,
     /// To PID 1, non-blocking.
     pub control: Option<OwnedFd>,
+    /// Tells whoever supervises it that the loop turns.
+    pub notifier: Notifier,
 }
 
 /// One service.
@@ -112,16 +120,18 @@ struct Line {
 ///
 /// # Errors
 /// If the kernel refuses the calls it lives on; PID 1 starts it again then.
-pub fn run(options: Options) -> io::Result<()> {
+pub fn run(mut options: Options) -> io::Result<()> {
     // Before there is a second thread, which must not take the signal either.
     let mut terminate = SigSet::empty();
     terminate.add(Signal::SIGTERM);
     terminate.thread_block()?;
     let signals = SignalFd::with_flags(&terminate, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
+    let mut notifier = std::mem::take(&mut options.notifier);
     let mut logger = Logger::new(options)?;
     loop {
         logger.settle(now());
-        let ready = logger.wait(&signals, logger.due())?;
+        let dues = [logger.due(), notifier.turn(now())];
+        let ready = logger.wait(&signals, dues.into_iter().flatten().min())?;
         logger.turn(&ready, now());
         if ready.iter().any(|(who, _)| *who == Who::Terminate) {
             return logger.last_words(&signals);
@@ -240,7 +250,7 @@ impl Logger {
         }
         for (who, flags) in ready {
             match who {
-                Who::Files => self.outlets.hear_files(),
+                Who::Files => self.outlets.hear_files(now),
                 Who::Control => self.obey(*flags),
                 _ => {}
             }
@@ -315,7 +325,7 @@ impl Logger {
         while now() < end {
             // In this order: what is told after `done` is heard.
             let done = self.outlets.files.done();
-            self.outlets.hear_files();
+            self.outlets.hear_files(now());
             self.outlets.losses.hurry();
             self.settle(now());
             if done && self.outlets.console.wants().is_none() {

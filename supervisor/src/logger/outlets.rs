@@ -13,6 +13,7 @@ use super::protocol::Request;
 use super::ring::{Ring, merged};
 use super::{EVENTS, Line};
 use crate::Time;
+use crate::event::Event;
 use rustix::fd::OwnedFd;
 
 /// See the module.
@@ -149,8 +150,19 @@ impl Outlets {
     }
 
     /// Takes what the thread of the files has to say.
-    pub fn hear_files(&mut self) {
+    pub fn hear_files(&mut self, now: Time) {
         let news = self.files.news();
+        if let Some(problem) = news.problem {
+            let event = Event::new("log.warning")
+                .with("what", "files")
+                .with("error", problem)
+                .with(
+                    "then",
+                    "no log files are written until the logger starts again",
+                );
+            self.console.open();
+            self.line(EVENTS, now, &event.line(now));
+        }
         if let Some(written) = news.exits {
             self.exits.load(&written);
         }

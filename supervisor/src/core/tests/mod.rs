@@ -342,6 +342,30 @@ fn a_silent_watchdog_and_a_slow_start_end_the_instance() {
 }
 
 #[test]
+fn a_role_that_misbehaves_is_killed_without_grace_and_replaced() {
+    let mut world = World::new(&[spec("a", "type = 'notify'\nrestart = 'always'")]);
+    world.notify(0, Notification::Ready);
+    world.take();
+    let misbehaved = |world: &mut World| world.feed(Input::Misbehaved(Id(0), "floods".into()));
+    misbehaved(&mut world);
+    assert_eq!(
+        world.take(),
+        ["service.unhealthy a", "service.stop a", "kill 0"]
+    );
+    // What it goes on with until it is gone changes nothing.
+    misbehaved(&mut world);
+    assert!(world.take().is_empty());
+    world.end(0, ExitStatus::Signal(9, false));
+    assert!(world.take().contains(&"spawn 0".to_owned()));
+    assert_eq!(world.deaths(0), ["misbehaves: floods"]);
+    // Also one that was asked to go, and one that is not ready yet.
+    world.command(0, Command::Stop);
+    assert!(world.take().ends_with(&["signal 0 15".to_owned()]));
+    misbehaved(&mut world);
+    assert_eq!(world.take(), ["kill 0"]);
+}
+
+#[test]
 fn services_start_in_order_and_stop_in_reverse() {
     let specs = [
         spec("log", ""),

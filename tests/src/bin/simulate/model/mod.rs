@@ -169,6 +169,8 @@ impl Model {
                     courses[id.0].answered(*kind, result.is_ok(), turn);
                 }
             }
+            // No service of this world has a channel to init, as its own roles do.
+            Input::Misbehaved(..) => unreachable!("nobody here is a role of init"),
             Input::RebootRefused(id) => courses[id.0].try_later(now),
             Input::StopAll => {
                 self.stopping = true;
