@@ -21,7 +21,6 @@ pub mod container;
 pub mod control;
 pub mod ctl;
 pub mod devices;
-pub mod durable;
 pub mod emit;
 pub mod failure;
 pub mod initramfs;
