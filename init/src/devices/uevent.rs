@@ -97,6 +97,7 @@ fn parse(message: &[u8]) -> Uevent {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn an_announcement_is_read() {
@@ -109,5 +110,32 @@ mod tests {
             (uevent.devname.as_str(), uevent.modalias.as_str()),
             ("vda", "virtio:d2")
         );
+    }
+
+    proptest! {
+        /// Whatever is announced, each field is what stands behind its name in the message.
+        #[test]
+        fn any_announcement_is_survived(message in prop::collection::vec(
+            prop_oneof![
+                prop::collection::vec(any::<u8>(), 0..20),
+                Just(b"ACTION=add".to_vec()),
+                Just(b"MODALIAS=x".to_vec()),
+                Just(b"DEVNAME".to_vec()),
+            ],
+            0..8,
+        )) {
+            let message = message.join(&0);
+            let uevent = parse(&message);
+            let text = String::from_utf8_lossy(&message).into_owned();
+            for (name, value) in [
+                ("ACTION", &uevent.action),
+                ("SUBSYSTEM", &uevent.subsystem),
+                ("DEVNAME", &uevent.devname),
+                ("MODALIAS", &uevent.modalias),
+            ] {
+                let written = format!("{name}={value}");
+                prop_assert!(value.is_empty() || text.split('\0').any(|field| field == written), "{uevent:?}");
+            }
+        }
     }
 }
