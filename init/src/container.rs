@@ -21,7 +21,7 @@ use std::io;
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use supervisor::Time;
-use supervisor::core::Input;
+use supervisor::core::{Input, ObservedTime};
 use supervisor::driver::{CgroupParent, Outcome, Setup, Users};
 use supervisor::event::{Event, EventSink};
 use supervisor::logger::{copy, now};
@@ -111,17 +111,24 @@ fn make(
 fn turn(manager: &mut Manager, emitter: &mut Emitter) -> io::Result<Verb> {
     let mut stopping: Option<(Verb, Time)> = None;
     let mut healthy = false;
+    // A container that is frozen while it stops has its whole time afterwards.
+    let mut time = ObservedTime::default();
     loop {
+        time.look(now());
         if !healthy && manager.driver().core().required_healthy() {
             healthy = true;
             emitter.emit(Event::new("boot.healthy"));
         }
         if let Some((verb, end)) = stopping
-            && end <= now()
+            && end <= time.now()
         {
             return Ok(verb);
         }
-        for happened in manager.turn(stopping.map(|(_, end)| end), emitter)? {
+        let due = stopping.map(|(_, end)| time.by_clock(end).min(time.next_look()));
+        time.wait_until(due);
+        let all_happened = manager.turn(due, emitter)?;
+        time.look(now());
+        for happened in all_happened {
             let (verb, reason) = match happened {
                 Happened::Ready(_) => continue,
                 Happened::Asked(verb, who) => (verb, who),
@@ -139,7 +146,7 @@ fn turn(manager: &mut Manager, emitter: &mut Emitter) -> io::Result<Verb> {
                 },
             };
             if stopping.is_none() {
-                stopping = Some((verb, now() + STOP_MAX));
+                stopping = Some((verb, time.now() + STOP_MAX));
                 let event = Event::new("shutdown.start").with("verb", verb.name());
                 emitter.emit(event.with("reason", reason));
                 manager.stop(emitter);
