@@ -22,6 +22,7 @@ pub mod config;
 pub mod core;
 pub mod driver;
 pub mod event;
+pub mod event_limit;
 pub mod logger;
 pub mod notifier;
 pub mod poller;

@@ -199,7 +199,7 @@ impl Closer {
     /// Without memory.
     pub fn new(open_max: usize) -> io::Result<Self> {
         let ledger = Ledger::default();
-        ledger.open_max.set(open_max.max(4 * MESSAGE_MAX));
+        ledger.open_max.set(open_max.max(MESSAGE_MAX + WAITING_MAX));
         Ok(Self {
             ledger: Rc::new(ledger),
             begun: Begun::new()?,

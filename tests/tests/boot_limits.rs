@@ -14,6 +14,8 @@ fn want_of_memory_is_told_as_such_and_a_fork_bomb_holds_up_nobody() -> Result<()
     let image = image(&host, &with_config(&host, "limits", LIMITS)?)?;
     Run::scoped(&host, "limits", &image.raw, |run| {
         let mut vm = run.boot(&VmConfig::default())?;
+        let nofile = told_by_reporter(&vm, "nofile")?;
+        ensure!(nofile == "65536 65536", "descriptors: {nofile}");
         out_of_memory(&vm)?;
         fork_bomb(&vm)?;
         vm.wait(0, "boot.healthy", &[], BOOT)?;

@@ -28,7 +28,7 @@ use std::mem::MaybeUninit;
 use std::path::Path;
 use supervisor::Time;
 use supervisor::core::{Input, State};
-use supervisor::driver::{Driver, Outcome, Setup, Token, reap};
+use supervisor::driver::{Driver, Outcome, Setup, Token, raise_descriptor_limit, reap};
 use supervisor::event::{Event, EventSink};
 use supervisor::logger::now;
 use supervisor::poller::{Poller, Watched};
@@ -109,6 +109,7 @@ impl Manager {
         console: Option<OwnedFd>,
         emitter: &mut Emitter,
     ) -> io::Result<Self> {
+        raise_descriptor_limit();
         let poller = Poller::new()?;
         let mut driver = Driver::new(specs, setup, &poller, emitter)?;
         let logger = logging::connect(&mut driver, console)?;

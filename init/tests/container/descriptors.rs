@@ -26,7 +26,7 @@ fn silent_peer() -> (TcpListener, String) {
 fn hostile(steps: &str, peer: &str) -> String {
     format!(
         "[service.s]\nexec = ['SERVICE', {steps}, 'notify=READY=1', 'forever']\ntype = 'notify'\n\
-         user = '65534'\nenvironment = {{ LINGER_PEER = '{peer}' }}\n"
+         user = '65534'\nnotify-access = 'all'\nenvironment = {{ LINGER_PEER = '{peer}' }}\n"
     )
 }
 
@@ -122,4 +122,57 @@ fn lingering_sockets_of_a_stranger_on_the_control_socket_do_not_stop_pid_1() {
     rustix::process::kill_process(pid, rustix::process::Signal::CONT).unwrap();
     assert!(status.unwrap().success());
     answers_until_held(&container, 0);
+}
+
+#[test]
+fn pid_1_takes_all_descriptors_that_it_may_have_and_passes_them_on() {
+    // As the kernel starts PID 1 of a machine, but for the privilege to go beyond 4,096.
+    let limited = [
+        "setpriv",
+        "--bounding-set=-sys_resource",
+        "prlimit",
+        "--nofile=1024:4096",
+    ];
+    let text = r#"[service.s]
+        exec = ["/bin/sh", "-c", "echo limit $(ulimit -Sn) $(ulimit -Hn); exec sleep 1000"]"#;
+    let mut container = Container::start_by(&limited, "nofile", text);
+    container.until_shown("s: limit 4096 4096");
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", container.pid())).unwrap();
+    let files = limits.lines().find(|l| l.starts_with("Max open files"));
+    let words: Vec<&str> = files.unwrap().split_whitespace().collect();
+    assert_eq!(words[3..5], ["4096", "4096"]);
+}
+
+#[test]
+fn services_that_store_all_they_can_leave_a_restart_its_descriptors() {
+    // Without the privilege to raise what it has.
+    let limited = [
+        "setpriv",
+        "--bounding-set=-sys_resource",
+        "prlimit",
+        "--nofile=1024:1024",
+    ];
+    let steps = "'store=x', ".repeat(128);
+    let hoarder = |number: u32| {
+        format!(
+            "[service.h{number}]\nexec = ['SERVICE', {steps} 'notify=READY=1', 'forever']\n\
+             type = 'notify'\nfd-store-max = 128\n"
+        )
+    };
+    let hoarders: String = (0..8).map(hoarder).collect();
+    let text = format!(
+        "{hoarders}[service.app]\nexec = ['SERVICE', 'forever']\nrequired = true\nrestart = 'always'\n"
+    );
+    let mut container = Container::start_by(&limited, "hoard", &text);
+    for number in 0..8 {
+        container.until_status(&format!("h{number}"), "ready", |s| s["state"] == "healthy");
+    }
+    container.kill("app");
+    container.until("service.restart", &[("service", "app")]);
+    container.until("service.healthy", &[("service", "app")]);
+    assert!(!container.was_told(
+        "service.exit",
+        &[("service", "app"), ("cause", "not spawned")]
+    ));
+    assert_eq!(container.status("app")["restarts"], 1);
 }

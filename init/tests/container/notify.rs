@@ -181,3 +181,19 @@ fn the_reference_client_is_understood() {
     assert_eq!(status["status_text"], "by the reference");
     assert!(!container.was_told("service.warning", &[("service", "s")]));
 }
+
+#[test]
+fn what_a_service_says_makes_few_events_and_is_counted() {
+    let steps = "'notify=READY=1', 'flood-notify=20000', 'print=flooded', 'forever'";
+    let mut container = Container::start("flood-notify", &notify(steps, "user = '65534'"));
+    container.until_shown("s: flooded");
+    let warning = container.until("service.warning", &[("what", "notify"), ("service", "s")]);
+    let suppressed: u64 = warning.field("suppressed").parse().unwrap();
+    assert!(suppressed > 1000, "{warning:?}");
+    let events = container.lines(&json!({"verb": "events"}));
+    assert!(events.len() < 100, "{} events", events.len());
+    assert_eq!(events[0]["event"], "boot.start");
+    // What is no word of its own is told as ever.
+    container.command("restart", "s");
+    container.until("service.exit", &[("service", "s")]);
+}

@@ -82,12 +82,19 @@ impl Container {
     /// Starts a container with these services. `SERVICE` stands for the difficult service's path, `DIR`
     /// for the test's folder.
     pub fn start(name: &str, services: &str) -> Self {
-        Self::start_program(name, services, |_| env!("CARGO_BIN_EXE_init").into())
+        Self::start_by(&[], name, services)
+    }
+
+    /// The same, by a command that executes what follows it.
+    pub fn start_by(command: &[&str], name: &str, services: &str) -> Self {
+        Self::start_program(command, name, services, |_| {
+            env!("CARGO_BIN_EXE_init").into()
+        })
     }
 
     /// The same with an init that has this fault, see `examples/broken.rs`.
     pub fn start_broken(fault: &str, services: &str) -> Self {
-        Self::start_program(fault, services, |dir| {
+        Self::start_program(&[], fault, services, |dir| {
             // Roles that run as somebody else must reach it.
             let everybody = std::os::unix::fs::PermissionsExt::from_mode(0o755);
             std::fs::set_permissions(dir, everybody).unwrap();
@@ -97,7 +104,12 @@ impl Container {
         })
     }
 
-    fn start_program(name: &str, services: &str, program: impl Fn(&Path) -> PathBuf) -> Self {
+    fn start_program(
+        command: &[&str],
+        name: &str,
+        services: &str,
+        program: impl Fn(&Path) -> PathBuf,
+    ) -> Self {
         let id = format!("init-test-{name}-{}", std::process::id());
         let dir = std::env::temp_dir().join(&id);
         std::fs::create_dir_all(&dir).unwrap();
@@ -108,6 +120,7 @@ impl Container {
         std::fs::write(dir.join("init.toml"), text).unwrap();
         let mut child = Command::new("unshare")
             .args(["--fork", "--pid", "--mount-proc", "--kill-child"])
+            .args(command)
             .arg(program(&dir))
             .args(["container", "--config"])
             .arg(dir.join("init.toml"))

@@ -88,3 +88,29 @@ pub fn control(path: &str) -> io::Result<()> {
     }
     Ok(())
 }
+
+/// So many notifications of each kind that made PID 1 tell something each time: pairs of a reload, a main
+/// process that is not there, and a descriptor for which there is no room.
+pub fn flood(count: u64) -> io::Result<()> {
+    let path = std::env::var("NOTIFY_SOCKET").map_err(io::Error::other)?;
+    let socket = connected(&path, SocketType::DGRAM)?;
+    let pairs = "RELOADING=1\nREADY=1\n".repeat(100);
+    for number in 0..count {
+        let pid = 2_000_000 + number;
+        rustix::net::send(
+            &socket,
+            format!("MAINPID={pid}").as_bytes(),
+            SendFlags::empty(),
+        )?;
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        let stored = [socket.as_fd()];
+        control.push(SendAncillaryMessage::ScmRights(&stored));
+        let parts = [IoSlice::new(b"FDSTORE=1")];
+        sendmsg(&socket, &parts, &mut control, SendFlags::empty())?;
+        if number % 200 == 0 {
+            rustix::net::send(&socket, pairs.as_bytes(), SendFlags::empty())?;
+        }
+    }
+    Ok(())
+}

@@ -53,6 +53,7 @@ fn perform(name: &str, value: &str) -> io::Result<()> {
         "show-self" => show_self()?,
         "linger-notify" => hostile::notify(value)?,
         "linger-notify-now" => hostile::notify_now(value)?,
+        "flood-notify" => hostile::flood(number()?)?,
         "linger-control" => hostile::control(value)?,
         other => {
             return Err(io::Error::other(format!("no step {other:?}")));

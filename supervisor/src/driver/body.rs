@@ -9,6 +9,7 @@ use super::{Setup, Token};
 use crate::core::spawn::{Fault, SpawnFailure};
 use crate::core::{ExitStatus, Id, Input, ProbeKind, Program};
 use crate::event::{Event, EventSink};
+use crate::event_limit::EventLimit;
 use crate::poller::{Poller, Watched};
 use crate::received::Source;
 use crate::spec::{ProbeTarget, Spec};
@@ -37,6 +38,8 @@ pub(super) struct Body {
     pub(super) probes: [Option<Probing>; 3],
     /// Whether it was told of this instance that a stranger speaks for it.
     pub(super) stranger_told: bool,
+    /// Of the events that follow from what it says.
+    pub(super) event_limit: EventLimit,
 }
 
 /// A probe that is being asked.
@@ -108,6 +111,7 @@ impl Body {
             pidfd: None,
             probes: [const { None }; 3],
             stranger_told: false,
+            event_limit: EventLimit::default(),
         })
     }
 

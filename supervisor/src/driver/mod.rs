@@ -22,6 +22,7 @@ mod users;
 pub use cgroup::{Cgroup, CgroupParent};
 pub use helper::Helper;
 pub use launch::Launch;
+pub use limits::raise_descriptor_limit;
 pub use reap::reap;
 pub use token::Token;
 pub use users::{Identity, Users};
@@ -30,6 +31,7 @@ use crate::Time;
 use crate::config::NotifySender;
 use crate::core::{Action, Core, Exit, ExitStatus, Id, Input, ProbeKind, State};
 use crate::event::{Event, EventSink};
+use crate::event_limit;
 use crate::poller::Poller;
 use crate::received::{Closer, Source};
 use crate::spec::Spec;
@@ -182,8 +184,9 @@ impl Driver {
     /// When [`Driver::timer`] is due.
     #[must_use]
     pub fn deadline(&self) -> Option<Time> {
+        let limits = self.bodies.iter().map(|body| body.event_limit.deadline());
         let dues = [self.core.deadline(), self.closer.deadline()];
-        dues.into_iter().flatten().min()
+        dues.into_iter().chain(limits).flatten().min()
     }
 
     /// Somebody else who may send descriptors to this process.
@@ -203,6 +206,7 @@ impl Driver {
 
     /// Does what is due.
     pub fn timer(&mut self, now: Time, sink: &mut dyn EventSink) {
+        self.settle_suppressed(now, sink);
         self.feed(now, Input::Timer, sink);
     }
 
@@ -216,7 +220,7 @@ impl Driver {
     pub fn ready(&mut self, token: Token, now: Time, sink: &mut dyn EventSink) {
         let (id, kind) = token.parts();
         match token.kind {
-            Token::NOTIFY => self.listen(id, sink),
+            Token::NOTIFY => self.listen(id, now, sink),
             Token::CGROUP => self.look_at_tree(id, sink),
             Token::MEMORY => self.look_at_memory(id),
             Token::PROBE => self.go_on(id, kind),
@@ -231,7 +235,7 @@ impl Driver {
     /// something and ends can be told from a stranger as long as it is not.
     pub fn hear(&mut self, now: Time, sink: &mut dyn EventSink) {
         for place in 0..self.bodies.len() {
-            self.listen(Id(place), sink);
+            self.listen(Id(place), now, sink);
         }
         self.drain(now, sink);
     }
@@ -284,8 +288,15 @@ impl Driver {
 
     fn drain(&mut self, now: Time, sink: &mut dyn EventSink) {
         while let Some(input) = self.inputs.pop_front() {
+            let speaker = match &input {
+                Input::Notify(id, _) | Input::MainMoved(id, _) => Some(*id),
+                _ => None,
+            };
             for action in self.core.step(now, input) {
-                self.act(action, sink);
+                match (action, speaker) {
+                    (Action::Emit(event), Some(id)) => self.emit_heard(id, event, now, sink),
+                    (action, _) => self.act(action, sink),
+                }
             }
         }
     }
@@ -362,19 +373,49 @@ impl Driver {
 
     /// Tells that something about a service did not work.
     fn warn(&self, id: Id, what: &str, error: &dyn std::fmt::Display, sink: &mut dyn EventSink) {
+        sink.emit(self.warning(id, what, error));
+    }
+
+    fn warning(&self, id: Id, what: &str, error: &dyn std::fmt::Display) -> Event {
         let event = Event::new("service.warning").with("service", self.name(id));
-        sink.emit(event.with("what", what).with("error", error));
+        event.with("what", what).with("error", error)
+    }
+
+    /// Tells what follows from the word of a service, as far as that may go on.
+    fn emit_heard(&mut self, id: Id, event: Event, now: Time, sink: &mut dyn EventSink) {
+        let body = self.bodies.get_mut(id.0);
+        if body.is_some_and(|body| body.event_limit.passes(now)) {
+            sink.emit(event);
+        }
+    }
+
+    /// Tells how many events were not told.
+    fn settle_suppressed(&mut self, now: Time, sink: &mut dyn EventSink) {
+        for place in 0..self.bodies.len() {
+            let body = self.bodies.get_mut(place);
+            let Some(count) = body.and_then(|body| body.event_limit.settle(now)) else {
+                continue;
+            };
+            let event = Event::new("service.warning").with("service", self.name(Id(place)));
+            let error = format!(
+                "its notifications are the cause of more events than are told: {} at once, then one in {} s",
+                event_limit::BURST,
+                event_limit::REFILL.as_secs()
+            );
+            let event = event.with("what", "notify").with("suppressed", count);
+            sink.emit(event.with("error", error));
+        }
     }
 
     /// Takes what one service said.
-    fn listen(&mut self, id: Id, sink: &mut dyn EventSink) {
+    fn listen(&mut self, id: Id, now: Time, sink: &mut dyn EventSink) {
         let Some(body) = self.bodies.get_mut(id.0) else {
             return;
         };
         for message in body.notify.receive(|pid| body.cgroup.holds(pid)) {
             match message {
                 Message::Said(said) => match self.refusal(id, said.sender) {
-                    None => self.heard(id, said, sink),
+                    None => self.heard(id, said, now, sink),
                     Some(why) => self.refuse(id, &why, sink),
                 },
                 Message::Stranger(who) => self.refuse(id, &who, sink),
@@ -414,7 +455,7 @@ impl Driver {
         })
     }
 
-    fn heard(&mut self, id: Id, said: Said, sink: &mut dyn EventSink) {
+    fn heard(&mut self, id: Id, said: Said, now: Time, sink: &mut dyn EventSink) {
         let Said {
             notifications,
             main_pid,
@@ -426,7 +467,8 @@ impl Driver {
         self.inputs
             .extend(notifications.map(|n| Input::Notify(id, n)));
         if let Some(Err(why)) = main_pid.map(|pid| self.move_main(id, pid)) {
-            self.warn(id, "MAINPID", &why, sink);
+            let warning = self.warning(id, "MAINPID", &why);
+            self.emit_heard(id, warning, now, sink);
         }
         let Some(body) = self.bodies.get_mut(id.0) else {
             return;
@@ -434,7 +476,8 @@ impl Driver {
         match store {
             Some(Store::Add(name)) => {
                 if let Err(why) = body.held.store(&name, descriptors) {
-                    self.warn(id, "FDSTORE", &why, sink);
+                    let warning = self.warning(id, "FDSTORE", &why);
+                    self.emit_heard(id, warning, now, sink);
                 }
             }
             Some(Store::Remove(name)) => body.held.remove(&name),
