@@ -58,7 +58,7 @@ impl Options {
         let mut parser = lexopt::Parser::from_args(arguments);
         while let Some(argument) = parser.next()? {
             match argument {
-                Long("runs") => options.runs = number(&parser.value()?.string()?)?,
+                Long("runs") => options.runs = number("--runs", &parser.value()?.string()?)?,
                 Long("json") => options.json = Some(parser.value()?.into()),
                 Long("cpus") => options.cpus = Some(processors(&parser.value()?.string()?)?),
                 Long("accel") => {

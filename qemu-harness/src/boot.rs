@@ -62,7 +62,7 @@ impl Options {
                     let name = parser.value()?.string()?;
                     options.accel = name.parse().map_err(|e| Usage(format!("{e}")))?;
                 }
-                Long("port") => options.port = number(&parser.value()?.string()?)?,
+                Long("port") => options.port = number("--port", &parser.value()?.string()?)?,
                 Long("cpus") => options.cpus = Some(processors(&parser.value()?.string()?)?),
                 Long("image") => options.image = Some(parser.value()?.into()),
                 other => return Err(other.unexpected().into()),

@@ -36,6 +36,31 @@ usage: cargo boot [--once] [--json FILE] [--accel auto|kvm|tcg] [--cpus N] [--po
        cargo vm tools PROGRAM [ARG ...]    run a program of the tools root
 ";
 
+/// What `--help` says beyond the usage.
+const OPTIONS: &str = "
+options of image and bundle:
+  --config FILE          an init.toml to use instead of image/init.toml; checked against the root
+  --small                a small static daemon in place of the interpreter and the agent runtime
+  --update-key FILE      a public key (PEM) whose signatures on updates the image believes; repeatable
+  --append ARGUMENT      added to the kernel command line in the UKI, such as astromesh.update=URL; repeatable
+  --version VERSION      version of the image; a machine updates to a newer one only
+  --init FILE            a static program to use as init instead of building ours
+  --control, --floor     systemd, or the least that reaches the runtime, as init: for comparison
+  --unchecked            take a configuration that `init check` refuses
+  --out DIR              where to write; by default a folder of these options in target/appliance
+  --verify-reproducible  image: build twice more and compare every byte
+  --key FILE             bundle: the private key to sign with
+
+options of boot and bench:
+  --image FILE           boot: this disk instead of building one; its port 8000 must answer GET /v1/health
+  --port PORT            boot: where on 127.0.0.1 the API is, 8000 by default
+  --once                 boot: switch off when healthy
+  --runs N               bench: boots of each, 3 by default
+  --json FILE            write the result there, too
+  --accel auto|kvm|tcg   what runs the guest's instructions
+  --cpus N               processors of the machine
+";
+
 /// The command line makes no sense; the text says which part.
 #[derive(Debug)]
 pub struct Usage(pub String);
@@ -71,6 +96,13 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 fn dispatch(verb: &str, arguments: Vec<OsString>) -> Result<()> {
+    let help = |argument: &OsString| argument == "--help" || argument == "-h";
+    // Behind `tools` everything is for the program.
+    let verb = match verb {
+        "tools" => verb,
+        _ if arguments.iter().any(help) => "help",
+        _ => verb,
+    };
     match verb {
         "boot" => boot::run(&boot::Options::parse(arguments)?),
         "image" => image_cli::image(arguments),
@@ -93,7 +125,7 @@ fn dispatch(verb: &str, arguments: Vec<OsString>) -> Result<()> {
         "lock" => image_cli::lock(arguments),
         "tools" => image_cli::tools(arguments),
         "help" | "--help" | "-h" => {
-            print!("{USAGE}");
+            print!("{USAGE}{OPTIONS}");
             Ok(())
         }
         other => Err(Usage(format!("unknown command `{other}`")).into()),
@@ -141,13 +173,13 @@ fn only_one(arguments: Vec<OsString>, what: &str) -> Result<PathBuf> {
     file.ok_or_else(|| Usage(format!("name {what}")).into())
 }
 
-/// A number of the command line.
+/// The value of an option that takes a number.
 ///
 /// # Errors
-/// A [`Usage`] error that quotes it.
-pub fn number<T: std::str::FromStr>(text: &str) -> Result<T> {
+/// A [`Usage`] error that names the option and quotes the value.
+pub fn number<T: std::str::FromStr>(option: &str, text: &str) -> Result<T> {
     text.parse()
-        .map_err(|_| Usage(format!("`{text}` is not a number that can be used here")).into())
+        .map_err(|_| Usage(format!("{option} takes a number, not `{text}`")).into())
 }
 
 /// A number of processors.
@@ -155,7 +187,7 @@ pub fn number<T: std::str::FromStr>(text: &str) -> Result<T> {
 /// # Errors
 /// A [`Usage`] error for none, or more than QEMU's q35 takes.
 pub fn processors(text: &str) -> Result<u32> {
-    match number(text)? {
+    match number("--cpus", text)? {
         count @ 1..=255 => Ok(count),
         count => Err(Usage(format!("--cpus takes 1 to 255, not {count}")).into()),
     }
@@ -183,6 +215,33 @@ mod tests {
             &["bundle", "--update-key"],
         ] {
             assert_eq!(status(words), wrong, "{words:?}");
+        }
+    }
+
+    #[test]
+    fn help_is_given_wherever_it_is_asked_for() {
+        let good = format!("{:?}", ExitCode::SUCCESS);
+        for words in [
+            &["--help"][..],
+            &["image", "--help"],
+            &["boot", "-h"],
+            &["bundle", "--small", "--help"],
+        ] {
+            assert_eq!(status(words), good, "{words:?}");
+        }
+        // Every option that is read is explained.
+        for source in [
+            include_str!("image_cli.rs"),
+            include_str!("boot.rs"),
+            include_str!("bench.rs"),
+        ] {
+            let read = source.split("Long(\"").skip(1);
+            let matched = source.split("        \"").skip(1);
+            let arms = matched.filter(|text| text.contains("\" => options."));
+            for text in read.chain(arms) {
+                let name = text.split('"').next().unwrap_or_default();
+                assert!(OPTIONS.contains(&format!("--{name}")), "--{name}");
+            }
         }
     }
 

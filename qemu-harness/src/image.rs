@@ -119,6 +119,7 @@ impl Image {
 /// executable that nobody asked for). The message names it.
 pub fn build(paths: &Paths, tools: &Tools, options: &ImageOptions) -> Result<Image> {
     check_version(&options.version)?;
+    options.check()?;
     let inputs = Inputs::read(paths)?;
     let programs = programs(paths, options)?;
     let mut base = rootfs::base(paths, tools, &inputs, options.scratch.as_deref())?;

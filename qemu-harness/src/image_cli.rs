@@ -26,10 +26,17 @@ pub fn tools(arguments: Vec<OsString>) -> Result<()> {
         bail!("usage: cargo vm tools PROGRAM [ARGUMENT...]")
     };
     let tools = Tools::prepare(&Paths::discover()?)?;
-    let status = tools
-        .command(&program.to_string_lossy())
-        .args(arguments)
-        .status()?;
+    let program = program.to_string_lossy();
+    let known = tools.programs();
+    // A path is of the host, whose folders are all there.
+    if !program.contains('/') && !known.contains(program.as_ref()) {
+        let names: Vec<&str> = known.iter().map(String::as_str).collect();
+        bail!(
+            "the tools root has no program `{program}`; it has: {}",
+            names.join(" ")
+        );
+    }
+    let status = tools.command(&program).args(arguments).status()?;
     std::process::exit(status.code().unwrap_or(1));
 }
 
@@ -52,6 +59,7 @@ pub fn image(arguments: Vec<OsString>) -> Result<()> {
             other => return Err(other.unexpected().into()),
         }
     }
+    options.check()?;
     let paths = Paths::discover()?;
     let tools = Tools::prepare(&paths)?;
     let image = image::build(&paths, &tools, &options)?;
@@ -106,7 +114,8 @@ pub fn bundle(arguments: Vec<OsString>) -> Result<()> {
     if options.kind != Kind::Ours {
         bail!("a bundle of the control or the floor would update nothing");
     }
-    // A wrong key is told before minutes of building.
+    // What is wrong with a file is told before minutes of building.
+    options.check()?;
     let key = key.map(|path| SigningKey::read(&path)).transpose()?;
     let paths = Paths::discover()?;
     let tools = Tools::prepare(&paths)?;

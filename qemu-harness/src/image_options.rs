@@ -3,12 +3,15 @@
 //! The default is the shipped image. Everything else is for comparison, for campaigns that build
 //! many images, and for images that are broken on purpose ([`crate::broken`]).
 
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 
+use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
 
 use crate::lock::hex;
 use crate::paths::Paths;
+use crate::signing;
 
 /// What stands at `/sbin/init`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -115,6 +118,26 @@ impl ImageOptions {
         }
     }
 
+    /// Whether the files that are named can be used, which is known before minutes of building.
+    ///
+    /// # Errors
+    /// Names the option and the file.
+    pub(crate) fn check(&self) -> Result<()> {
+        let files = [("--config", &self.config), ("--init", &self.init)];
+        for (option, file) in files {
+            if let Some(file) = file {
+                readable(option, file)?;
+            }
+        }
+        for key in &self.update_keys {
+            let text = readable("--update-key", key)?;
+            let text = String::from_utf8_lossy(&text);
+            signing::check_public_pem(&text)
+                .with_context(|| format!("--update-key {}", key.display()))?;
+        }
+        Ok(())
+    }
+
     /// The folder that an image with these options is built in.
     pub(crate) fn folder(&self, paths: &Paths) -> PathBuf {
         if let Some(out) = &self.out {
@@ -132,6 +155,10 @@ impl ImageOptions {
         let digest = hex(&Sha256::digest(format!("{self:?}")));
         paths.out.join(format!("image-{}", &digest[..8]))
     }
+}
+
+fn readable(option: &str, file: &Path) -> Result<Vec<u8>> {
+    fs::read(file).with_context(|| format!("cannot read {option} {}", file.display()))
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@
 //! As root this works as it is. Another user gets there through a user namespace with a range
 //! of ids of its own, which the image build needs to give files their owners.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -95,6 +96,16 @@ pub struct Tools {
 }
 
 impl Tools {
+    /// The names of its programs.
+    #[must_use]
+    pub fn programs(&self) -> BTreeSet<String> {
+        let folders = ["/usr/bin", "/usr/sbin"].map(|folder| fs::read_dir(self.file(folder)));
+        let entries = folders.into_iter().flatten().flatten().flatten();
+        entries
+            .map(|entry| entry.file_name().to_string_lossy().into_owned())
+            .collect()
+    }
+
     /// Makes the tools root, or finds it in the cache.
     ///
     /// # Errors

@@ -57,6 +57,55 @@ fn a_wrong_command_line_prints_usage() {
     }
 }
 
+#[test]
+fn what_is_wrong_with_the_arguments_of_an_image_is_told_at_once() {
+    let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("untouched");
+    let _ = fs::remove_dir_all(&cache);
+    let key = Path::new(env!("CARGO_TARGET_TMPDIR")).join("no-key.pem");
+    fs::write(&key, "no key").expect("own folder");
+    let key = key.to_str().expect("text");
+    for (option, file) in [
+        ("--config", "/no/such.toml"),
+        ("--init", "/no/such-init"),
+        ("--update-key", "/no/such.pem"),
+        ("--update-key", key),
+    ] {
+        let output = Command::new(env!("CARGO_BIN_EXE_vm"))
+            .args(["image", option, file])
+            .env("XDG_CACHE_HOME", &cache)
+            .output()
+            .expect("the command runs");
+        assert_eq!(output.status.code(), Some(1));
+        let text = complaint(&output);
+        assert!(text.contains(&format!("{option} {file}")), "{text}");
+        assert!(!cache.exists(), "it began to build");
+    }
+}
+
+#[test]
+fn a_wrong_number_is_told_with_its_option() {
+    for option in ["--port", "--cpus"] {
+        let output = vm(&["boot", option, "99999"]);
+        assert_eq!(output.status.code(), Some(2));
+        assert!(
+            complaint(&output).contains(option),
+            "{}",
+            complaint(&output)
+        );
+    }
+}
+
+#[test]
+fn a_program_that_the_tools_root_has_not_is_told_with_those_it_has() {
+    let output = vm(&["tools", "frob"]);
+    assert_eq!(output.status.code(), Some(1));
+    let text = complaint(&output);
+    assert!(
+        text.contains("`frob`") && text.contains("veritysetup"),
+        "{text}"
+    );
+}
+
 /// A cache that shares what was downloaded and unpacked with the real one, and nothing else.
 fn own_cache(name: &str) -> PathBuf {
     let paths = Paths::discover().expect("a workspace");
