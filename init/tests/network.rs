@@ -3,8 +3,13 @@
 #[path = "../../netcfg/tests/bed/mod.rs"]
 mod bed;
 
+use std::fs::Permissions;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use bed::{Bed, Process};
 
@@ -12,6 +17,10 @@ const INIT: &str = env!("CARGO_BIN_EXE_init");
 
 /// `init netcfg` as on the machine, but for PID 1.
 fn netcfg(bed: &Bed) -> Process {
+    Process::start("init netcfg", &mut command(bed))
+}
+
+fn command(bed: &Bed) -> Command {
     let mut command = bed.confined(Path::new(INIT));
     command.arg("netcfg");
     for (option, path) in [
@@ -21,7 +30,7 @@ fn netcfg(bed: &Bed) -> Process {
     ] {
         command.arg(option).arg(bed.folder.join(path));
     }
-    Process::start("init netcfg", &mut command)
+    command
 }
 
 /// `initctl net WORDS...`: its status and what it said.
@@ -99,4 +108,31 @@ fn who_is_not_there_is_told_so() {
     assert_eq!(status, Some(3), "{said}");
     let socket = bed.folder.join("run/control");
     assert!(said.contains(&socket.display().to_string()), "{said}");
+}
+
+/// As PID 1 starts it: its loop says that it turns, from within the sandbox.
+#[test]
+fn its_loop_feeds_the_watchdog_of_its_supervisor() {
+    let bed = Bed::without_cable();
+    let path = bed.folder.join("notify");
+    let supervisor = UnixDatagram::bind(&path).unwrap();
+    // netcfg is another user.
+    std::fs::set_permissions(&path, Permissions::from_mode(0o777)).unwrap();
+    supervisor
+        .set_read_timeout(Some(Duration::from_secs(60)))
+        .unwrap();
+    let (_channel, events) = UnixDatagram::pair().unwrap();
+    // Inherited by its number.
+    rustix::io::fcntl_setfd(&events, rustix::io::FdFlags::empty()).unwrap();
+    let mut command = command(&bed);
+    command
+        .args(["--events", &events.as_raw_fd().to_string()])
+        .env("NOTIFY_SOCKET", &path)
+        .env("WATCHDOG_USEC", "100000");
+    let _netcfg = Process::start("init netcfg", &mut command);
+    for expected in ["READY=1", "WATCHDOG=1", "WATCHDOG=1", "WATCHDOG=1"] {
+        let mut data = [0u8; 64];
+        let count = supervisor.recv(&mut data).expect("netcfg says something");
+        assert_eq!(std::str::from_utf8(&data[..count]), Ok(expected));
+    }
 }
