@@ -67,6 +67,8 @@ pub(super) struct Connection {
     /// Since when it is in its phase, or when it last took something.
     since: Time,
     input: Vec<u8>,
+    /// Nothing is read before this time: its user has asked too often.
+    rests_until: Option<Time>,
     pub output: Output,
 }
 
@@ -82,6 +84,7 @@ impl Connection {
             phase: Phase::Asking,
             since: now,
             input: Vec::new(),
+            rests_until: None,
             output: Output::default(),
         }
     }
@@ -102,11 +105,33 @@ impl Connection {
 
     /// Whether there is something to read, and to write.
     pub fn wants(&self) -> (bool, bool) {
-        (self.phase == Phase::Asking, !self.output.is_empty())
+        let reads = self.phase == Phase::Asking && self.rests_until.is_none();
+        (reads, !self.output.is_empty())
+    }
+
+    /// Reads nothing until then.
+    pub fn rest_until(&mut self, end: Time) {
+        self.rests_until = Some(end);
+    }
+
+    /// Reads on if it has rested for long enough.
+    pub fn wake(&mut self, now: Time) {
+        self.rests_until = self.rests_until.filter(|end| *end > now);
+    }
+
+    /// Whether its patience has ended.
+    pub fn has_expired(&self, now: Time) -> bool {
+        self.patience_ends().is_some_and(|end| end <= now)
+    }
+
+    /// When something is to be done about it, if nothing else happens.
+    pub fn deadline(&self) -> Option<Time> {
+        let dues = [self.patience_ends(), self.rests_until];
+        dues.into_iter().flatten().min()
     }
 
     /// When its patience ends. A follower may be silent, and may read nothing: lines are dropped then.
-    pub fn deadline(&self) -> Option<Time> {
+    fn patience_ends(&self) -> Option<Time> {
         match self.phase {
             Phase::Asking | Phase::Asked => Some(self.since + ASK_WITHIN),
             Phase::Answering { .. } => Some(self.since + READ_WITHIN),

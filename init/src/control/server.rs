@@ -30,6 +30,7 @@ use supervisor::Time;
 use supervisor::driver::Token;
 use supervisor::poller::{Poller, Watched};
 use supervisor::received::{ReceivedFd, Source};
+use supervisor::token_bucket::TokenBucket;
 
 /// Clients at the same time.
 pub const CLIENTS_MAX: usize = 32;
@@ -53,6 +54,15 @@ const PAUSE: Time = Time::from_secs(1);
 /// The number of the listener among the tokens; clients have the others.
 const LISTENER: u32 = 0;
 
+/// Reads of the clients of one user at once, root and who runs init apart: a request is one or two ...
+const READS_AT_ONCE: u32 = 40;
+
+/// ... and after which time a further one. What comes earlier waits in the kernel; nothing is refused.
+const READ_EVERY: Time = Time::from_millis(50);
+
+/// Users whose rate is remembered. Those who have not asked for a while are forgotten first.
+const RATES_MAX: usize = 256;
+
 /// A request, and who asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Asked {
@@ -64,6 +74,8 @@ pub struct Asked {
     pub uid: u32,
     /// The process that connected; 0 if it is in none of our PID namespaces.
     pub pid: i32,
+    /// Whether that is root or who runs init, who may see what services write.
+    pub trusted: bool,
 }
 
 /// See the module.
@@ -76,6 +88,8 @@ pub struct Server {
     /// The kind of the tokens: number 0 is the listener, the others are clients.
     kind: u8,
     clients: BTreeMap<u32, Watched<Connection>>,
+    /// By user, how often he may still ask.
+    rates: BTreeMap<u32, TokenBucket>,
     last: u32,
     paused: Option<Time>,
 }
@@ -117,6 +131,7 @@ impl Server {
             poller: poller.clone(),
             kind,
             clients: BTreeMap::new(),
+            rates: BTreeMap::new(),
             last: 0,
             paused: None,
         })
@@ -215,8 +230,14 @@ impl Server {
 
     /// Reads of a client; its request, if that is complete now and it may ask it.
     fn readable(&mut self, id: u32, now: Time) -> Option<Asked> {
+        let uid = self.clients.get(&id)?.uid;
+        let in_time = self.may_ask(uid, now);
         let connection = self.clients.get_mut(&id)?;
         if connection.phase() != Phase::Asking || !self.source.may_receive() {
+            return None;
+        }
+        if !in_time {
+            connection.rest_until(now.saturating_add(READ_EVERY));
             return None;
         }
         let line = match connection.read() {
@@ -233,9 +254,10 @@ impl Server {
             }
         };
         let (uid, pid) = (connection.uid, connection.pid);
+        let trusted = uid == 0 || uid == self.owner;
         match serde_json::from_slice::<Request>(&line) {
             Err(e) => self.end_with(id, &not_understood(&line, &e), now),
-            Ok(request) if !request.is_open() && uid != 0 && uid != self.owner => {
+            Ok(request) if !request.is_open() && !trusted => {
                 let only = format!(
                     "only root and the user who runs init (uid {}) may ask this, not uid {uid}",
                     self.owner
@@ -249,10 +271,28 @@ impl Server {
                     request,
                     uid,
                     pid,
+                    trusted,
                 });
             }
         }
         None
+    }
+
+    /// Whether something of this user is read now, by his rate.
+    fn may_ask(&mut self, uid: u32, now: Time) -> bool {
+        if uid == 0 || uid == self.owner {
+            return true;
+        }
+        if self.rates.len() >= RATES_MAX && !self.rates.contains_key(&uid) {
+            // Whose bucket is full again is as good as forgotten.
+            let is_full = |bucket: &TokenBucket| bucket.clone().take(now, READS_AT_ONCE);
+            self.rates.retain(|_, bucket| !is_full(bucket));
+            if self.rates.len() >= RATES_MAX {
+                return false;
+            }
+        }
+        let fresh = || TokenBucket::new(READS_AT_ONCE, READ_EVERY);
+        self.rates.entry(uid).or_insert_with(fresh).take(now, 1)
     }
 
     /// Sends on to a client.
@@ -345,10 +385,12 @@ impl Server {
         clients.chain(self.paused).min()
     }
 
-    /// Lets go who was silent or did not read for too long.
+    /// Lets go who was silent or did not read for too long, and reads on of who has rested.
     pub fn expire(&mut self, now: Time) {
-        self.clients
-            .retain(|_, c| c.deadline().is_none_or(|d| d > now));
+        self.clients.retain(|_, c| {
+            c.wake(now);
+            !c.has_expired(now)
+        });
         self.paused = self.paused.filter(|end| *end > now);
     }
 

@@ -18,15 +18,16 @@ impl Manager {
             request,
             uid,
             pid,
+            trusted,
         } = asked;
         let who = format!("pid {pid} of uid {uid} by the control socket");
         match request {
-            Request::Status { service: None } => self.reply_status(id, None, emitter),
+            Request::Status { service: None } => self.reply_status(id, None, trusted, emitter),
             Request::Status {
                 service: Some(name),
             } => {
                 if let Some(service) = self.find(id, &name) {
-                    self.reply_status(id, Some(service), emitter);
+                    self.reply_status(id, Some(service), trusted, emitter);
                 }
             }
             Request::Metrics {} => {
@@ -123,12 +124,19 @@ impl Manager {
             return self.server.refuse(client, &problem, now());
         }
         self.feed(Input::Command(service, command), emitter);
-        self.reply_status(client, Some(service), emitter);
+        self.reply_status(client, Some(service), true, emitter);
     }
 
-    fn reply_status(&mut self, client: u32, only: Option<Id>, emitter: &Emitter) {
+    /// Who is not `trusted` gets nothing that a service wrote.
+    fn reply_status(&mut self, client: u32, only: Option<Id>, trusted: bool, emitter: &Emitter) {
+        let mut system = self.system_status(only, emitter);
+        if !trusted {
+            for service in &mut system.services {
+                service.status_text.clear();
+            }
+        }
         let reply = Reply {
-            system: Some(self.system_status(only, emitter)),
+            system: Some(system),
             ..good()
         };
         self.server.reply(client, &reply, now());

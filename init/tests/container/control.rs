@@ -83,8 +83,13 @@ fn it_works_while_everything_is_being_stopped() {
 
 #[test]
 fn who_may_not_is_told_so() {
-    let mut container = Container::start("peers", TWO);
+    let speaks = TWO.replace(
+        "\"print=hello\"",
+        "\"notify=STATUS=my secret\", \"print=hello\"",
+    );
+    let mut container = Container::start("peers", &speaks);
     container.until("service.healthy", &[("service", "db")]);
+    container.until_status("db", "text", |s| s["status_text"] == "my secret");
     // Nobody else may even enter the folder that tests use.
     let everybody = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     std::fs::set_permissions(&container.dir, everybody).unwrap();
@@ -108,6 +113,10 @@ fn who_may_not_is_told_so() {
     };
     let (code, text) = as_nobody(&json!(["status", "db"]));
     assert_eq!(code, Some(0), "{text}");
+    let says = |text: &str| {
+        serde_json::from_str::<Value>(text).unwrap()["system"]["services"][0]["status_text"].clone()
+    };
+    assert_eq!(says(&text), "", "what a service wrote is for root");
     for request in [json!(["stop", "db"]), json!(["logs"]), json!(["poweroff"])] {
         let (code, text) = as_nobody(&request);
         assert_eq!(code, Some(1), "{request}: {text}");

@@ -444,3 +444,44 @@ fn without_descriptors_the_listener_rests_for_a_while() {
     rig.turn();
     assert_eq!(rig.server.clients(), 1);
 }
+
+#[test]
+fn who_asks_too_often_waits_for_his_answers_and_gets_them_all() {
+    let mut rig = Rig::new();
+    let mut honest = rig.connect();
+    let path = rig.path.clone();
+    let mut greedy = as_user(65_534, || UnixStream::connect(path).unwrap());
+    rig.turn();
+    let (questions, at_once) = (200, READS_AT_ONCE as usize);
+    greedy
+        .write_all("{\"verb\":\"status\"}\n".repeat(questions).as_bytes())
+        .unwrap();
+    let mut answered = 0;
+    let mut answer_all = |rig: &mut Rig| {
+        loop {
+            let asked = rig.turn();
+            if asked.is_empty() {
+                break;
+            }
+            for asked in asked {
+                answered += usize::from(asked.uid == 65_534);
+                let reply = Reply {
+                    ok: true,
+                    ..Reply::default()
+                };
+                rig.server.reply(asked.id, &reply, rig.now);
+            }
+        }
+        answered
+    };
+    assert_eq!(answer_all(&mut rig), at_once);
+    // Root is not concerned, and his answer does not wait.
+    honest.write_all(b"{\"verb\":\"status\"}\n").unwrap();
+    assert_eq!(answer_all(&mut rig), at_once);
+    assert_eq!(line(&honest), "{\"ok\":true}\n");
+    for turn in 1..=questions - at_once {
+        rig.now = rig.server.deadline().unwrap();
+        rig.server.expire(rig.now);
+        assert_eq!(answer_all(&mut rig), at_once + turn);
+    }
+}
