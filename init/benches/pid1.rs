@@ -125,7 +125,8 @@ fn orphans() {
     let mut container = Container::start(
         "bench-orphans",
         r#"[service.s]
-        exec = ["SERVICE", "orphans=10000", "forever"]"#,
+        exec = ["SERVICE", "orphans=10000", "forever"]
+        limits.tasks-max = 20000"#,
     );
     container.until_shown("s: orphans 10000");
     for pid in [container.pid(), std::process::id()] {

@@ -50,7 +50,8 @@ fn ten_thousand_orphans_at_once_are_reaped_and_nobody_waits() {
     let mut container = Container::start(
         "orphans",
         r#"[service.s]
-        exec = ["SERVICE", "orphans=10000", "print=over", "forever"]"#,
+        exec = ["SERVICE", "orphans=10000", "print=over", "forever"]
+        limits.tasks-max = 20000"#,
     );
     container.until_shown("s: orphans 10000");
     // While they end, the control socket answers.

@@ -338,45 +338,52 @@ impl Cgroup {
     /// Sets the limits; returns what could not be set, and why.
     #[must_use]
     pub fn limit(&self, limits: &LimitsConfig, memory: u64) -> Vec<String> {
-        let LimitsConfig {
-            memory_high,
-            memory_max,
-            oom_group,
-            memory_swap_max,
-            tasks_max,
-            cpu_weight,
-            // Limits of processes, not of the cgroup.
-            nofile: _,
-            nproc: _,
-            core: _,
-            fsize: _,
-            memlock: _,
-            stack: _,
-            address_space: _,
-        } = limits;
-        let bytes = |size: Option<SizeText>| size.map(|s| s.bytes(memory));
         // A hybrid host has no such file; nobody asked for a limit there.
-        let default_tasks = self.path.join("pids.max").exists();
-        let default_tasks = default_tasks.then_some(TASKS_MAX_DEFAULT);
-        let together = memory_max.is_some().then_some(oom_group.unwrap_or(true));
-        [
-            ("memory.high", bytes(*memory_high)),
-            ("memory.max", bytes(*memory_max)),
-            ("memory.oom.group", together.map(u64::from)),
-            ("memory.swap.max", bytes(*memory_swap_max)),
-            ("pids.max", tasks_max.or(default_tasks)),
-            ("cpu.weight", *cpu_weight),
-        ]
-        .into_iter()
-        .filter_map(|(file, value)| Some((file, value?)))
-        .filter_map(|(file, value)| {
+        let has_pids = self.path.join("pids.max").exists();
+        let settings = settings(limits, memory, has_pids).into_iter();
+        let failed = settings.filter_map(|(file, value)| {
             let path = self.path.join(file);
             std::fs::write(&path, value.to_string())
                 .err()
                 .map(|e| at(&path, &e).to_string())
-        })
-        .collect()
+        });
+        failed.collect()
     }
+}
+
+/// What is to be written into which file.
+fn settings(limits: &LimitsConfig, memory: u64, has_pids: bool) -> Vec<(&'static str, u64)> {
+    let LimitsConfig {
+        memory_high,
+        memory_max,
+        oom_group,
+        memory_swap_max,
+        tasks_max,
+        cpu_weight,
+        // Limits of processes, not of the cgroup.
+        nofile: _,
+        nproc: _,
+        core: _,
+        fsize: _,
+        memlock: _,
+        stack: _,
+        address_space: _,
+    } = limits;
+    let bytes = |size: Option<SizeText>| size.map(|s| s.bytes(memory));
+    let default_tasks = has_pids.then_some(TASKS_MAX_DEFAULT);
+    let together = memory_max.is_some().then_some(oom_group.unwrap_or(true));
+    let settings = [
+        ("memory.high", bytes(*memory_high)),
+        ("memory.max", bytes(*memory_max)),
+        ("memory.oom.group", together.map(u64::from)),
+        ("memory.swap.max", bytes(*memory_swap_max)),
+        ("pids.max", tasks_max.or(default_tasks)),
+        ("cpu.weight", *cpu_weight),
+    ];
+    let set = settings
+        .into_iter()
+        .filter_map(|(file, value)| Some((file, value?)));
+    set.collect()
 }
 
 /// Kills what is in one leaf, whole if the kernel can, one by one if not.
@@ -423,4 +430,21 @@ fn number(path: &Path) -> Option<u64> {
 
 fn at(path: &Path, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tasks_of_a_service_are_limited_unless_the_host_cannot() {
+        let none = LimitsConfig::default();
+        assert_eq!(settings(&none, 0, true), [("pids.max", TASKS_MAX_DEFAULT)]);
+        assert_eq!(settings(&none, 0, false), []);
+        let own = LimitsConfig {
+            tasks_max: Some(7),
+            ..none
+        };
+        assert_eq!(settings(&own, 0, true), [("pids.max", 7)]);
+    }
 }
