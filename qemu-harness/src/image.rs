@@ -26,21 +26,12 @@ use crate::image_root::{self, Programs};
 use crate::initramfs;
 use crate::lock::hex;
 use crate::paths::Paths;
+use crate::recipe;
 use crate::report;
 use crate::rootfs::{self, Base, Inputs};
 use crate::tools::{Tools, run};
 use crate::tree;
 
-/// The code that makes an image of its inputs is one of them.
-const CODE: [&str; 7] = [
-    include_str!("image.rs"),
-    include_str!("image_options.rs"),
-    include_str!("image_root.rs"),
-    include_str!("assemble.rs"),
-    include_str!("audit.rs"),
-    include_str!("initramfs.rs"),
-    include_str!("report.rs"),
-];
 /// Above this the build fails: the firmware reads all of it before anything else happens.
 const UKI_LIMIT: u64 = 16 << 20;
 /// Name of the image; os-release, labels and file names carry it.
@@ -186,16 +177,19 @@ fn make(
     work: &Path,
 ) -> Result<Image> {
     let definition = paths.image_definition();
+    let list = executables(options, &definition, base)?;
     let root = work.join("root");
     tree::copy(&base.root, &root)?;
+    // Before the configuration is checked: what it starts has to be executable by then.
+    make_listed_executable(&root, &list)?;
     image_root::finish(&root, programs, options, &definition)?;
     let listed = match options.kind {
         // Shell or not, the control is never shipped.
         Kind::Control => "{}\n".to_owned(),
         Kind::Ours | Kind::Floor => {
-            let list = work.join("executables.list");
-            fs::write(&list, executables(options, &definition, base)?)?;
-            audit::audit(&root, &[&list])?
+            let file = work.join("executables.list");
+            fs::write(&file, list)?;
+            audit::audit(&root, &[&file])?
         }
     };
 
@@ -258,7 +252,7 @@ fn make(
     }
     assemble::disk(paths, tools, &image, &built.esp, work)?;
     fs::write(&image.executables, listed)?;
-    report::sbom(&image, inputs, &base.kernel)?;
+    report::sbom(&image, inputs, &base.kernel, options.runtime)?;
     report::manifest(tools, &image, inputs, base)?;
     Ok(image)
 }
@@ -323,6 +317,18 @@ fn executables(options: &ImageOptions, definition: &Path, base: &Base) -> Result
     Ok(all)
 }
 
+/// Makes the files of a list executable that are there. Those that are not are found by the audit.
+fn make_listed_executable(root: &Path, list: &str) -> Result<()> {
+    for line in list.lines().filter(|line| line.starts_with('/')) {
+        let path = line.split('#').next().unwrap_or_default().trim();
+        let file = root.join(path.trim_start_matches('/'));
+        if file.symlink_metadata().is_ok_and(|meta| meta.is_file()) {
+            rootfs::make_executable(&file)?;
+        }
+    }
+    Ok(())
+}
+
 /// The modules of the initramfs; those that are to be missing are taken out of a copy.
 fn initramfs_modules(base: &Base, options: &ImageOptions, work: &Path) -> Result<PathBuf> {
     if options.omit_modules.is_empty() {
@@ -362,7 +368,7 @@ fn inputs_digest(
     for text in own
         .into_iter()
         .chain(COMPRESSION)
-        .chain(CODE)
+        .chain(recipe::IMAGE.map(|(_, text)| text))
         .chain(options.command_line.iter().map(String::as_str))
     {
         hash.update(text);
@@ -402,6 +408,8 @@ fn inputs_digest(
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]
@@ -412,5 +420,25 @@ mod tests {
         for version in ["", "v1", "1+3", "1_2", "../1", "1 2"] {
             assert!(check_version(version).is_err(), "{version}");
         }
+    }
+
+    #[test]
+    fn a_listed_file_is_made_executable_and_no_other() {
+        let root = std::env::temp_dir().join(format!("listed-{}", std::process::id()));
+        fs::create_dir_all(root.join("usr/bin")).unwrap();
+        for name in ["hellod", "data"] {
+            let file = root.join("usr/bin").join(name);
+            fs::write(&file, "").unwrap();
+            fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+        }
+        let list = "# why\n/usr/bin/hellod   # greets\n/usr/sbin/init # comes later\n";
+        make_listed_executable(&root, list).unwrap();
+        let mode = |name: &str| {
+            let meta = fs::metadata(root.join("usr/bin").join(name)).unwrap();
+            meta.permissions().mode() & 0o777
+        };
+        assert_eq!(mode("hellod"), 0o755);
+        assert_eq!(mode("data"), 0o644);
+        tree::remove(&root).unwrap();
     }
 }

@@ -48,6 +48,7 @@ pub mod python;
 pub mod qemu;
 pub mod qmp;
 pub mod random;
+pub mod recipe;
 pub mod replay;
 pub mod report;
 pub mod reproduce;

@@ -27,19 +27,11 @@ use crate::modules::Kernel;
 use crate::node::{self, Source};
 use crate::paths::Paths;
 use crate::python::{self, SITE};
+use crate::recipe;
 use crate::tools::Tools;
 use crate::tree;
 use crate::wheels::Wheels;
 
-/// The code that makes the trees is one of their inputs.
-const CODE: [&str; 6] = [
-    include_str!("rootfs.rs"),
-    include_str!("python.rs"),
-    include_str!("modules.rs"),
-    include_str!("node.rs"),
-    include_str!("tree.rs"),
-    include_str!("wheels.rs"),
-];
 /// The folder of Debian's shared libraries.
 const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
 /// Folders taken as they are: the locale that programs are started with, and time zones.
@@ -91,7 +83,7 @@ impl Inputs {
             &self.packages.digest(),
             &self.wheels.digest(),
         ];
-        for text in locks.into_iter().chain(CODE) {
+        for text in locks.into_iter().chain(recipe::BASE.map(|(_, text)| text)) {
             hash.update(text);
             hash.update("\n");
         }
@@ -238,7 +230,6 @@ fn skeleton(root: &Path) -> Result<()> {
     for name in ["bin", "sbin", "lib", "lib64"] {
         symlink(format!("usr/{name}"), root.join(name))?;
     }
-    fs::create_dir_all(root.join("etc"))?;
     symlink("/run/resolv.conf", root.join("etc/resolv.conf"))?;
     symlink("/proc/self/mounts", root.join("etc/mtab"))?;
     symlink("/run/machine-id", root.join("etc/machine-id"))?;
@@ -365,6 +356,13 @@ fn boot_files(work: &Path, boot: &Path, release: &str) -> Result<()> {
             .with_context(|| format!("systemd-boot-efi holds no {name}"))?;
     }
     tree::normalise(boot, &[])
+}
+
+/// Whether a root without interpreter and runtime has something of this package.
+#[must_use]
+pub fn in_small(package: &str) -> bool {
+    // Kernel and modules; loader and stub; certificates.
+    package.starts_with("linux-image") || ["systemd-boot-efi", "ca-certificates"].contains(&package)
 }
 
 /// The versions of everything in the image that was locked, for manifest and SBOM.
