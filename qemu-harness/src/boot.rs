@@ -8,7 +8,7 @@ use crate::image::{self, ImageOptions};
 use crate::serial::SerialLine;
 use crate::setup;
 use crate::stages::{GuestTimes, Stages, progress};
-use crate::vm::{Network, Vm, VmConfig, check_port};
+use crate::vm::{GUEST_PORT, Network, Vm, VmConfig, check_port};
 use anyhow::{Context, Result, bail};
 use lexopt::prelude::*;
 use serde::Serialize;
@@ -153,6 +153,7 @@ fn until_healthy(vm: &mut Vm, stop: &AtomicBool) -> Result<Option<(Value, Durati
     let mut seen = 0;
     let mut answer = None;
     let mut told = false;
+    let mut waiting = false;
     loop {
         let fresh = vm.serial().lines(seen);
         seen += fresh.len();
@@ -172,6 +173,10 @@ fn until_healthy(vm: &mut Vm, stop: &AtomicBool) -> Result<Option<(Value, Durati
         }
         if told && answer.is_some() {
             return Ok(answer);
+        }
+        if told && !waiting {
+            waiting = true;
+            eprintln!("{}", awaited(vm.api()?.base()));
         }
         if stop.load(Ordering::Relaxed) {
             return Ok(None);
@@ -193,6 +198,13 @@ fn until_healthy(vm: &mut Vm, stop: &AtomicBool) -> Result<Option<(Value, Durati
         }
         std::thread::sleep(STEP);
     }
+}
+
+/// What is still missing when the machine calls itself healthy: an image of another make may never have it.
+fn awaited(base: &str) -> String {
+    format!(
+        "the machine is healthy by its own account; waiting for {base}/v1/health, which is port {GUEST_PORT} of the machine"
+    )
 }
 
 fn tell(line: &SerialLine) {
