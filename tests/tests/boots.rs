@@ -5,6 +5,7 @@
 
 mod boot_corrupt;
 mod boot_grow;
+mod boot_hostile_var;
 mod boot_limits;
 mod boot_network;
 mod boot_powercut_disk;
