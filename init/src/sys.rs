@@ -341,7 +341,7 @@ pub fn correct_clock(correction: Correction) -> io::Result<()> {
             request.modes = libc::ADJ_SETOFFSET | libc::ADJ_NANO;
             let up = u64::from(by.subsec_nanos() > 0);
             let seconds = by.as_secs().saturating_add(up);
-            let seconds = libc::time_t::try_from(seconds).map_err(too_large)?;
+            let seconds: i64 = seconds.try_into().map_err(too_large)?;
             request.time.tv_sec = seconds.saturating_neg();
             let rest = (1_000_000_000 - by.subsec_nanos()) % 1_000_000_000;
             request.time.tv_usec = rest.into();
