@@ -14,6 +14,10 @@ pub const BURST: u32 = 10;
 /// After which time one more may follow, in the long run.
 pub const REFILL: Time = Time::from_secs(10);
 
+/// An instance has at least so many, as its readiness is told however many were started before it: how often
+/// it is started is for the restart law to bound.
+const EACH_INSTANCE: u32 = 4;
+
 /// When the count is told, from the first event that was suppressed on.
 pub const PERIOD: Time = Time::from_secs(30);
 
@@ -46,6 +50,11 @@ impl EventLimit {
         passes
     }
 
+    /// A new instance speaks from now on.
+    pub fn renew(&mut self, now: Time) {
+        self.bucket.at_least(now, EACH_INSTANCE);
+    }
+
     /// When [`settle`](Self::settle) has something to tell.
     #[must_use]
     pub fn deadline(&self) -> Option<Time> {
@@ -75,6 +84,17 @@ mod tests {
         assert_eq!(limit.deadline(), Some(now + PERIOD));
         assert_eq!(limit.settle(now + PERIOD), Some(199_990));
         assert_eq!((limit.settle(now + PERIOD), limit.deadline()), (None, None));
+    }
+
+    #[test]
+    fn a_new_instance_is_heard_however_many_there_were() {
+        let mut limit = EventLimit::default();
+        let now = Time::from_secs(100);
+        for _ in 0..100 {
+            limit.renew(now);
+            assert!(limit.passes(now) && limit.passes(now), "ready, healthy");
+        }
+        assert_eq!(limit.deadline(), None);
     }
 
     proptest! {

@@ -293,6 +293,11 @@ impl Driver {
                 _ => None,
             };
             for action in self.core.step(now, input) {
+                if let Action::Spawn(id, _) = &action
+                    && let Some(body) = self.bodies.get_mut(id.0)
+                {
+                    body.event_limit.renew(now);
+                }
                 match (action, speaker) {
                     (Action::Emit(event), Some(id)) => self.emit_heard(id, event, now, sink),
                     (action, _) => self.act(action, sink),
