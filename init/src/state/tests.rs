@@ -158,7 +158,7 @@ fn a_full_var_hinders_no_write() {
         (c"size=512k", "blocks"),
         (c"size=64m,nr_inodes=64", "inodes"),
     ] {
-        let rig = Rig::new(full);
+        let rig = Rig::new(&format!("full-{full}"));
         let _mounted = Mounted::new(&rig.0, options);
         std::fs::create_dir_all(rig.at("")).unwrap();
         let dir = rig.open();
