@@ -9,7 +9,6 @@ mod boot_hostile_var;
 mod boot_limits;
 mod boot_network;
 mod boot_powercut_disk;
-mod boot_reboots;
 mod boot_refused;
 mod boot_restart;
 mod boot_segment;
