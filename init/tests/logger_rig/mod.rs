@@ -75,6 +75,34 @@ impl Folder {
         folder
     }
 
+    /// On a disk of its own, an ext4 of 8 MiB, which can be made to hang.
+    pub fn disk() -> Self {
+        let mut folder = Self::new();
+        let image = folder.path.with_extension("ext4");
+        std::fs::File::create_new(&image)
+            .and_then(|file| file.set_len(8 << 20))
+            .unwrap();
+        for (program, arguments) in [
+            ("mkfs.ext4", vec!["-q".as_ref(), image.as_path()]),
+            (
+                "mount",
+                vec!["-o".as_ref(), "loop".as_ref(), &image, &folder.path],
+            ),
+        ] {
+            let mut command = std::process::Command::new(program);
+            assert!(command.args(arguments).status().unwrap().success());
+        }
+        folder.mounted = true;
+        std::fs::remove_file(image).unwrap();
+        folder
+    }
+
+    /// From now on every write to it waits (ioctl_fsfreeze(2)), until what this returns is dropped.
+    pub fn hang(&self) -> Hanging {
+        freeze("--freeze", &self.path);
+        Hanging(self.path.clone())
+    }
+
     pub fn text(&self) -> &str {
         self.path.to_str().unwrap()
     }
@@ -92,6 +120,20 @@ impl Drop for Folder {
         }
         let _ = std::fs::remove_dir_all(&self.path);
     }
+}
+
+/// A disk that answers no write.
+pub struct Hanging(PathBuf);
+
+impl Drop for Hanging {
+    fn drop(&mut self) {
+        freeze("--unfreeze", &self.0);
+    }
+}
+
+fn freeze(how: &str, path: &Path) {
+    let mut command = std::process::Command::new("fsfreeze");
+    assert!(command.arg(how).arg(path).status().unwrap().success());
 }
 
 /// A logger, and all that PID 1 and the service hold of it.
@@ -224,12 +266,17 @@ impl Rig {
             .count()
     }
 
-    /// Stops it as PID 1 does, and returns when it is gone.
+    /// Asks it to stop as PID 1 does.
+    pub fn ask_to_stop(&mut self) {
+        self.driver.feed(now(), Input::StopAll, &mut self.told);
+    }
+
+    /// Asks it to stop, and returns when it is gone.
     pub fn stop(&mut self) {
         if !std::mem::take(&mut self.running) {
             return;
         }
-        self.driver.feed(now(), Input::StopAll, &mut self.told);
+        self.ask_to_stop();
         let pid = self.driver.core().machines()[0].pid();
         if let Some(pid) = pid.and_then(rustix::process::Pid::from_raw) {
             let _ = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty());
