@@ -150,6 +150,8 @@ fn healthy(run: &mut Run) -> Result<Vec<Event>> {
     // The lease was asked for, and is written.
     vm.wait(0, "net.address", &[("link", "eth0")], BOOT)?;
     let events = vm.serial().events(0);
+    // Not before the kernel has shown its power button to init.
+    vm.wait_healthy(BOOT)?;
     vm.power_down(POWER_OFF)?;
     let bad = events
         .iter()
