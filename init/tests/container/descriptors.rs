@@ -22,6 +22,13 @@ fn silent_peer() -> (TcpListener, String) {
     (peer, address)
 }
 
+/// The same for any number of connections: they are accepted, kept until the test ends, and never read.
+fn silent_peer_of_many() -> String {
+    let (peer, address) = silent_peer();
+    std::thread::spawn(move || peer.incoming().flatten().collect::<Vec<_>>());
+    address
+}
+
 /// A service of an ordinary user that knows such a peer.
 fn hostile(steps: &str, peer: &str) -> String {
     format!(
@@ -175,4 +182,44 @@ fn services_that_store_all_they_can_leave_a_restart_its_descriptors() {
         &[("service", "app"), ("cause", "not spawned")]
     ));
     assert_eq!(container.status("app")["restarts"], 1);
+}
+
+/// What PID 1 has in memory of its own, in KiB (proc_pid_status(5)).
+fn own_memory(container: &Container) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{}/status", container.pid())).unwrap();
+    let line = text.lines().find(|line| line.starts_with("RssAnon:"));
+    let number = line.unwrap().split_whitespace().nth(1);
+    number.unwrap().parse().unwrap()
+}
+
+/// A service's user and an unrelated user do all of it at the same time: 200,000 notifications that used to make
+/// an event each, refused descriptors, lingering sockets on both sockets, requests that do not end.
+#[test]
+fn all_attacks_together_leave_pid_1_as_it_was() {
+    let address = silent_peer_of_many();
+    let steps = "'notify=READY=1', 'linger-notify=STATUS=1', 'linger-notify=FDSTORE=1', \
+        'flood-notify=100000', 'linger-notify=BARRIER=1', 'print=flooded'";
+    let mut container = Container::start("all-attacks", &hostile(steps, &address));
+    container.until("service.healthy", &[("service", "s")]);
+    let before = own_memory(&container);
+    let mut socket = std::ffi::OsString::from("linger-control=");
+    socket.push(container.dir.join("run/control"));
+    let mut rounds = 0;
+    while container.output_of("s").is_empty() {
+        let mut stranger = Command::new(service());
+        let stranger = stranger.arg(&socket).env("LINGER_PEER", &address);
+        assert!(stranger.uid(STRANGER).status().unwrap().success());
+        assert_eq!(answered(&container)["ok"], true);
+        rounds += 1;
+    }
+    assert!(
+        rounds > 0,
+        "the stranger had no turn while the service flooded"
+    );
+    answers_until_held(&container, 0);
+    let events = container.lines(&json!({"verb": "events"}));
+    assert!(events.len() < 100, "{} events", events.len());
+    assert_eq!(events[0]["event"], "boot.start");
+    let after = own_memory(&container);
+    assert!(after <= before + 512, "{before} KiB, then {after} KiB");
 }
