@@ -247,11 +247,6 @@ impl Rig {
         self.received().unwrap()
     }
 
-    /// All reports that PID 1 has not read.
-    pub fn reports(&self) -> Vec<Report> {
-        std::iter::from_fn(|| self.received()).collect()
-    }
-
     fn received(&self) -> Option<Report> {
         let mut message = [0u8; 4096];
         let received = rustix::net::recv(&self.control, &mut message[..], RecvFlags::DONTWAIT);
