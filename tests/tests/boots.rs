@@ -11,6 +11,7 @@ mod boot_network;
 mod boot_powercut_disk;
 mod boot_refused;
 mod boot_restart;
+mod boot_roles;
 mod boot_segment;
 mod boot_small;
 mod boot_watchdog;
