@@ -365,12 +365,29 @@ impl Vm {
         Ok(())
     }
 
-    /// Presses the power button and waits for the guest to switch itself off.
+    /// Presses the power button and waits for the guest to switch itself off. The first press may come
+    /// before the kernel has shown the button to init, so it is pressed again every few seconds; a machine that
+    /// is stopping takes no notice of that.
     ///
     /// # Errors
     /// When it does not within `within`, or ends otherwise.
     pub fn power_down(&mut self, within: Duration) -> Result<()> {
+        let deadline = Instant::now() + within;
         self.power_button()?;
+        while self
+            .qemu
+            .wait_end((Instant::now() + PRESS_AGAIN).min(deadline))?
+            .is_none()
+        {
+            ensure!(
+                Instant::now() < deadline,
+                "the machine still runs {} s after its power button was pressed\n{}",
+                within.as_secs(),
+                self.serial().quote_end(0)
+            );
+            // It may have ended meanwhile.
+            let _ = self.power_button();
+        }
         let ended = self.wait_end(within)?;
         ensure!(
             ended.reason == "guest-shutdown",
@@ -484,6 +501,9 @@ impl Vm {
         Ok(Ended { reason })
     }
 }
+
+/// Between two presses of the power button.
+const PRESS_AGAIN: Duration = Duration::from_secs(3);
 
 /// Whether this port of the loopback can be listened on now.
 ///

@@ -8,11 +8,6 @@ use qemu_harness::event::Event;
 use qemu_harness::gpt;
 use qemu_harness::image::ImageOptions;
 use qemu_harness::vm::VmConfig;
-use std::time::Duration;
-
-/// How often the power button is pressed until init has heard it, and how long it has for each.
-const PRESSES: usize = 20;
-const PRESS: Duration = Duration::from_secs(3);
 
 /// The folders before the first boot: a link that leads to the folder of somebody else, a link out of `/var`,
 /// a FIFO, a device, and a file of a gigabyte (a hole).
@@ -155,20 +150,7 @@ fn healthy(run: &mut Run) -> Result<Vec<Event>> {
     // The lease was asked for, and is written.
     vm.wait(0, "net.address", &[("link", "eth0")], BOOT)?;
     let events = vm.serial().events(0);
-    // The network may be there before the kernel has shown its power button to init.
-    let mark = vm.serial().mark();
-    let heard = (0..PRESSES)
-        .any(|_| vm.power_button().is_ok() && vm.wait(mark, "shutdown.start", &[], PRESS).is_ok());
-    ensure!(
-        heard,
-        "the power button was pressed {PRESSES} times in vain"
-    );
-    let ended = vm.wait_end(POWER_OFF)?;
-    ensure!(
-        ended.reason == "guest-shutdown",
-        "it ended by {}",
-        ended.reason
-    );
+    vm.power_down(POWER_OFF)?;
     let bad = events
         .iter()
         .find(|event| ["boot.degraded", "init.crash", "service.restart"].contains(&&*event.name));
