@@ -142,6 +142,11 @@ pub struct Tally {
     pub alternatives: usize,
 }
 
+/// What a file holds, if anything was written to it: init reserves its files full of newlines.
+fn written(bytes: Option<&[u8]>) -> Option<&[u8]> {
+    bytes.filter(|bytes| bytes.is_empty() || bytes.iter().any(|byte| *byte != b'\n'))
+}
+
 /// Judges these states, which are in the order of their cuts.
 ///
 /// # Errors
@@ -151,12 +156,13 @@ pub fn judge(fleet: &Fleet, life: &Life, states: &[State], scratch: &Path) -> Re
     let judge = Judge::new(&known)?;
     let mut replayer = Replayer::new(&life.recording);
     let mut tally = Tally::default();
-    let whole_record =
-        |bytes: Option<&[u8]>| match bytes.map(serde_json::from_slice::<serde_json::Value>) {
-            None | Some(Ok(_)) => Ok(()),
-            Some(Err(e)) => Err(format!("is no JSON: {e}")),
-        };
-    let machine_id = |bytes: Option<&[u8]>| match bytes.map(<[u8]>::trim_ascii) {
+    let whole_record = |bytes: Option<&[u8]>| match written(bytes)
+        .map(serde_json::from_slice::<serde_json::Value>)
+    {
+        None | Some(Ok(_)) => Ok(()),
+        Some(Err(e)) => Err(format!("is no JSON: {e}")),
+    };
+    let machine_id = |bytes: Option<&[u8]>| match written(bytes).map(<[u8]>::trim_ascii) {
         Some(id) if id.len() != 32 => Err(format!("is no machine id: {id:?}")),
         None | Some(_) => Ok(()),
     };
