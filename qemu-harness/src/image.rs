@@ -265,7 +265,7 @@ fn check_version(version: &str) -> Result<()> {
         || !version.chars().all(allowed)
     {
         bail!(
-            "`{version}` is no image version: it starts with a digit and has only letters, digits and -.^~"
+            "`{version}` cannot be the version of an image: one starts with a digit and has only letters, digits and -.^~"
         );
     }
     Ok(())

@@ -222,7 +222,7 @@ fn fits(manifest: &Manifest, facts: &Facts<'_>) -> Result<(), End> {
     }
     if version::compare(offered, &facts.floor) != Ordering::Greater {
         return refuse(format!(
-            "version {offered} is not newer than {}, which was good on this machine",
+            "version {offered} is not newer than {}, the newest version that was healthy on this machine; publish a higher version",
             facts.floor
         ));
     }

@@ -140,7 +140,9 @@ impl Machine {
             ),
             State::Healthy if self.pid.is_none() => "it has done its work and ended with 0".into(),
             State::Healthy if self.spec.liveness.is_some() => "its liveness probe succeeded".into(),
-            State::Healthy => "it is ready, and nothing has to prove that it is healthy".into(),
+            State::Healthy => {
+                "it is ready, and no probe is configured that would have to succeed".into()
+            }
             State::Unhealthy => format!(
                 "its readiness probe fails: {}",
                 self.last_fault(ProbeKind::Readiness)
