@@ -4,17 +4,26 @@
 //! holds the root. One that does not mount is never formatted: it may hold what somebody needs. The
 //! machine then runs `degraded` on a `/var` in memory and says so. One fault is mended, since it is what a
 //! power cut leaves: see [`super::ext4`].
+//!
+//! What an ext4 is mounted with if nobody says otherwise stands in its superblock, which whoever wrote to the disk may
+//! have changed: `errors=panic` and one damaged inode, or a `min_batch_time` of an hour, which every synchronous write
+//! then takes, are a machine that never boots again. So [`OPTIONS`] says it all.
 
 use super::ext4;
 use crate::devices::disks::{self, Partition};
 use crate::devices::gpt::Guid;
 use crate::mounts;
 use rustix::mount::mount;
+use std::ffi::CStr;
 use std::path::Path;
 use supervisor::event::Event;
 
 /// Discoverable Partitions Specification.
 const VAR_TYPE: &str = "4d21b016-b534-45c2-a9fb-5c16e091fd2d";
+
+/// The options of ext4(5) by which a superblock could stop the machine or lose what was synced; the values are the
+/// kernel's own. An error is told in the kernel's log, and the rest of `/var` can be used: read-only, no service runs.
+const OPTIONS: &CStr = c"errors=continue,barrier=1,commit=5,min_batch_time=0,max_batch_time=15000";
 
 /// Mounts `/var` and says what became of it.
 #[must_use]
@@ -22,7 +31,7 @@ pub fn mount_var() -> Event {
     let partitions = disks::partitions(&mut |_, _| {});
     let result = find(&partitions, root_disk().as_deref()).and_then(|partition| {
         let node = partition.path();
-        let mounted = || mount(&node, "/var", "ext4", mounts::DATA, None);
+        let mounted = || mount_ext4(&node, Path::new("/var"));
         let result = match mounted() {
             Err(_) if mended(&node) => mounted().map(|()| (partition, true)),
             other => other.map(|()| (partition, false)),
@@ -66,6 +75,11 @@ pub fn mount_var() -> Event {
             }
         }
     }
+}
+
+/// Mounts an ext4 such that its superblock has no say in it.
+fn mount_ext4(node: &Path, target: &Path) -> rustix::io::Result<()> {
+    mount(node, target, "ext4", mounts::DATA, Some(OPTIONS))
 }
 
 /// Whether the superblock was torn, and is whole now.
@@ -126,6 +140,40 @@ mod tests {
             type_guid: Guid::parse(kind).unwrap(),
             guid: Guid([1; 16]),
         }
+    }
+
+    /// Runs a program that has to succeed, and gives what it says.
+    fn run(program: &str, arguments: &[&str]) -> String {
+        let output = std::process::Command::new(program).args(arguments).output();
+        let output = output.unwrap_or_else(|e| panic!("{program}: {e}"));
+        assert!(output.status.success(), "{program}: {output:?}");
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
+
+    #[test]
+    fn a_superblock_cannot_ask_for_a_panic_or_for_an_hour_at_each_write() {
+        let folder = std::env::temp_dir().join(format!("init-var-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let image = folder.join("image");
+        let name = image.to_str().unwrap();
+        std::fs::File::create(&image)
+            .and_then(|file| file.set_len(8 << 20))
+            .unwrap();
+        run("mkfs.ext4", &["-q", "-e", "panic", name]);
+        let asked = "ssv mount_opts min_batch_time=3600000000,max_batch_time=3600000000,nobarrier";
+        run("debugfs", &["-w", "-R", asked, name]);
+        let node = run("losetup", &["--find", "--show", name]);
+        let mounted = mount_ext4(Path::new(&node), &folder);
+        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
+        let _ = rustix::mount::unmount(&folder, rustix::mount::UnmountFlags::DETACH);
+        run("losetup", &["--detach", &node]);
+        std::fs::remove_dir_all(&folder).unwrap();
+        mounted.unwrap();
+        let target = folder.to_str().unwrap();
+        let line = mounts.lines().find(|line| line.contains(target)).unwrap();
+        assert!(line.contains("errors=continue"), "{line}");
+        assert!(!line.contains("batch_time"), "{line}");
+        assert!(!line.contains("nobarrier"), "{line}");
     }
 
     #[test]
