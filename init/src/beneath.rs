@@ -6,7 +6,8 @@
 
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{
-    AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, ResolveFlags, openat2, renameat_with, statat,
+    AtFlags, CWD, FileType, IFlags, Mode, OFlags, RenameFlags, ResolveFlags, ioctl_getflags,
+    ioctl_setflags, openat2, renameat_with, statat,
 };
 use rustix::io::{Errno, Result};
 
@@ -77,6 +78,22 @@ pub fn move_aside(parent: impl AsFd, name: &str) -> Result<String> {
         }
     }
     Err(Errno::EXIST)
+}
+
+/// Takes the attributes "immutable" and "append only" (chattr(1)) off a file or folder, with which not even root can
+/// rename it or change what is in it; true if it had one.
+///
+/// # Errors
+/// Of ioctl_iflags(2). A file system without such attributes has nothing to take off.
+pub fn make_changeable(file: impl AsFd) -> Result<bool> {
+    let fixed = IFlags::IMMUTABLE | IFlags::APPEND;
+    match ioctl_getflags(&file) {
+        Ok(flags) if flags.intersects(fixed) => {
+            ioctl_setflags(&file, flags.difference(fixed)).map(|()| true)
+        }
+        Ok(_) | Err(Errno::NOTTY | Errno::OPNOTSUPP) => Ok(false),
+        Err(e) => Err(e),
+    }
 }
 
 /// openat2(2): with `RESOLVE_BENEATH`, `EAGAIN` means that somebody renamed something meanwhile. A few

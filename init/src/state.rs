@@ -8,6 +8,7 @@
 //! * **A read** opens regular files only, waits for nobody (`O_NONBLOCK`: a FIFO has no peer to wait for), and
 //!   takes at most the capacity of the file. A file that is not there is not an error; a file that is there and
 //!   cannot be used is one, which names it. A caller that guards something must treat the two differently.
+//! * **Attributes** that keep root from changing a file or the folder (chattr(1)) are taken off.
 //! * **A write** needs no free block and no free inode. Beside each file `NAME` lies `NAME.spare`, which
 //!   has all its blocks since the start of the boot ([`StateDir::reserve`]). The new contents go into the spare and
 //!   to the disk, then `RENAME_EXCHANGE` (rename(2)) swaps the two, and the folder goes to the disk. A crash at
@@ -283,13 +284,17 @@ impl StateDir {
     fn open_file(&self, name: &str, access: OFlags) -> Result<Option<File>, Problem> {
         // O_NONBLOCK: a FIFO is opened at once. O_NOCTTY: a terminal does not become ours.
         let flags = OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::NOCTTY | OFlags::CLOEXEC;
-        let opened = rustix::fs::openat2(
-            &self.folder,
-            name,
-            access | flags,
-            Mode::empty(),
-            beneath::RESOLVE,
-        );
+        let open = |access| {
+            let (folder, mode) = (&self.folder, Mode::empty());
+            rustix::fs::openat2(folder, name, access | flags, mode, beneath::RESOLVE)
+        };
+        let opened = match open(access) {
+            // An immutable file, or one that can only be appended to. To be read it can be opened, and freed.
+            Err(Errno::PERM) => open(OFlags::RDONLY)
+                .and_then(beneath::make_changeable)
+                .and_then(|_| open(access)),
+            opened => opened,
+        };
         let file = match opened {
             Ok(file) => File::from(file),
             Err(Errno::NOENT) => return Ok(None),
@@ -312,6 +317,8 @@ impl StateDir {
             );
             return Err(Problem::Foreign(seen));
         }
+        // It could be read and not replaced.
+        beneath::make_changeable(&file)?;
         Ok(Some(file))
     }
 

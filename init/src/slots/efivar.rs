@@ -9,8 +9,9 @@
 //!
 //! Without this firmware there is nothing to read, which is no error: the machine was started in another way.
 
+use crate::beneath;
 use crate::devices::gpt::Guid;
-use rustix::fs::{IFlags, Mode, OFlags};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -119,15 +120,7 @@ fn thaw(path: &Path) -> io::Result<()> {
         Err(Errno::NOENT) => return Ok(()),
         Err(e) => return Err(e.into()),
     };
-    let flags = match rustix::fs::ioctl_getflags(&file) {
-        Ok(flags) => flags,
-        // A file system without such flags has nothing to take off.
-        Err(Errno::NOTTY | Errno::OPNOTSUPP) => return Ok(()),
-        Err(e) => return Err(e.into()),
-    };
-    if flags.contains(IFlags::IMMUTABLE) {
-        rustix::fs::ioctl_setflags(&file, flags.difference(IFlags::IMMUTABLE))?;
-    }
+    beneath::make_changeable(&file)?;
     Ok(())
 }
 

@@ -1,6 +1,7 @@
 //! The files against crashes, full disks and strangers who were at `/var`.
 
 use super::*;
+use rustix::fs::IFlags;
 use std::os::unix::fs::{PermissionsExt, symlink};
 
 /// A root with the folder in it, taken away at the end.
@@ -271,4 +272,22 @@ fn a_folder_that_is_not_roots_is_refused() {
         seen.contains("symbolic link") || seen.contains("Too many"),
         "{seen}"
     );
+}
+
+#[test]
+fn a_file_that_not_even_root_may_change_is_changed() {
+    for flag in [IFlags::IMMUTABLE, IFlags::APPEND] {
+        let rig = Rig::new("fixed");
+        let state = rig.open();
+        assert!(state.reserve().is_empty());
+        state.write(REBOOTS, b"1").unwrap();
+        for name in ["reboots", "reboots.spare"] {
+            let file = File::open(rig.at(name)).unwrap();
+            let flags = rustix::fs::ioctl_getflags(&file).unwrap();
+            rustix::fs::ioctl_setflags(&file, flags | flag).unwrap();
+        }
+        assert_eq!(state.read(REBOOTS).unwrap(), Some(b"1".to_vec()));
+        state.write(REBOOTS, b"2").unwrap();
+        assert_eq!(state.read(REBOOTS).unwrap(), Some(b"2".to_vec()));
+    }
 }

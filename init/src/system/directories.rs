@@ -10,6 +10,7 @@
 //!   made in its place: the machine has to become healthy, and nothing of somebody's is deleted.
 //! * A directory on the way must be root's or belong to the owner of the directory that is wanted. Otherwise a third
 //!   user decides what becomes of it (as in CVE-2018-6954 of systemd-tmpfiles), and it is refused.
+//! * The attributes "immutable" and "append only" (chattr(1)) are taken off: the image has no program that could.
 //! * Another file system on the way is refused.
 //!
 //! Links further down are followed: `/var` is not mounted with `MS_NOSYMFOLLOW`, because services keep links
@@ -86,6 +87,7 @@ fn make_below(
         if names.peek().is_some() {
             may_lead(&folder, wanted).map_err(|e| format!("{path}: {e}"))?;
         }
+        thaw(&folder, &path, mended).map_err(|e| format!("{path}: {}", io::Error::from(e)))?;
     }
     settle(&folder, wanted, mended).map_err(|e| format!("{path}: {}", io::Error::from(e)))
 }
@@ -135,6 +137,18 @@ fn may_lead(folder: impl AsFd, wanted: &Directory) -> Result<(), String> {
     Err(format!(
         "it belongs to the user {owner}, who could put anything in the place of what belongs to {uid}"
     ))
+}
+
+/// Takes off an attribute with which nothing can be made in the directory.
+fn thaw(folder: impl AsFd, path: &str, mended: &mut dyn FnMut(Mended)) -> rustix::io::Result<()> {
+    if beneath::make_changeable(folder)? {
+        mended(Mended {
+            path: path.to_owned(),
+            seen: "the attribute immutable or append only".to_owned(),
+            then: "taken off".to_owned(),
+        });
+    }
+    Ok(())
 }
 
 /// Sets owner and mode, and tells what others could have used.

@@ -1,7 +1,7 @@
 //! Directories against what a stranger can have left at `/var`.
 
 use super::*;
-use rustix::fs::{CWD, FileType};
+use rustix::fs::{CWD, FileType, IFlags};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::PathBuf;
 
@@ -177,4 +177,26 @@ fn another_file_system_is_not_entered() {
     rustix::mount::unmount(rig.at("lib/app"), rustix::mount::UnmountFlags::DETACH).unwrap();
     assert!(result.unwrap_err().contains("another file system"));
     assert_eq!(owner, 0);
+}
+
+#[test]
+fn a_directory_that_not_even_root_may_change_is_mended() {
+    let rig = Rig::new("fixed");
+    for path in ["a", "a/b"] {
+        std::fs::create_dir_all(rig.at(path)).unwrap();
+    }
+    for path in ["a/b", "a"] {
+        let folder = std::fs::File::open(rig.at(path)).unwrap();
+        let flags = rustix::fs::ioctl_getflags(&folder).unwrap();
+        rustix::fs::ioctl_setflags(&folder, flags | IFlags::IMMUTABLE).unwrap();
+    }
+    let (made, told) = rig.make("a/b/c", 0);
+    made.unwrap();
+    let seen: Vec<&str> = told.iter().map(|mended| mended.seen.as_str()).collect();
+    assert_eq!(seen.len(), 2, "{seen:?}");
+    assert!(
+        seen.iter().all(|seen| seen.contains("immutable")),
+        "{seen:?}"
+    );
+    assert_eq!(rig.make("a/b/c", 0), (Ok(()), vec![]));
 }
