@@ -39,7 +39,8 @@ pub fn own_directories() -> Vec<DirectoryConfig> {
         directory("/var/lib", "0", "0755"),
         directory("/var/log", "0", "0755"),
         directory("/var/lib/netcfg", "netcfg", "0700"),
-        directory("/var/lib/astromesh-init", "0", "0755"),
+        // Who can walk into it can give its files second names (link(2)), and they are then not root's alone.
+        directory("/var/lib/astromesh-init", "0", "0700"),
         directory(LOG_FOLDER, "logger", "0750"),
     ]
 }
@@ -208,6 +209,17 @@ mod tests {
         assert_eq!(&id[12..13], "4");
         assert!(!is_machine_id(&"0".repeat(32)));
         assert!(!is_machine_id("uninitialized"));
+    }
+
+    /// A second name for a file (link(2)) needs no more than the way to it, where the kernel does not forbid it
+    /// (`fs.protected_hardlinks`).
+    #[test]
+    fn only_root_can_walk_to_the_files_that_init_keeps() {
+        let own = own_directories();
+        let state = own
+            .iter()
+            .find(|d| Path::new(&d.path) == Path::new(crate::state::PATH));
+        assert_eq!(directory_mode(state.unwrap()), Ok(0o700));
     }
 
     /// The id that is shown after a boot with these files, and what was told.
