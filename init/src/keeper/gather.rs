@@ -58,7 +58,9 @@ pub fn look(marks: &Marks) -> Result<Look, String> {
         .ok_or("the kernel command line has no roothash=")?;
     let release = read("/usr/lib/os-release")?;
     let field = |key: &str| {
-        uki::os_release(&release, key).ok_or_else(|| format!("/usr/lib/os-release has no {key}="))
+        uki::os_release(&release, key)
+            .filter(|value| uki::is_name(value))
+            .ok_or_else(|| format!("/usr/lib/os-release has no {key}= that can be in a file name"))
     };
     let running = Uki {
         image: field("IMAGE_ID")?,

@@ -12,7 +12,8 @@
 //! one does not know; they are passed over, since the older one is what a trial falls back to.
 
 use super::esp::Found;
-use super::version;
+use super::{uki, version};
+use crate::cmdline::parse_hash;
 use crate::initramfs::verity::hex;
 use crate::state::{Problem, SLOTS, SLOTS_COPY, StateDir, StateError, StateFile};
 use serde::{Deserialize, Serialize};
@@ -139,9 +140,14 @@ impl Record {
         let Some(bytes) = read? else {
             return Ok(None);
         };
-        let mut record: Self = serde_json::from_slice(&bytes)
-            .map_err(|e| Unreadable::Damaged(format!("{}: {e}", file.path().display())))?;
+        let damaged = |what: &dyn fmt::Display| {
+            Unreadable::Damaged(format!("{}: {what}", file.path().display()))
+        };
+        let mut record: Self = serde_json::from_slice(&bytes).map_err(|e| damaged(&e))?;
         record.bound();
+        if !record.is_ours() {
+            return Err(damaged(&"it names a version or a root that cannot be one"));
+        }
         Ok(Some(record))
     }
 
@@ -275,6 +281,16 @@ impl Record {
             self.trials.remove(0);
         }
         self.trials.push_mut(trial)
+    }
+
+    /// Whether all in it can have come from a version. A stranger's record with longer texts would leave no room for
+    /// what is to be written down next, and no update could ever be recorded.
+    fn is_ours(&self) -> bool {
+        let trial = |trial: &Trial| {
+            let root = trial.roothash.as_str();
+            uki::is_name(&trial.version) && (root.is_empty() || parse_hash(root).is_some())
+        };
+        self.floor.as_deref().is_none_or(uki::is_name) && self.trials.iter().all(trial)
     }
 
     fn bound(&mut self) {

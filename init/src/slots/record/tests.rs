@@ -43,12 +43,15 @@ fn known() -> Record {
     record
 }
 
-const DAMAGE: [&str; 6] = [
+const DAMAGE: [&str; 9] = [
     "",
     "{",
     "\"floor\"",
     "{\"floor\": 3}",
     "{\"trials\": [{\"verdict\": \"odd\"}]}",
+    "{\"floor\": \"a b\"}",
+    "{\"trials\": [{\"version\": \"\"}]}",
+    "{\"trials\": [{\"version\": \"1\", \"roothash\": \"00\"}]}",
     "\0",
 ];
 
@@ -121,6 +124,19 @@ fn a_record_that_is_damaged_is_not_an_empty_one() {
         let aside = |name: &str| name.starts_with("slots") && name.contains("obstructed");
         let kept = kept.filter(|file| aside(&file.as_ref().unwrap().file_name().to_string_lossy()));
         assert_eq!(kept.count(), 2);
+    }
+}
+
+#[test]
+fn a_record_that_is_read_has_room_for_what_comes() {
+    let folder = Folder::new("room");
+    let mut record = known();
+    record.floor = Some("9".repeat(SLOTS.capacity - 1000));
+    record.save(&folder.open()).unwrap();
+    // Either it is none of ours, or what follows can be written down.
+    if let Ok(mut record) = folder.load() {
+        record.bad("8", &[8; 32], &"\u{1}".repeat(512));
+        record.save(&folder.open()).unwrap();
     }
 }
 
