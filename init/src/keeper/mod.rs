@@ -139,21 +139,23 @@ impl Keeper {
             PollFd::from_borrowed_fd(self.signals.as_fd(), PollFlags::IN),
             PollFd::from_borrowed_fd(self.server.fd(), PollFlags::IN),
         ];
-        if let Some(update) = &self.update {
-            fds.push(PollFd::from_borrowed_fd(update.fd(), PollFlags::IN));
-        }
+        let update = self.update.as_ref().and_then(Update::fd);
+        fds.extend(update.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
         match poll(&mut fds, limit.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(e) => return Err(e.into()),
         }
-        // Before the signals: PID 1 sends its last order and then has us stopped.
+        // Before the update is asked whether it has ended: if it ends after that, the next wait is told.
+        let mut terminate = false;
+        while let Ok(Some(signal)) = self.signals.read_signal() {
+            terminate |= signal.ssi_signo == Signal::SIGTERM as u32;
+        }
+        // After the signals: PID 1 sends its last order and then has us stopped.
         self.take_orders();
         self.hear_update();
-        while let Ok(Some(signal)) = self.signals.read_signal() {
-            if signal.ssi_signo == Signal::SIGTERM as u32 {
-                self.act();
-                std::process::exit(0);
-            }
+        if terminate {
+            self.act();
+            std::process::exit(0);
         }
         if let Some((request, client)) = self.server.accept() {
             self.serve(request, client);

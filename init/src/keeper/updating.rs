@@ -4,7 +4,7 @@
 //! in the slot daemon's cgroup, so it is gone when the daemon is stopped.
 
 use super::core::Ended;
-use crate::system::relay;
+use crate::system::relay::{self, Received};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::io::FdFlags;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
@@ -18,6 +18,9 @@ use supervisor::event::Event;
 pub struct Update {
     child: Child,
     channel: OwnedFd,
+    /// Whether it can say nothing more. It need not have ended then: a process that is ending closes its files one
+    /// after the other, and closing a disk that hangs takes as long as the disk hangs.
+    silent: bool,
     killed: bool,
 }
 
@@ -55,19 +58,27 @@ impl Update {
         Ok(Self {
             child,
             channel,
+            silent: false,
             killed: false,
         })
     }
 
-    /// What to wait for: an event, or the end.
+    /// What to wait for besides its end, which is a signal.
     #[must_use]
-    pub fn fd(&self) -> BorrowedFd<'_> {
-        self.channel.as_fd()
+    pub fn fd(&self) -> Option<BorrowedFd<'_>> {
+        (!self.silent).then(|| self.channel.as_fd())
     }
 
     /// Its next event, if there is one.
     pub fn event(&mut self) -> Option<Event> {
-        relay::receive(&self.channel, &["update."])
+        match relay::receive(&self.channel, &["update."]) {
+            Received::Event(event) => Some(event),
+            Received::Nothing => None,
+            Received::End => {
+                self.silent = true;
+                None
+            }
+        }
     }
 
     /// Ends it, whatever it does: what it has written stays, and no entry is for half of it.
@@ -116,6 +127,7 @@ fn end(status: ExitStatus, killed: bool) -> End {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustix::event::{PollFd, PollFlags, poll};
 
     #[test]
     fn every_status_has_an_end_and_none_is_silent() {
@@ -144,5 +156,21 @@ mod tests {
         let ended = Ended::Failed;
         let untold = None;
         assert_eq!(update.ended(), Some(End { ended, untold }));
+    }
+    #[test]
+    fn one_that_says_no_more_and_does_not_end_is_not_listened_to() {
+        let mut command = Command::new("bash");
+        command.args(["-c", "eval \"exec $1<&-\"; kill -STOP $$"]);
+        let mut update = Update::spawn(command, &[]).unwrap();
+        // Were it for ever, the slot daemon would go round and round.
+        while let Some(fd) = update.fd() {
+            let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::IN)];
+            poll(&mut fds, None).unwrap();
+            assert_eq!(update.event(), None);
+        }
+        assert_eq!(update.ended(), None);
+        update.kill();
+        update.child.wait().unwrap();
+        assert!(update.ended().is_some());
     }
 }

@@ -7,6 +7,7 @@
 
 use crate::manager::role_channel::{RoleChannel, Taken};
 use rustix::fd::{AsFd, OwnedFd};
+use rustix::io::Errno;
 use supervisor::Time;
 use supervisor::event::Event;
 
@@ -44,10 +45,21 @@ impl Channel {
     }
 }
 
-/// The next message of a channel, if there is one, for whoever reads it in a role of its own. Its name starts
+/// What a look at a channel gave.
+#[derive(Debug)]
+pub enum Received {
+    /// A message.
+    Event(Event),
+    /// None at present.
+    Nothing,
+    /// None any more: nobody has the other end. poll(2) says at once, and for ever, that this can be read.
+    End,
+}
+
+/// The next message of a channel, for whoever reads it in a role of its own. Its name starts
 /// with one of `prefixes`; a message that breaks the rules is an event about that.
 #[must_use]
-pub fn receive(channel: &OwnedFd, prefixes: &[&str]) -> Option<Event> {
+pub fn receive(channel: &OwnedFd, prefixes: &[&str]) -> Received {
     let mut message = [0u8; MESSAGE_MAX];
     let received = rustix::net::recv(
         channel.as_fd(),
@@ -55,9 +67,9 @@ pub fn receive(channel: &OwnedFd, prefixes: &[&str]) -> Option<Event> {
         rustix::net::RecvFlags::DONTWAIT,
     );
     match received {
-        // 0 is the end of the other side: the role is being restarted, with the same channel.
-        Ok((0, _)) | Err(_) => None,
-        Ok((count, _)) => Some(
+        Err(Errno::AGAIN | Errno::INTR) => Received::Nothing,
+        Ok((0, _)) | Err(_) => Received::End,
+        Ok((count, _)) => Received::Event(
             decode(message.get(..count).unwrap_or_default(), prefixes).unwrap_or_else(|| {
                 let prefix = prefixes.first().copied().unwrap_or("init.");
                 Event::new(format!("{prefix}warning")).with("reason", "a malformed event was sent")
