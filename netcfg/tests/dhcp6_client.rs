@@ -664,6 +664,18 @@ fn information_is_asked_for_and_refreshed() {
 }
 
 #[test]
+fn information_is_asked_for_again_whoever_says_that_it_need_not_be() {
+    let mut world = World::new(1, vec![], 0);
+    world.step(Event::Mode(Mode::Stateless));
+    world.step(Event::LinkUp);
+    let mut told = answer(&world).without_addresses();
+    told.numbers = vec![(OptionCode::InformationRefreshTime, u32::MAX)];
+    say(&mut world, &told);
+    assert_eq!(world.client.phase_name(), "informed");
+    assert_eq!(world.client.deadline(), Some(world.now + s(86_400)));
+}
+
+#[test]
 fn information_goes_when_routers_do_not_offer_it_any_more() {
     let mut world = World::new(1, vec![Server::new(0, Manner::Honest, 60)], 0);
     world.step(Event::Mode(Mode::Stateless));

@@ -3,7 +3,7 @@
 use std::net::Ipv6Addr;
 use std::time::Duration;
 
-use netcfg::ra::{Facts, MAX_DOMAINS, MAX_SERVERS, Parsed, UserOption, What, parse};
+use netcfg::ra::{Facts, LONGEST, MAX_DOMAINS, MAX_SERVERS, Parsed, UserOption, What, parse};
 use proptest::prelude::*;
 
 const ROUTER: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
@@ -182,8 +182,11 @@ fn facts_stand_for_their_lifetime() {
     assert_eq!(facts.dns(), [server(2)]);
     assert!(!facts.expire(s(89)));
     assert!(facts.expire(s(90)));
-    assert_eq!((facts.dns(), facts.deadline()), (vec![], None));
+    // However long a router says, it has to be said again.
+    assert_eq!((facts.dns(), facts.deadline()), (vec![], Some(LONGEST)));
     assert_eq!(facts.search(), ["lab"]);
+    assert!(facts.expire(LONGEST) && facts.search().is_empty());
+    assert!(facts.step(s(0), said(60, servers(&[1]))));
     assert!(facts.clear() && !facts.clear());
     assert_eq!(facts, Facts::new());
 }

@@ -18,7 +18,8 @@ const INFINITE: u32 = u32::MAX;
 const SOONEST_RENEWAL: Duration = Duration::from_secs(5);
 /// Addresses that a lease has at most.
 const MAX_ADDRESSES: usize = 4;
-/// `IRT_DEFAULT` and `IRT_MINIMUM` (RFC 8415, section 7.6), in seconds.
+/// `IRT_DEFAULT` and `IRT_MINIMUM` (RFC 8415, section 7.6), in seconds. Longer than the former is not waited, though a
+/// server may say that it need never be asked again: whoever answered once, and is gone, would be believed for ever.
 const REFRESH: u32 = 86_400;
 const SOONEST_REFRESH: u32 = 600;
 
@@ -146,14 +147,17 @@ impl Lease6 {
         })
     }
 
-    /// What `reply` tells without granting anything. It is asked for again after option 32, or
-    /// a day, and kept until somebody answers that.
+    /// What `reply` tells without granting anything. It is asked for again after option 32, and after
+    /// a day at the latest, and kept until somebody answers that.
     pub fn information(reply: &Reply, granted: Duration) -> Result<Lease6, Refused> {
         let server = reply.server.clone().ok_or(Refused::NoServer)?;
         if reply.status.code != Code::Success {
             return Err(Refused::Status(reply.status.code));
         }
-        let refresh = reply.refresh.unwrap_or(REFRESH).max(SOONEST_REFRESH);
+        let refresh = reply
+            .refresh
+            .unwrap_or(REFRESH)
+            .clamp(SOONEST_REFRESH, REFRESH);
         let mut lease = Lease6::told(reply, server, granted);
         lease.times.renew = after(granted, refresh);
         Ok(lease)

@@ -1,7 +1,8 @@
 //! What the routers of one link said, for as long as it stands (RFC 8106, section 6).
 //!
 //! Entries keep the place they first had, so that a router which repeats itself changes nothing.
-//! Their number is bounded: of more, those that stand longest are kept.
+//! Their number is bounded: of more, those that stand longest are kept. So is their time, whatever a router says: a
+//! stranger who spoke once as a router, and is gone, must not choose the machine's DNS servers for ever.
 
 use std::net::Ipv6Addr;
 use std::time::Duration;
@@ -13,14 +14,15 @@ pub const MAX_SERVERS: usize = 8;
 /// Search domains kept of one link.
 pub const MAX_DOMAINS: usize = 8;
 
-/// RFC 8106, sections 5.1 and 5.2.
-const INFINITE: u32 = u32::MAX;
+/// The longest that anything stands without being said again. Routers repeat themselves after 65535 s at most (RFC 8319),
+/// and what they say stands for three times as long (RFC 8106, section 5.1); so this is as good as for ever for one that
+/// is there.
+pub const LONGEST: Duration = Duration::from_secs(3 * 65_535);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Entry<T> {
     value: T,
-    /// `None`: never.
-    until: Option<Duration>,
+    until: Duration,
 }
 
 /// The facts of one link. The same option of the same link, told again, only gives them more time.
@@ -46,10 +48,7 @@ impl Facts {
             self.ignored += 1;
             return changed;
         }
-        let until = match option.lifetime {
-            INFINITE => None,
-            seconds => Some(now + Duration::from_secs(seconds.into())),
-        };
+        let until = now + Duration::from_secs(option.lifetime.into()).min(LONGEST);
         let taken = match option.what {
             What::Servers(all) => take(&mut self.servers, MAX_SERVERS, now, until, all),
             What::Domains(all) => take(&mut self.domains, MAX_DOMAINS, now, until, all),
@@ -76,8 +75,8 @@ impl Facts {
 
     /// When [`Facts::expire`] must be called again.
     pub fn deadline(&self) -> Option<Duration> {
-        let servers = self.servers.iter().filter_map(|entry| entry.until);
-        let domains = self.domains.iter().filter_map(|entry| entry.until);
+        let servers = self.servers.iter().map(|entry| entry.until);
+        let domains = self.domains.iter().map(|entry| entry.until);
         servers.chain(domains).min()
     }
 
@@ -102,7 +101,7 @@ impl Facts {
 
 fn retain<T>(entries: &mut Vec<Entry<T>>, now: Duration) -> bool {
     let before = entries.len();
-    entries.retain(|entry| entry.until.is_none_or(|until| now < until));
+    entries.retain(|entry| now < entry.until);
     entries.len() < before
 }
 
@@ -110,33 +109,23 @@ fn take<T: PartialEq>(
     entries: &mut Vec<Entry<T>>,
     most: usize,
     now: Duration,
-    until: Option<Duration>,
+    until: Duration,
     values: Vec<T>,
 ) -> bool {
-    let later = |a: Option<Duration>, b: Option<Duration>| match (a, b) {
-        (_, None) => false,
-        (None, Some(_)) => true,
-        (Some(a), Some(b)) => a > b,
-    };
     let mut changed = false;
     for value in values {
         if let Some(known) = entries.iter_mut().find(|entry| entry.value == value) {
             known.until = until;
             continue;
         }
-        if until.is_some_and(|until| until <= now) {
+        if until <= now {
             continue;
         }
         if entries.len() >= most {
             // The first of those that go first makes room, if the new one stands longer.
-            let mut shortest: Option<(usize, Option<Duration>)> = None;
-            for (at, entry) in entries.iter().enumerate() {
-                if shortest.is_none_or(|(_, least)| later(least, entry.until)) {
-                    shortest = Some((at, entry.until));
-                }
-            }
-            match shortest {
-                Some((at, least)) if later(until, least) => {
+            let shortest = entries.iter().enumerate().min_by_key(|(_, e)| e.until);
+            match shortest.map(|(at, entry)| (at, entry.until)) {
+                Some((at, least)) if until > least => {
                     entries.remove(at);
                 }
                 _ => continue,

@@ -27,7 +27,7 @@
 mod facts;
 mod options;
 
-pub use self::facts::{Facts, MAX_DOMAINS, MAX_SERVERS};
+pub use self::facts::{Facts, LONGEST, MAX_DOMAINS, MAX_SERVERS};
 pub use self::options::{Parsed, UserOption, What, parse};
 use crate::dhcp6::client::Mode;
 
