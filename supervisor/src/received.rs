@@ -95,6 +95,12 @@ impl Source {
         self.waiting.get() < WAITING_MAX && self.ledger.open.get() + MESSAGE_MAX <= room
     }
 
+    /// Whether descriptors of any source are open in this process, or waiting to be closed.
+    #[must_use]
+    pub fn any_open(&self) -> bool {
+        self.ledger.open.get() > 0
+    }
+
     /// Takes charge of a descriptor that came from this source.
     #[must_use]
     pub fn received(&self, fd: OwnedFd) -> ReceivedFd {

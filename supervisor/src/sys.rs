@@ -43,6 +43,8 @@ pub struct ChildPlan<'a> {
     pub cgroup: Option<BorrowedFd<'a>>,
     /// Which descriptors it gets, and as which number. All others are closed.
     pub descriptors: Vec<(BorrowedFd<'a>, RawFd)>,
+    /// Whether any of those others may be a stranger's: closing it could wait for him, see [`close`].
+    pub strangers: bool,
     /// The write end of the pipe that tells why it could not become its program. Close-on-exec.
     pub error_pipe: BorrowedFd<'a>,
     /// User id.
@@ -229,7 +231,12 @@ fn run_child(
 /// Everything before `execve`; the error is the step in [`STEPS`], errno says the rest.
 fn prepare(plan: &ChildPlan<'_>, moved: &mut [RawFd], error_fd: &mut RawFd) -> Result<(), u8> {
     let check = |result: c_long, step: u8| if result < 0 { Err(step) } else { Ok(result) };
-    move_descriptors(plan, moved, error_fd).map_err(|()| 1u8)?;
+    let mut holder = plan.strangers.then(close::Holder::start).flatten();
+    let closed = move_descriptors(plan, moved, error_fd, holder.as_mut());
+    if let Some(holder) = holder {
+        holder.end();
+    }
+    closed.map_err(|()| 1u8)?;
     // SAFETY: plain system calls on values; the structures live on this stack.
     unsafe {
         // The kernel's `struct sigaction` of zeros is SIG_DFL, no flags, an empty mask. The C
@@ -335,7 +342,7 @@ unsafe fn become_user(uid: u32, capabilities: u64) -> Result<(), u8> {
     }
 }
 
-/// Puts every descriptor of the plan at its number, the error pipe behind them, and closes all others
+/// Puts every descriptor of the plan at its number, the error pipe and a holder behind them, and closes all others
 /// for good: until its exec this child would keep open what PID 1 closes meanwhile.
 ///
 /// All are first moved above every target, so that no target overwrites a source. `moved` has a place
@@ -344,27 +351,36 @@ fn move_descriptors(
     plan: &ChildPlan<'_>,
     moved: &mut [RawFd],
     error_fd: &mut RawFd,
+    mut holder: Option<&mut close::Holder>,
 ) -> Result<(), ()> {
     let check = |result: c_int| if result < 0 { Err(()) } else { Ok(result) };
     let targets = plan.descriptors.iter().map(|(_, target)| *target);
     let behind = targets.max().unwrap_or(2).max(2) + 1;
     // SAFETY: plain system calls on descriptor numbers that the plan keeps open.
     unsafe {
-        *error_fd = check(libc::fcntl(*error_fd, libc::F_DUPFD_CLOEXEC, behind + 1))?;
+        *error_fd = check(libc::fcntl(*error_fd, libc::F_DUPFD_CLOEXEC, behind + 2))?;
+        if let Some(holder) = &mut holder {
+            holder.pidfd = check(libc::fcntl(holder.pidfd, libc::F_DUPFD_CLOEXEC, behind + 2))?;
+        }
         for (slot, (source, _)) in moved.iter_mut().zip(&plan.descriptors) {
             *slot = check(libc::fcntl(
                 source.as_raw_fd(),
                 libc::F_DUPFD_CLOEXEC,
-                behind + 1,
+                behind + 2,
             ))?;
         }
         for (slot, (_, target)) in moved.iter().zip(&plan.descriptors) {
             check(libc::dup2(*slot, *target))?;
         }
         *error_fd = check(libc::dup3(*error_fd, behind, libc::O_CLOEXEC))?;
+        let mut first = behind + 1;
+        if let Some(holder) = &mut holder {
+            holder.pidfd = check(libc::dup3(holder.pidfd, first, libc::O_CLOEXEC))?;
+            first += 1;
+        }
         let closed = libc::syscall(
             libc::SYS_close_range,
-            behind + 1,
+            first,
             libc::c_uint::MAX,
             0 as libc::c_uint,
         );

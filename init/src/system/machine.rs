@@ -340,7 +340,9 @@ impl Machine {
     }
 
     fn write_count(&mut self, count: u32) -> io::Result<()> {
-        let helper = Helper::start(&[crate::roles::WRITE_COUNT, &count.to_string()])?;
+        let source = self.manager.driver().source();
+        let arguments = [crate::roles::WRITE_COUNT, &count.to_string()];
+        let helper = Helper::start(&source, &arguments)?;
         self.manager.watch(helper.fd(), HELPER, 0)?;
         self.helper = Some(helper);
         Ok(())

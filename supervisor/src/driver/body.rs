@@ -87,7 +87,7 @@ impl Body {
             poller.add(fd, Token::of(Token::MEMORY, id), EventFlags::PRI)?;
         }
         let path = setup.runtime_dir.join(NOTIFY_FOLDER).join(&spec.name);
-        let notify = NotifySocket::bind(&path, identity.uid, source)?;
+        let notify = NotifySocket::bind(&path, identity.uid, source.clone())?;
         let mut held = Held::new(
             &spec.sockets,
             spec.fd_store_max,
@@ -103,7 +103,7 @@ impl Body {
         }
         Ok(Self {
             notify: poller.watch(notify, Token::of(Token::NOTIFY, id), EventFlags::IN)?,
-            launch: Launch::new(identity)?,
+            launch: Launch::new(identity, source)?,
             cgroup,
             held,
             error_pipe: None,

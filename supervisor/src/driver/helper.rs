@@ -5,6 +5,7 @@
 //! decides itself how long it waits. The child is reaped with all the others.
 
 use super::launch::{self, Progress};
+use crate::received::Source;
 use crate::sys::{self, ChildPlan};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
@@ -29,11 +30,12 @@ pub struct Helper {
 }
 
 impl Helper {
-    /// Starts this program with these arguments, as root. It is on its way when this returns.
+    /// Starts this program with these arguments, as root. It is on its way when this returns. `source` knows of
+    /// the descriptors of strangers.
     ///
     /// # Errors
     /// If the kernel makes no pipe or no process.
-    pub fn start(arguments: &[&str]) -> io::Result<Self> {
+    pub fn start(source: &Source, arguments: &[&str]) -> io::Result<Self> {
         let (answer, their_answer) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
         let (error_pipe, their_error) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
         let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
@@ -51,6 +53,7 @@ impl Helper {
                 (their_answer.as_fd(), 1),
                 (null.as_fd(), 2),
             ],
+            strangers: source.any_open(),
             error_pipe: their_error.as_fd(),
             uid: 0,
             gid: 0,

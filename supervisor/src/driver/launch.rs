@@ -11,6 +11,7 @@ use super::users::Identity;
 use crate::Time;
 use crate::config::RlimitText;
 use crate::core::SpawnFailure;
+use crate::received::Source;
 use crate::spec::Spec;
 use crate::sys::{self, ChildPlan, Resource};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -38,6 +39,8 @@ pub struct Launch {
     output_write: OwnedFd,
     passed: Vec<OwnedFd>,
     nofile: u64,
+    /// Knows of the descriptors of strangers.
+    source: Source,
 }
 
 /// What is to be started.
@@ -63,7 +66,7 @@ impl Launch {
     ///
     /// # Errors
     /// If the kernel gives no pipe.
-    pub fn new(identity: Identity) -> io::Result<Self> {
+    pub fn new(identity: Identity, source: Source) -> io::Result<Self> {
         let (output_read, output_write) = pipe_with(PipeFlags::CLOEXEC)?;
         let own = rustix::process::getrlimit(rustix::process::Resource::Nofile);
         Ok(Self {
@@ -75,6 +78,7 @@ impl Launch {
             nofile: own
                 .maximum
                 .map_or(NOFILE_DEFAULT, |max| max.min(NOFILE_DEFAULT)),
+            source,
         })
     }
 
@@ -142,6 +146,7 @@ impl Launch {
             directory: text("working-directory", &spec.working_directory)?,
             cgroup: Some(cgroup),
             descriptors,
+            strangers: self.source.any_open(),
             error_pipe: error_write.as_fd(),
             uid: self.identity.uid,
             gid: self.identity.gid,

@@ -11,8 +11,12 @@
 //! * Every close of a file of FUSE or NFS waits for its server (`flush`). A timer ends the child, as a fatal
 //!   signal ends that wait. The number is taken out of the table before the wait begins, so the next
 //!   child goes on behind it; how far this one came is in a page that it shares with PID 1.
+//!
+//! A child that is to become a service has copies, too, which it closes before its exec. If all others were
+//! closed in the meantime, that is the last close, and the service waits for a stranger. So it has somebody hold
+//! them as well ([`Holder`]).
 
-use super::CloneArgs;
+use super::{CLONE_PIDFD, CloneArgs};
 use crate::Time;
 use rustix::fd::{AsFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::ffi::c_long;
@@ -22,6 +26,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// kernel: `include/uapi/linux/sched.h`.
 const CLONE_FILES: u64 = 0x400;
+const CLONE_PARENT: u64 = 0x8000;
+
+/// When a [`Holder`] ends whose maker was killed before it could end it.
+const HOLD_LIMIT: Time = Time::from_secs(1);
 
 /// An open descriptor that is not closed when this is dropped.
 #[derive(Debug)]
@@ -114,7 +122,7 @@ pub fn spawn(numbers: &[RawFd], begun: &Begun, limit: Time) -> io::Result<i32> {
     begun.counter().store(0, Ordering::Release);
     // SAFETY: no `CLONE_VM`, so the child has its own copy of the memory, as after fork. It makes raw
     // calls only and never returns from `run`.
-    match unsafe { clone(CLONE_FILES) } {
+    match unsafe { clone(CLONE_FILES, None) } {
         -1 => Err(io::Error::last_os_error()),
         0 => run(numbers, begun, limit),
         pid => i32::try_from(pid).map_err(|_| io::ErrorKind::InvalidData.into()),
@@ -123,13 +131,16 @@ pub fn spawn(numbers: &[RawFd], begun: &Begun, limit: Time) -> io::Result<i32> {
 
 /// # Safety
 /// The child makes raw system calls only, and ends by one.
-unsafe fn clone(flags: u64) -> c_long {
+unsafe fn clone(flags: u64, pidfd: Option<&mut RawFd>) -> c_long {
+    let own = flags & CLONE_PARENT == 0;
     let args = CloneArgs {
-        flags,
-        exit_signal: libc::SIGCHLD as u64,
+        flags: flags | pidfd.as_ref().map_or(0, |_| CLONE_PIDFD),
+        pidfd: pidfd.map_or(0, |place| ptr::from_mut(place) as u64),
+        // With `CLONE_PARENT` it is that of the caller (clone(2)).
+        exit_signal: if own { libc::SIGCHLD as u64 } else { 0 },
         ..CloneArgs::default()
     };
-    // SAFETY: `args` outlives the call; without a stack the child goes on with its copy of this one.
+    // SAFETY: `args`, and the place it may point to, outlive the call; without a stack the child goes on with its copy of this one.
     unsafe {
         libc::syscall(
             libc::SYS_clone3,
@@ -142,7 +153,7 @@ unsafe fn clone(flags: u64) -> c_long {
 fn run(numbers: &[RawFd], begun: &Begun, limit: Time) -> ! {
     end_after(limit);
     // SAFETY: the grandchild makes raw system calls only and ends by a signal.
-    let keeper = unsafe { clone(0) };
+    let keeper = unsafe { clone(0, None) };
     if keeper == 0 {
         keep(limit);
     }
@@ -162,6 +173,44 @@ fn run(numbers: &[RawFd], begun: &Begun, limit: Time) -> ! {
             libc::syscall(libc::SYS_wait4, keeper, status, 0, usage);
         }
         libc::_exit(0)
+    }
+}
+
+/// A process that holds copies of all descriptors of the one that made it, and closes them by its end, which
+/// waits for nobody.
+#[derive(Debug)]
+pub(super) struct Holder {
+    /// Close-on-exec. Its pid may be another's by the time that it is ended.
+    pub(super) pidfd: RawFd,
+}
+
+impl Holder {
+    /// For a child between clone and exec. PID 1 reaps the holder, which is its child as the caller is: the
+    /// program must not find a child that it did not make. Without memory or above `pids.max` there is none, and
+    /// the closes of the caller may wait.
+    pub(super) fn start() -> Option<Self> {
+        let mut pidfd = -1;
+        // SAFETY: the new process makes raw system calls only and ends by a signal.
+        let pid = unsafe { clone(CLONE_PARENT, Some(&mut pidfd)) };
+        if pid == 0 {
+            keep(HOLD_LIMIT);
+        }
+        (pid > 0).then_some(Self { pidfd })
+    }
+
+    /// The copies are not needed any more.
+    pub(super) fn end(self) {
+        let info = ptr::null::<libc::siginfo_t>();
+        // SAFETY: a plain system call on values; the null pointer means what kill(2) would send.
+        unsafe {
+            libc::syscall(
+                libc::SYS_pidfd_send_signal,
+                self.pidfd,
+                libc::SIGKILL,
+                info,
+                0,
+            )
+        };
     }
 }
 
