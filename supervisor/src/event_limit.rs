@@ -1,9 +1,10 @@
-//! How many events a service may bring about by its word alone.
+//! How many events a service may bring about by what it says, or by children that die for want of memory.
 //!
 //! Every event is kept, shown and written, and only so many are kept: whoever may cause as many as he
-//! likes makes PID 1 forget what happened before. So those that follow from what a service *says*
-//! (notifications, not its end or its probes) pass a token bucket of its own. What finds it empty is counted,
-//! and the count told by one event when [`PERIOD`] has passed. Time is handed in.
+//! likes makes PID 1 forget what happened before. So those about a service that follow from what it *says*
+//! (notifications, not its end or its probes), and from its kills for want of memory, pass a token bucket of its
+//! own. What finds it empty is counted, and the count told by one event when [`PERIOD`] has passed. Time is
+//! handed in.
 
 use crate::Time;
 use crate::token_bucket::TokenBucket;

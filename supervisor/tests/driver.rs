@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 use supervisor::config::ServiceConfig;
-use supervisor::core::{Input, State};
+use supervisor::core::{Id, Input, Notification, State};
 use supervisor::driver::{CgroupParent, Driver, Outcome, Setup, Token, Users, reap};
 use supervisor::event::Event;
 use supervisor::logger::now;
@@ -402,4 +402,44 @@ fn ready_is_said_and_health_is_asked_for() {
         Some("liveness probe: not an HTTP answer")
     );
     assert_eq!(rig.event("service.exit").field("signal"), Some("15"));
+}
+
+#[test]
+fn what_a_service_says_hides_nothing_that_becomes_of_others() {
+    let (_, a) = service(&["notify=READY=1", "forever"], "type = 'notify'");
+    let (_, b) = service(&["forever"], "requires = ['a']");
+    let mut rig = Rig::start("hide-others", &[("a", a), ("b", b)]);
+    rig.until("both healthy", |rig| {
+        let mut machines = rig.driver.core().machines().iter();
+        machines.all(|m| m.state() == State::Healthy)
+    });
+    let mut say = |what: Notification| {
+        let input = Input::Notify(Id(0), what);
+        rig.driver.feed(now(), input, &mut rig.events);
+    };
+    for _ in 0..100 {
+        say(Notification::Reloading);
+        say(Notification::Ready);
+    }
+    say(Notification::Stopping);
+    let count = |name: &str, service: &str| {
+        let events = rig.events.iter().filter(|e| e.name() == name);
+        events
+            .filter(|e| e.field("service") == Some(service))
+            .count()
+    };
+    assert!(count("service.reload", "a") <= 10);
+    assert_eq!(count("service.stop", "b"), 1);
+}
+
+#[test]
+fn kills_for_want_of_memory_make_few_events() {
+    let mut rig = Rig::start("oom-events", &[service(&["forever"], "")]);
+    rig.until_state(State::Healthy);
+    for _ in 0..1000 {
+        let input = Input::OutOfMemory(Id(0));
+        rig.driver.feed(now(), input, &mut rig.events);
+    }
+    let told = rig.events.iter().filter(|e| e.name() == "service.oom");
+    assert!((1..20).contains(&told.count()));
 }

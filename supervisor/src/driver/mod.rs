@@ -289,7 +289,9 @@ impl Driver {
     fn drain(&mut self, now: Time, sink: &mut dyn EventSink) {
         while let Some(input) = self.inputs.pop_front() {
             let speaker = match &input {
-                Input::Notify(id, _) | Input::MainMoved(id, _) => Some(*id),
+                Input::Notify(id, _) | Input::MainMoved(id, _) | Input::OutOfMemory(id) => {
+                    Some(*id)
+                }
                 _ => None,
             };
             for action in self.core.step(now, input) {
@@ -386,10 +388,12 @@ impl Driver {
         event.with("what", what).with("error", error)
     }
 
-    /// Tells what follows from the word of a service, as far as that may go on.
+    /// Tells what follows from the word of a service, as far as that may go on. What becomes of others by it, who
+    /// have to stop for example, is always told.
     fn emit_heard(&mut self, id: Id, event: Event, now: Time, sink: &mut dyn EventSink) {
+        let own = event.field("service") == Some(self.name(id));
         let body = self.bodies.get_mut(id.0);
-        if body.is_some_and(|body| body.event_limit.passes(now)) {
+        if !own || body.is_some_and(|body| body.event_limit.passes(now)) {
             sink.emit(event);
         }
     }
@@ -403,7 +407,7 @@ impl Driver {
             };
             let event = Event::new("service.warning").with("service", self.name(Id(place)));
             let error = format!(
-                "its notifications are the cause of more events than are told: {} at once, then one in {} s",
+                "it is the cause of more events than are told: {} at once, then one in {} s",
                 event_limit::BURST,
                 event_limit::REFILL.as_secs()
             );
