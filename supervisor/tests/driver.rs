@@ -443,3 +443,23 @@ fn kills_for_want_of_memory_make_few_events() {
     let told = rig.events.iter().filter(|e| e.name() == "service.oom");
     assert!((1..20).contains(&told.count()));
 }
+
+#[test]
+fn a_check_cannot_make_another_process_the_main_one() {
+    let (_, check) = service(&["adopted-main"], "");
+    let check = check.lines().next().unwrap().replace("exec = ", "");
+    let socket = std::env::temp_dir().join(format!(
+        "init-test-check-main-{}/notify/s",
+        std::process::id()
+    ));
+    let more = format!(
+        "pre-start = [{check}]\nnotify-access = 'all'\nenvironment = {{ NOTIFY_SOCKET = {socket:?} }}"
+    );
+    let mut rig = Rig::start("check-main", &[service(&["forever"], &more)]);
+    rig.until("its word is heard", |rig| {
+        let mut events = rig.events.iter();
+        events.any(|e| ["service.warning", "service.exit"].contains(&e.name()))
+    });
+    assert_eq!(rig.event("service.warning").field("what"), Some("MAINPID"));
+    rig.stop();
+}

@@ -29,7 +29,7 @@ pub use users::{Identity, Users};
 
 use crate::Time;
 use crate::config::NotifySender;
-use crate::core::{Action, Core, Exit, ExitStatus, Id, Input, ProbeKind, State};
+use crate::core::{Action, Core, Exit, ExitStatus, Id, Input, Machine, ProbeKind, State};
 use crate::event::{Event, EventSink};
 use crate::event_limit;
 use crate::poller::Poller;
@@ -497,8 +497,11 @@ impl Driver {
     /// The service says that another of its processes is the main one. It may have a parent that
     /// lives, and is then reaped by that and not by us; so its pidfd goes into the loop.
     fn move_main(&mut self, id: Id, pid: i32) -> Result<(), String> {
-        if self.core.machines().get(id.0).and_then(|m| m.pid()) == Some(pid) {
-            return Ok(());
+        match self.core.machines().get(id.0).and_then(Machine::main_pid) {
+            Some(main) if main == pid => return Ok(()),
+            Some(_) => {}
+            // The pidfd is that of a check before the start, or of nobody.
+            None => return Err("there is no main process".to_owned()),
         }
         let body = self.bodies.get_mut(id.0).ok_or("no such service")?;
         let process = rustix::process::Pid::from_raw(pid).ok_or("no pid")?;
