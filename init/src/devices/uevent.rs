@@ -14,6 +14,10 @@ use std::io;
 /// Group 1 is the kernel's own; group 2 is udev's.
 const KERNEL_GROUP: u32 = 1;
 
+/// So many messages of others are passed over at one look. A process with `CAP_NET_ADMIN` can send them as fast as
+/// they are read; the socket stays readable, so the next look goes on.
+const OTHERS_MAX: usize = 64;
+
 /// kernel: `UEVENT_BUFFER_SIZE` is 2048, with the header before it.
 const MESSAGE_MAX: usize = 4096;
 
@@ -59,10 +63,10 @@ impl Uevents {
         self.0.as_fd()
     }
 
-    /// The next announcement, if one is there.
+    /// The next announcement, if one is there. Also `None` behind [`OTHERS_MAX`] messages of others.
     #[must_use]
     pub fn next(&self) -> Option<Uevent> {
-        loop {
+        for _ in 0..OTHERS_MAX {
             let mut message = [0u8; MESSAGE_MAX];
             match recvfrom(&self.0, &mut message, RecvFlags::DONTWAIT) {
                 Ok((count, _, Some(sender))) => {
@@ -76,6 +80,7 @@ impl Uevents {
                 Err(_) => return None,
             }
         }
+        None
     }
 }
 
@@ -110,6 +115,35 @@ mod tests {
             (uevent.devname.as_str(), uevent.modalias.as_str()),
             ("vda", "virtio:d2")
         );
+    }
+
+    #[test]
+    fn messages_of_others_are_not_read_without_end() {
+        let ours = Uevents::open().unwrap();
+        let any = |flags| {
+            let kind = SocketType::RAW;
+            socket_with(AddressFamily::NETLINK, kind, flags, Some(KOBJECT_UEVENT)).unwrap()
+        };
+        let address = rustix::net::getsockname(ours.fd()).unwrap();
+        let address = SocketAddrNetlink::try_from(address).unwrap();
+        let stranger = any(SocketFlags::CLOEXEC);
+        let message = b"add@/x\0ACTION=add\0SUBSYSTEM=input\0";
+        for _ in 0..OTHERS_MAX + 1 {
+            rustix::net::sendto(
+                &stranger,
+                message,
+                rustix::net::SendFlags::empty(),
+                &address,
+            )
+            .unwrap();
+        }
+        assert_eq!(ours.next(), None);
+        let left = |uevents: &Uevents| {
+            let flags = RecvFlags::DONTWAIT;
+            recvfrom(uevents.fd(), &mut [0u8; MESSAGE_MAX], flags).is_ok()
+        };
+        assert!(left(&ours), "one is left for the next look");
+        assert!(!left(&ours));
     }
 
     proptest! {

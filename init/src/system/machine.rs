@@ -38,6 +38,9 @@ use supervisor::spec::Spec;
 /// Where the report of the boot is.
 const REPORT: &str = "/run/init/boot.json";
 
+/// Announcements that are taken in one turn; devices can come and go as fast as they are read.
+const UEVENTS_MAX: usize = 64;
+
 /// A role has told something; the number is that of its channel.
 const ROLE: u8 = OWNERS;
 const UEVENT: u8 = OWNERS + 1;
@@ -208,7 +211,10 @@ impl Machine {
         match token.kind {
             ROLE => self.take_role_events(token.number, emitter),
             UEVENT => {
-                while let Some(uevent) = self.uevents.next() {
+                for _ in 0..UEVENTS_MAX {
+                    let Some(uevent) = self.uevents.next() else {
+                        break;
+                    };
                     if uevent.subsystem == "input"
                         && uevent.action == "add"
                         && uevent.devname.starts_with("input/event")
