@@ -9,6 +9,7 @@
 //!   counted; the counts are told in one `service.warning`, at most every [`TELL_PAUSE`];
 //! * a role that is far beyond that ([`TOLERANCE`]) is **condemned**: PID 1 kills it, and drops what that process has
 //!   sent until then, for nothing. The supervisor starts a successor, which is another process and is judged anew.
+//!   A pid is used again some time, and the successor may get it: it is held against nobody after [`FORGET_AFTER`].
 
 use supervisor::Time;
 use supervisor::event::Event;
@@ -34,6 +35,10 @@ const TOLERANCE_REFILL: Time = Time::from_millis(5);
 /// Our own roles send none that are malformed, so two hundred are enough to know.
 const MALFORMED: u32 = 20;
 
+/// When nothing of a process that was killed can be on its way any more: the kernel ends it at once, and what it
+/// left in its channel is read in a few turns of the loop.
+const FORGET_AFTER: Time = Time::from_secs(30);
+
 /// Between two warnings about one role.
 const TELL_PAUSE: Time = Time::from_secs(10);
 
@@ -53,8 +58,8 @@ pub enum Judgement {
 pub struct Conduct {
     events: TokenBucket,
     tolerance: TokenBucket,
-    /// The process that was condemned; what it sent before its end may still be on the way.
-    condemned: Option<i32>,
+    /// The process that was condemned, and until when what it sent before its end may still be on the way.
+    condemned: Option<(i32, Time)>,
     /// Since the last warning.
     malformed: u64,
     suppressed: u64,
@@ -78,7 +83,10 @@ impl Default for Conduct {
 impl Conduct {
     /// Judges a message of this process, which is well-formed or not, and tells so many bytes of events.
     pub fn judge(&mut self, now: Time, sender: i32, well_formed: bool, tells: u32) -> Judgement {
-        if self.condemned == Some(sender) {
+        if self
+            .condemned
+            .is_some_and(|(pid, until)| pid == sender && now < until)
+        {
             self.suppressed = self.suppressed.saturating_add(1);
             return Judgement::Drop;
         }
@@ -95,7 +103,7 @@ impl Conduct {
         }
         let weight = if well_formed { 1 } else { MALFORMED };
         if !self.tolerance.take(now, weight) {
-            self.condemned = Some(sender);
+            self.condemned = Some((sender, now.saturating_add(FORGET_AFTER)));
             self.tell_at = now;
             return Judgement::Condemn(if well_formed {
                 "sends messages without end".to_owned()
@@ -114,7 +122,9 @@ impl Conduct {
     /// was said of it before.
     pub fn condemn(&mut self, now: Time, sender: i32) -> Option<String> {
         self.malformed = self.malformed.saturating_add(1);
-        if self.condemned.replace(sender) == Some(sender) {
+        let condemned = (sender, now.saturating_add(FORGET_AFTER));
+        let before = self.condemned.replace(condemned);
+        if before.is_some_and(|(pid, until)| pid == sender && now < until) {
             return None;
         }
         self.tell_at = now;
@@ -209,6 +219,17 @@ mod tests {
                 1
             );
         }
+    }
+
+    #[test]
+    fn a_successor_that_gets_the_pid_of_who_was_killed_is_heard() {
+        let mut conduct = Conduct::default();
+        assert!(conduct.condemn(START, 7).is_some());
+        let late = START + FORGET_AFTER;
+        for (now, judgement) in [(START, Judgement::Drop), (late, Judgement::Take)] {
+            assert_eq!(conduct.judge(now, 7, true, 100), judgement);
+        }
+        assert!(conduct.condemn(late, 7).is_some());
     }
 
     #[test]
