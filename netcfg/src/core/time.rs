@@ -131,7 +131,11 @@ fn fields(offset: &Offset, configured: &[IpAddr]) -> Vec<(&'static str, String)>
 fn tell(note: Note, out: &mut Out) {
     let server = |server: IpAddr| ("server", server.to_string());
     let (reason, details) = match note {
-        Note::Refused { server: by } => ("ntp-refused", vec![server(by)]),
+        Note::Refused { server: by, pause } => (
+            "ntp-refused",
+            vec![server(by), ("pause_s", pause.as_secs().to_string())],
+        ),
+        Note::GivenUp { server: by } => ("ntp-given-up", vec![server(by)]),
         Note::TooOften { server: by, pause } => (
             "ntp-too-often",
             vec![server(by), ("pause_s", pause.as_secs().to_string())],

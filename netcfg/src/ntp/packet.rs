@@ -68,7 +68,7 @@ pub struct Answer {
 /// A server that says no (RFC 5905, section 7.4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kiss {
-    /// `DENY` and `RSTR`: not to be asked any more.
+    /// `DENY` and `RSTR`: it does not serve us.
     Refused,
     /// `RATE`: to be asked less often.
     TooOften,

@@ -65,8 +65,15 @@ pub struct Offset {
 /// Things that are no action but worth a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Note {
-    /// A server does not want to be asked, and is not asked any more.
+    /// A server refuses to serve. Anybody on its path could have said that, so it is asked less often.
     Refused {
+        /// Which.
+        server: IpAddr,
+        /// How long it is left alone each time.
+        pause: Duration,
+    },
+    /// A server that refused has not told the time for long, and is not asked any more.
+    GivenUp {
         /// Which.
         server: IpAddr,
     },

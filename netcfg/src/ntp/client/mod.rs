@@ -25,6 +25,10 @@
 //! question's number. Whoever guesses wrong changes nothing. The numbers cannot be told from
 //! each other (see [`Nonces`]), or one server could speak for the others.
 //!
+//! An answer is not signed, so neither is a refusal (`DENY`, `RSTR`): who sees a question can answer it with one. A
+//! server that refuses is asked less often, as one that complains (`RATE`); it is given up only when it has also
+//! answered none of the last [`REACH`] questions with the time, as ntpd-rs does.
+//!
 //! Whatever the world does, no more is sent than the [`Budget`] has, and no two rounds begin within two
 //! seconds.
 
@@ -58,6 +62,9 @@ const WELL: u64 = 10_000_000;
 const UNWELL: u64 = 128_000_000;
 /// Rounds without any usable answer before that is told; told again each time their number has doubled.
 const SILENT_ROUNDS: u32 = 4;
+/// A server is reachable while it has answered one of so many questions with the time (RFC 5905, section 9.2: `reach`
+/// is a register of eight bits).
+const REACH: u8 = 8;
 
 /// Numbers for questions, each of which says nothing about the next.
 ///
@@ -91,8 +98,10 @@ struct Server {
     asked: Option<Asked>,
     /// Its answer in this round.
     sample: Option<(Word, Offset)>,
-    /// It does not want to be asked.
+    /// It has refused to serve, and has not told the time since.
     refused: bool,
+    /// Questions in a row that it did not answer with the time.
+    unanswered: u8,
     /// How long it wants to be left alone between questions; zero until it complains.
     pause: Duration,
     /// Not to be asked before this.
@@ -188,7 +197,7 @@ impl Client {
 
     /// Whether there is anybody to ask, and a way to do so.
     fn can_ask(&self) -> bool {
-        self.online && self.servers.iter().any(|server| !server.refused)
+        self.online && self.servers.iter().any(|server| !server.is_given_up())
     }
 
     fn advance(&mut self, now: Duration) {
@@ -216,7 +225,7 @@ impl Client {
         for server in &mut self.servers {
             server.sample = None;
             server.asked = None;
-            if server.refused || now < server.rests_until || !self.budget.take(now) {
+            if server.is_given_up() || now < server.rests_until || !self.budget.take(now) {
                 continue;
             }
             let nonce = self.nonces.next();
@@ -251,6 +260,9 @@ impl Client {
     /// Ends a round.
     fn judge(&mut self) {
         self.phase = Phase::Waiting;
+        let silent = self.servers.iter_mut().filter(|s| s.asked.is_some());
+        self.out
+            .extend(silent.filter_map(Server::missed).map(Action::Note));
         let samples = self.servers.iter_mut().filter_map(|s| s.sample.take());
         let (words, offsets): (Vec<Word>, Vec<Offset>) = samples.unzip();
         self.forget_questions();
@@ -318,6 +330,7 @@ impl Client {
                         asked: None,
                         sample: None,
                         refused: false,
+                        unanswered: 0,
                         pause: Duration::ZERO,
                         rests_until: Duration::ZERO,
                     }
@@ -368,8 +381,10 @@ impl Client {
                 measure(&answer, server.address, asked.at, now, wall, self.floor)
             }
             Ok(Reply::Kiss(kiss)) => {
+                let note = server.take_kiss(kiss, now);
+                let notes = [Some(note), server.missed()];
                 self.out
-                    .extend(server.take_kiss(kiss, now).map(Action::Note));
+                    .extend(notes.into_iter().flatten().map(Action::Note));
                 return;
             }
             Err(why) => Err(why),
@@ -377,34 +392,50 @@ impl Client {
         match measured {
             Ok(sample) => {
                 server.sample = Some(sample);
+                (server.refused, server.unanswered) = (false, 0);
                 closes.get_or_insert(now.saturating_add(WINDOW));
             }
             Err(why) => {
-                let server = server.address;
-                self.out.push(Action::Note(Note::Unusable { server, why }));
+                let address = server.address;
+                let unusable = Note::Unusable {
+                    server: address,
+                    why,
+                };
+                let notes = [Some(unusable), server.missed()];
+                self.out
+                    .extend(notes.into_iter().flatten().map(Action::Note));
             }
         }
     }
 }
 
 impl Server {
-    fn take_kiss(&mut self, kiss: Kiss, now: Duration) -> Option<Note> {
+    /// Whether it is not asked any more, until the list of servers has been without it.
+    fn is_given_up(&self) -> bool {
+        self.refused && self.unanswered >= REACH
+    }
+
+    /// Counts a question that was not answered with the time; tells if that was one too many.
+    fn missed(&mut self) -> Option<Note> {
+        self.unanswered = self.unanswered.saturating_add(1);
         let server = self.address;
-        match kiss {
-            Kiss::Refused => {
-                self.refused = true;
-                Some(Note::Refused { server })
-            }
-            Kiss::TooOften => {
-                self.pause = (self.pause * 2).clamp(MIN_POLL * 2, MAX_POLL);
-                self.rests_until = now.saturating_add(self.pause);
-                let pause = self.pause;
-                Some(Note::TooOften { server, pause })
-            }
-            Kiss::Other => Some(Note::Unusable {
-                server,
-                why: Wrong::Unsynchronised,
-            }),
+        self.is_given_up().then_some(Note::GivenUp { server })
+    }
+
+    fn take_kiss(&mut self, kiss: Kiss, now: Duration) -> Note {
+        let server = self.address;
+        if kiss == Kiss::Other {
+            let why = Wrong::Unsynchronised;
+            return Note::Unusable { server, why };
+        }
+        self.pause = (self.pause * 2).clamp(MIN_POLL * 2, MAX_POLL);
+        self.rests_until = now.saturating_add(self.pause);
+        let pause = self.pause;
+        if kiss == Kiss::Refused {
+            self.refused = true;
+            Note::Refused { server, pause }
+        } else {
+            Note::TooOften { server, pause }
         }
     }
 }

@@ -105,6 +105,15 @@ impl Scene {
         });
     }
 
+    /// A refusal or a complaint, as the server would send it.
+    fn kiss(&mut self, number: u8, code: &[u8; 4]) {
+        let question = self.out.remove(&address(number)).expect("a question");
+        self.give(Event::Payload {
+            from: socket(number),
+            bytes: &kiss(&question, code),
+        });
+    }
+
     fn wait(&mut self) {
         self.now = self.client.deadline().expect("something to wait for");
         self.give(Event::Timer);
@@ -221,34 +230,56 @@ fn without_a_majority_there_is_no_result() {
 }
 
 #[test]
-fn a_refusal_is_final_and_a_complaint_is_heeded() {
-    let mut scene = Scene::new(2);
-    for (number, code) in [(1, b"DENY"), (2, b"RATE")] {
-        let bytes = kiss(&scene.out[&address(number)], code);
-        let from = socket(number);
-        scene.give(Event::Payload {
-            from,
-            bytes: &bytes,
-        });
-    }
+fn a_complaint_is_heeded() {
+    let mut scene = Scene::new(1);
+    scene.kiss(1, b"RATE");
     let pause = s(128);
-    let notes = [
-        Note::Refused { server: address(1) },
-        Note::TooOften {
-            server: address(2),
-            pause,
-        },
-    ];
-    assert_eq!(scene.notes, notes);
+    let server = address(1);
+    assert_eq!(scene.notes, [Note::TooOften { server, pause }]);
     while scene.sent.len() < 6 {
         scene.wait();
     }
-    assert!(scene.sent[2..].iter().all(|(_, to)| *to == address(2)));
-    assert!(scene.sent[1..].windows(2).all(|p| p[1].0 - p[0].0 >= pause));
-    // Said again, it is still so.
-    scene.give(Event::Servers(vec![address(2), address(1)]));
-    scene.give(Event::Servers(vec![address(1)]));
-    assert_eq!(scene.client.deadline(), None);
+    assert!(scene.sent.windows(2).all(|p| p[1].0 - p[0].0 >= pause));
+}
+
+#[test]
+fn one_refusal_takes_no_server_away() {
+    let mut scene = Scene::new(1);
+    scene.kiss(1, b"DENY");
+    let (server, pause) = (address(1), s(128));
+    assert_eq!(scene.notes, [Note::Refused { server, pause }]);
+    while scene.sent.len() < 2 {
+        scene.wait();
+    }
+    assert!(scene.sent[1].0 - scene.sent[0].0 >= pause);
+    scene.answer(1, 5000);
+    assert_eq!(scene.errors_ms(), [5000]);
+    // It has told the time since, so silence alone does not count against it.
+    while scene.sent.len() < 20 {
+        scene.wait();
+    }
+    let given_up = |note: &Note| matches!(note, Note::GivenUp { .. });
+    assert!(!scene.notes.iter().any(given_up), "{:?}", scene.notes);
+}
+
+#[test]
+fn a_server_that_refuses_and_never_tells_the_time_is_given_up() {
+    for code in [b"DENY", b"RSTR"] {
+        let mut scene = Scene::new(1);
+        scene.kiss(1, code);
+        while scene.client.deadline().is_some() {
+            scene.wait();
+        }
+        assert_eq!(scene.sent.len(), usize::from(REACH));
+        let server = address(1);
+        assert!(scene.notes.contains(&Note::GivenUp { server }));
+        // Named again, it is still given up; gone and back, it is asked.
+        scene.give(Event::Servers(vec![address(1)]));
+        assert_eq!(scene.client.deadline(), None);
+        scene.give(Event::Servers(vec![]));
+        scene.give(Event::Servers(vec![address(1)]));
+        assert!(scene.client.deadline().is_some());
+    }
 }
 
 #[test]
@@ -510,5 +541,32 @@ proptest! {
         prop_assert_eq!(scene.offsets.len(), 1);
         prop_assert_ne!(scene.offsets[0].server, address(liar));
         prop_assert!(scene.offsets[0].nanoseconds.abs() <= 400_000_000);
+    }
+
+    /// Somebody on the path answers most questions with a refusal before the server can. A server that gets through
+    /// with the time once in seven questions is asked for good, and its time is taken each time.
+    #[test]
+    fn refusals_do_not_take_away_a_server_that_tells_the_time(
+        forged in proptest::collection::vec((0u8..REACH - 1, any::<bool>()), 1..30),
+    ) {
+        let mut scene = Scene::new(1);
+        for (count, code) in forged {
+            for _ in 0..count {
+                scene.kiss(1, if code { b"DENY" } else { b"RSTR" });
+                let asked = scene.sent.len();
+                while scene.sent.len() == asked {
+                    scene.wait();
+                }
+            }
+            let told = scene.offsets.len();
+            scene.answer(1, 0);
+            prop_assert_eq!(scene.offsets.len(), told + 1);
+            let asked = scene.sent.len();
+            while scene.sent.len() == asked {
+                scene.wait();
+            }
+            let waits = scene.sent.windows(2).map(|p| p[1].0 - p[0].0);
+            prop_assert!(waits.max() <= Some(MAX_POLL * 3), "it is hardly asked");
+        }
     }
 }
