@@ -3,6 +3,7 @@
 use crate::accel::Choice;
 use crate::bundle::{Run, readable_image};
 use crate::cli::{Usage, number, processors};
+use crate::health_watch::HealthWatch;
 use crate::host::Host;
 use crate::image::{self, ImageOptions};
 use crate::serial::SerialLine;
@@ -150,6 +151,7 @@ fn stop_flag() -> Result<Arc<AtomicBool>> {
 /// user does not want to wait.
 fn until_healthy(vm: &mut Vm, stop: &AtomicBool) -> Result<Option<(Value, Duration)>> {
     let deadline = Instant::now() + HEALTHY;
+    let watch = HealthWatch::start(vm.api()?.clone());
     let mut seen = 0;
     let mut answer = None;
     let mut told = false;
@@ -161,15 +163,16 @@ fn until_healthy(vm: &mut Vm, stop: &AtomicBool) -> Result<Option<(Value, Durati
             tell(line);
             if let Some(event) = &line.event {
                 told |= event.name == "boot.healthy";
+                if event.name == "net.address" {
+                    watch.machine_has_address();
+                }
                 if event.name == "boot.failed" || event.name == "init.crash" {
                     bail!("the appliance does not boot: {event}");
                 }
             }
         }
-        if answer.is_none()
-            && let Ok(health) = vm.api()?.health(Duration::from_secs(2))
-        {
-            answer = Some((health, vm.elapsed()));
+        if let Some((health, at)) = watch.answer() {
+            answer = Some((health, vm.elapsed().saturating_sub(at.elapsed())));
         }
         if told && answer.is_some() {
             return Ok(answer);

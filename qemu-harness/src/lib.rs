@@ -29,6 +29,7 @@ pub mod event;
 pub mod fetch;
 pub mod file_server;
 pub mod gpt;
+pub mod health_watch;
 pub mod host;
 mod http_request;
 pub mod image;
