@@ -12,6 +12,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
 use sha2::{Digest, Sha256};
@@ -21,6 +22,7 @@ use crate::audit;
 use crate::compile::{self, Program};
 use crate::control;
 use crate::fetch::sha256_file;
+use crate::image_folders::{self, STAMP};
 pub use crate::image_options::{ImageOptions, Kind, Runtime};
 use crate::image_root::{self, Programs};
 use crate::initramfs;
@@ -69,12 +71,14 @@ pub struct Image {
     pub sbom: PathBuf,
     /// Every executable and library of the root, and why it is there (JSON).
     pub executables: PathBuf,
+    /// While somebody has it, the folder stays.
+    _used: Arc<fs::File>,
 }
 
 impl Image {
-    fn at(folder: &Path, version: &str, roothash: String) -> Self {
+    pub(crate) fn at(folder: &Path, version: &str, roothash: String) -> Result<Self> {
         let file = |suffix: &str| folder.join(format!("{IMAGE_ID}_{version}{suffix}"));
-        Self {
+        Ok(Self {
             version: version.to_owned(),
             raw: file(".raw"),
             efi: file(".efi"),
@@ -84,7 +88,8 @@ impl Image {
             manifest: file(".manifest"),
             sbom: file(".cdx.json"),
             executables: file(".executables.json"),
-        }
+            _used: image_folders::hold(folder)?,
+        })
     }
 
     /// All files of the image.
@@ -125,25 +130,20 @@ pub fn build(paths: &Paths, tools: &Tools, options: &ImageOptions) -> Result<Ima
         base = control::base(paths, tools, &base, options.scratch.as_deref())?;
     }
     let folder = options.folder(paths);
-    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    let guard = fs::File::create(folder.join(".lock"))
-        .with_context(|| format!("cannot write in {}", folder.display()))?;
-    guard
-        .lock()
-        .with_context(|| format!("cannot lock {}", folder.display()))?;
-
-    let stamp = folder.join(".inputs");
+    let _building = image_folders::lock(&folder)?;
+    let stamp = folder.join(STAMP);
     let digest = inputs_digest(paths, tools, options, &base, &programs)?;
     if let Some(roothash) = fs::read_to_string(&stamp)
         .ok()
         .and_then(|text| text.strip_prefix(&digest).map(str::to_owned))
     {
-        let image = Image::at(&folder, &options.version, roothash.trim().to_owned());
+        let image = Image::at(&folder, &options.version, roothash.trim().to_owned())?;
         if image.files().iter().all(|file| file.exists()) {
             return Ok(image);
         }
     }
     let _ = fs::remove_file(&stamp);
+    image_folders::forget_old(&paths.out, image_folders::KEPT);
     let work = folder.join(".work");
     tree::remove(&work)?;
     fs::create_dir_all(&work)?;
@@ -242,7 +242,7 @@ fn make(
         size >> 10,
         UKI_LIMIT >> 10
     );
-    let image = Image::at(folder, &options.version, built.roothash.clone());
+    let image = Image::at(folder, &options.version, built.roothash.clone())?;
     for (from, to) in [
         (&built.uki, &image.efi),
         (&built.root, &image.root),

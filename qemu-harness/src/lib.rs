@@ -34,6 +34,7 @@ pub mod host;
 mod http_request;
 pub mod image;
 pub mod image_cli;
+mod image_folders;
 pub mod image_options;
 mod image_root;
 pub mod initramfs;

@@ -33,10 +33,14 @@ mod tests {
     use super::*;
 
     /// Modules that are used and decide no byte, and why not.
-    const APART: [(&str, &str); 8] = [
+    const APART: [(&str, &str); 9] = [
         ("cache", "where a tree is kept, and for how long"),
         ("compile", "the programs it makes are inputs themselves"),
         ("control", "its own text is an input of the control"),
+        (
+            "image_folders",
+            "where images are built, and which are kept",
+        ),
         ("paths", "where things lie"),
         ("recipe", "names the inputs"),
         ("setup", "what the host has"),

@@ -198,18 +198,7 @@ pub(crate) mod tests {
     pub(crate) fn sample(name: &str, key: &SigningKey) -> Bundle {
         let folder = std::env::temp_dir().join(format!("bundle-{name}-{}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();
-        let file = |suffix: &str| folder.join(format!("astromesh-os_2{suffix}"));
-        let image = Image {
-            version: "2".into(),
-            raw: file(".raw"),
-            efi: file(".efi"),
-            root: file(".root"),
-            verity: file(".verity"),
-            roothash: "ab".repeat(32),
-            manifest: file(".manifest"),
-            sbom: file(".cdx.json"),
-            executables: file(".executables.json"),
-        };
+        let image = Image::at(&folder, "2", "ab".repeat(32)).unwrap();
         fs::write(&image.efi, [1; 9000]).unwrap();
         fs::write(&image.root, [2; 8192]).unwrap();
         fs::write(&image.verity, [3; 4096]).unwrap();
