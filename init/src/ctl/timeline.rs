@@ -100,6 +100,21 @@ boot.healthy     4.000    +3.599      ####################################
     }
 
     #[test]
+    fn a_container_begins_with_its_first_stage() {
+        let shown = render(&boot(&[
+            ("boot.start.container", 2_960_000),
+            ("boot.healthy", 2_964_000),
+        ]));
+        let expected = "\
+init 1, boot of 4.000 s
+STAGE                       AT     DELTA
+boot.start.container     0.000    +0.000  #
+boot.healthy             4.000    +4.000  ########################################
+";
+        assert_eq!(shown, expected);
+    }
+
+    #[test]
     fn times_out_of_order_or_absurd_do_not_break_it() {
         let shown = render(&boot(&[
             ("a", u64::MAX),

@@ -8,6 +8,7 @@ use crate::config::ServiceConfig;
 use crate::spec::Spec;
 use std::time::Duration;
 
+mod explained;
 mod lost;
 mod order;
 mod spawn;
