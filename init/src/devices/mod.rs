@@ -53,8 +53,33 @@ pub fn watchdog_modaliases() -> BTreeSet<String> {
     ["pci", "platform"].into_iter().flat_map(on_bus).collect()
 }
 
+/// By which names power buttons ask for their driver.
+#[must_use]
+pub fn power_button_modaliases() -> BTreeSet<String> {
+    let found = on_bus("acpi").into_iter();
+    found.filter(|name| is_power_button(name)).collect()
+}
+
+/// By which names input devices ask for the driver that shows their events.
+#[must_use]
+pub fn input_modaliases() -> BTreeSet<String> {
+    in_folder("/sys/class/input").into_iter().collect()
+}
+
+/// The ACPI identifiers of a power button: that of the fixed hardware, as the kernel names it (`drivers/acpi/scan.c`),
+/// and that of one that is a device (ACPI specification, "Control Method Power Button").
+fn is_power_button(modalias: &str) -> bool {
+    let mut words = modalias.split(':');
+    words.next() == Some("acpi") && words.any(|id| matches!(id, "LNXPWRBN" | "PNP0C0C"))
+}
+
 fn on_bus(bus: &str) -> Vec<String> {
-    let devices = std::fs::read_dir(format!("/sys/bus/{bus}/devices"));
+    in_folder(&format!("/sys/bus/{bus}/devices"))
+}
+
+/// By which names the devices that a folder of sysfs has ask for their drivers.
+fn in_folder(folder: &str) -> Vec<String> {
+    let devices = std::fs::read_dir(folder);
     let read = |path: std::path::PathBuf| std::fs::read_to_string(path.join("modalias")).ok();
     let names = devices
         .into_iter()
@@ -89,6 +114,21 @@ fn walk(directory: &Path, depth: u32, found: &mut BTreeSet<String>) {
             if !modalias.trim().is_empty() {
                 found.insert(modalias.trim().to_owned());
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_power_button_is_known_by_its_name() {
+        for name in ["acpi:LNXPWRBN:", "acpi:PNP0C0C:", "acpi:QEMU0001:PNP0C0C:"] {
+            assert!(is_power_button(name), "{name}");
+        }
+        for name in ["acpi:LNXSLPBN:", "acpi:PNP0C0CX:", "input:LNXPWRBN:", ""] {
+            assert!(!is_power_button(name), "{name}");
         }
     }
 }

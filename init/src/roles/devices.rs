@@ -2,8 +2,8 @@
 //!
 //! A child of PID 1, because probing hardware may take as long as it likes. It goes over everything
 //! once at its start, so a restart misses nothing, and then waits for announcements. The machine
-//! waits for its network card only: that comes first, and for everything else this steps back behind
-//! the services that are starting at the same time.
+//! waits for its network card only: that comes first, then the power button, and for everything else this steps back
+//! behind the services that are starting at the same time.
 
 use crate::config;
 use crate::devices::modules::Modules;
@@ -30,6 +30,13 @@ fn load_for_ever() -> std::io::Result<std::convert::Infallible> {
     let mut failed = |name: &str, e: std::io::Error| println!("{name}: {e}");
     for modalias in devices::network_modaliases() {
         modules.load_for(&modalias, &mut failed);
+    }
+    // A press of the power button that comes before its driver is lost (see "Switching off" in `docs/interfaces.md`).
+    // The button is an input device, whose events have a driver of their own.
+    for find in [devices::power_button_modaliases, devices::input_modaliases] {
+        for modalias in find() {
+            modules.load_for(&modalias, &mut failed);
+        }
     }
     let _ = rustix::process::nice(19);
     if let Ok(config) = config::load(Path::new(config::PATH)) {
