@@ -3,6 +3,7 @@
 use crate::appliance::{host, image};
 use anyhow::{Context, Result};
 use qemu_harness::bundle::Run;
+use qemu_harness::esp::Esp;
 use qemu_harness::file_server::FileServer;
 use qemu_harness::host::Host;
 use qemu_harness::image::{Image, ImageOptions};
@@ -185,6 +186,36 @@ pub fn var_file(run: &Run, path: &str) -> Result<String> {
 /// When `/var` cannot be written.
 pub fn put_on_var(run: &Run, from: &Path, to: &str) -> Result<()> {
     debugfs(run, &format!("write {} {to}", from.display())).map(drop)
+}
+
+/// Puts all files of a bundle onto `/var`, where `/var/update.json` is its manifest, while the machine is off.
+///
+/// # Errors
+/// When the bundle cannot be read, or `/var` not be written.
+pub fn put_bundle_on_var(run: &Run, bundle: &Bundle) -> Result<()> {
+    for file in std::fs::read_dir(bundle.folder())? {
+        let path = file?.path();
+        let name = path.file_name().context("a file has a name")?;
+        put_on_var(run, &path, &format!("/{}", name.to_string_lossy()))?;
+    }
+    Ok(())
+}
+
+/// Makes of a new machine, whose first version is on trial, one that has proved itself, while it is off.
+///
+/// # Errors
+/// When the ESP has no such entry.
+pub fn as_proved(run: &Run) -> Result<()> {
+    let esp = Esp::of(&run.host().tools, &run.disk())?;
+    esp.rename("astromesh-os_1+3-0.efi", "astromesh-os_1.efi")
+}
+
+/// A machine that looks for updates nowhere by itself: somebody asks it to.
+#[must_use]
+pub fn asked() -> VmConfig {
+    let mut config = looking_at("");
+    config.oem_strings.clear();
+    config
 }
 
 fn debugfs(run: &Run, command: &str) -> Result<String> {

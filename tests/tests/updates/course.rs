@@ -2,7 +2,10 @@
 
 use anyhow::{Context, Result, ensure};
 use appliance_tests::appliance::{BOOT, POWER_OFF, in_order};
-use appliance_tests::fleet::{Fleet, UPDATE, blessed, fetching, looking_at, put_on_var, var_file};
+use appliance_tests::fleet::{
+    Fleet, UPDATE, as_proved, asked, blessed, fetching, looking_at, put_bundle_on_var, put_on_var,
+    var_file,
+};
 use qemu_harness::broken::Broken;
 use qemu_harness::bundle::Run;
 use qemu_harness::esp::Esp;
@@ -112,11 +115,7 @@ fn from_a_file_on_var() -> Result<()> {
     let first = fleet.version("1")?;
     let bundle = fleet.publish(&fleet.version("2")?)?;
     Run::scoped(&fleet.host, "file", &first.raw, |run| {
-        for file in std::fs::read_dir(bundle.folder())? {
-            let path = file?.path();
-            let name = path.file_name().context("a file has a name")?;
-            put_on_var(run, &path, &format!("/{}", name.to_string_lossy()))?;
-        }
+        put_bundle_on_var(run, &bundle)?;
         let mut vm = run.boot(&looking_at("/var/update.json"))?;
         blessed(&vm, 0, "2")?;
         vm.power_down(POWER_OFF)?;
@@ -206,17 +205,9 @@ fn initctl_installs_a_version_and_shows_why_it_is_bad() -> Result<()> {
     let options = Broken::RuntimeMissing.options(&fleet.host.paths, "2", Runtime::Small)?;
     let bundle = fleet.publish(&fleet.build(options)?)?;
     Run::scoped(&fleet.host, "initctl", &first.raw, |run| {
-        for file in std::fs::read_dir(bundle.folder())? {
-            let path = file?.path();
-            let name = path.file_name().context("a file has a name")?;
-            put_on_var(run, &path, &format!("/{}", name.to_string_lossy()))?;
-        }
-        // As a machine that has proved itself.
-        Esp::of(&fleet.host.tools, &run.disk())?
-            .rename("astromesh-os_1+3-0.efi", "astromesh-os_1.efi")?;
-        let mut config = looking_at("");
-        config.oem_strings.clear();
-        let mut vm = run.boot(&config)?;
+        put_bundle_on_var(run, &bundle)?;
+        as_proved(run)?;
+        let mut vm = run.boot(&asked())?;
         let installed = vm.wait(0, "update.installed", &[("version", "2")], UPDATE)?;
         // What each of them shows, on the console.
         let shown = |from: usize, who: &str, what: &str| {

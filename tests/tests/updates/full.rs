@@ -1,11 +1,12 @@
 //! A `/var` that a service has filled to its last block and its last inode, and a service that holds every lock it can
 //! open: a version is installed, tried and kept all the same.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use appliance_tests::appliance::POWER_OFF;
-use appliance_tests::fleet::{Fleet, UPDATE, blessed, looking_at, put_on_var, var_file};
+use appliance_tests::fleet::{
+    Fleet, UPDATE, as_proved, asked, blessed, put_bundle_on_var, var_file,
+};
 use qemu_harness::bundle::Run;
-use qemu_harness::esp::Esp;
 use qemu_harness::image_options::Runtime;
 use std::time::Instant;
 
@@ -44,17 +45,9 @@ fn a_full_var_and_held_locks_stop_no_update() -> Result<()> {
     let first = fleet.version_with("1", HOSTILE)?;
     let bundle = fleet.publish(&fleet.version("2")?)?;
     Run::scoped(&fleet.host, "full", &first.raw, |run| {
-        for file in std::fs::read_dir(bundle.folder())? {
-            let path = file?.path();
-            let name = path.file_name().context("a file has a name")?;
-            put_on_var(run, &path, &format!("/{}", name.to_string_lossy()))?;
-        }
-        // As a machine that has proved itself.
-        Esp::of(&fleet.host.tools, &run.disk())?
-            .rename("astromesh-os_1+3-0.efi", "astromesh-os_1.efi")?;
-        let mut config = looking_at("");
-        config.oem_strings.clear();
-        let mut vm = run.boot(&config)?;
+        put_bundle_on_var(run, &bundle)?;
+        as_proved(run)?;
+        let mut vm = run.boot(&asked())?;
         let shown = |who: &str, what: &str| {
             let deadline = Instant::now() + UPDATE;
             vm.serial().wait_line(0, deadline, what, |line| {
