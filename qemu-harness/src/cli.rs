@@ -48,7 +48,7 @@ options of image and bundle:
   --control, --floor     systemd, or the least that reaches the runtime, as init: for comparison
   --unchecked            take a configuration that `init check` refuses
   --out DIR              where to write; by default a folder of these options in target/appliance
-  --verify-reproducible  image: build twice more and compare every byte
+  --verify-reproducible  image: build once more from nothing and compare every byte
   --key FILE             bundle: the private key to sign with
 
 options of boot and bench:

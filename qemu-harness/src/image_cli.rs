@@ -68,7 +68,7 @@ pub fn image(arguments: Vec<OsString>) -> Result<()> {
     }
     println!("roothash {}", image.roothash);
     if verify {
-        let count = reproduce::verify(&paths, &tools, &options)?;
+        let count = reproduce::verify(&paths, &tools, &options, &image)?;
         println!("built twice: {count} files are the same to the byte");
     }
     Ok(())

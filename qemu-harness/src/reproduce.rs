@@ -11,18 +11,22 @@ use crate::paths::Paths;
 use crate::tools::Tools;
 use crate::tree;
 
-/// Builds the image twice from nothing but locked downloads, init compiled anew each time, in
-/// two folders with names of different length, and compares every file; gives how many there are.
+/// Builds an image again from nothing but locked downloads, init compiled anew, in a folder of its own, and compares
+/// every file; gives how many there are.
 ///
 /// # Errors
-/// Names the files that differ; both builds are then kept for a look.
-pub fn verify(paths: &Paths, tools: &Tools, options: &ImageOptions) -> Result<usize> {
+/// Names the files that differ; the new build is then kept for a look.
+pub fn verify(
+    paths: &Paths,
+    tools: &Tools,
+    options: &ImageOptions,
+    built: &Image,
+) -> Result<usize> {
     let place = paths.out.join("reproduce");
     tree::remove(&place)?;
-    let one = build(paths, tools, options, &place.join("one"))?;
-    let two = build(paths, tools, options, &place.join("the-other"))?;
+    let anew = build(paths, tools, options, &place)?;
     let mut differ = Vec::new();
-    for (a, b) in one.files().into_iter().zip(two.files()) {
+    for (a, b) in built.files().into_iter().zip(anew.files()) {
         if sha256_file(a)? != sha256_file(b)? {
             differ.push(format!("{} and {}", a.display(), b.display()));
         }
@@ -33,7 +37,7 @@ pub fn verify(paths: &Paths, tools: &Tools, options: &ImageOptions) -> Result<us
             differ.join("\n  ")
         );
     }
-    let count = one.files().len();
+    let count = built.files().len();
     tree::remove(&place)?;
     Ok(count)
 }
