@@ -25,7 +25,7 @@ const SPARE: u64 = 6;
 #[test]
 fn a_flipped_bit_never_serves() -> Result<()> {
     let host = host()?;
-    let image = image(&host, &ImageOptions::default())?;
+    let image = image(&host, &ImageOptions::small())?;
     let cases = number("ASTROMESH_CASES")?.unwrap_or(CASES);
     let seed = seed()?;
     eprintln!("seed {seed} (ASTROMESH_SEED={seed} repeats this run)");

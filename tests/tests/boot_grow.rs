@@ -21,7 +21,7 @@ const ENTRIES: u64 = 128 * 128;
 #[test]
 fn var_grows_with_its_disk_and_only_then() -> Result<()> {
     let host = host()?;
-    let image = image(&host, &ImageOptions::default())?;
+    let image = image(&host, &ImageOptions::small())?;
     Run::scoped(&host, "grow", &image.raw, |run| {
         let before = size_of_var(run)?;
         enlarge(run)?;
@@ -50,7 +50,7 @@ fn var_grows_with_its_disk_and_only_then() -> Result<()> {
 #[test]
 fn a_growth_that_was_cut_off_goes_on() -> Result<()> {
     let host = host()?;
-    let image = image(&host, &ImageOptions::default())?;
+    let image = image(&host, &ImageOptions::small())?;
     Run::scoped(&host, "grow-cut", &image.raw, |run| {
         enlarge(run)?;
         let mut vm = run.boot(&VmConfig::default())?;

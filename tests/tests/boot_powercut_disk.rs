@@ -12,7 +12,7 @@ use qemu_harness::vm::VmConfig;
 #[test]
 fn a_boot_is_recorded_and_its_moments_can_be_had_again() -> Result<()> {
     let host = host()?;
-    let image = image(&host, &ImageOptions::default())?;
+    let image = image(&host, &ImageOptions::small())?;
     Run::scoped(&host, "powercut", &image.raw, |run| {
         let (mut vm, recorder) = run.boot_recorded(&VmConfig::default())?;
         vm.wait(0, "boot.healthy", &[], BOOT)?;

@@ -4,13 +4,14 @@ use anyhow::{Context, Result, ensure};
 use appliance_tests::appliance::{REFUSAL, host, image, with_config};
 use qemu_harness::bundle::Run;
 use qemu_harness::gpt;
-use qemu_harness::image::ImageOptions;
+use qemu_harness::host::Host;
+use qemu_harness::image::{ImageOptions, Runtime};
 use qemu_harness::vm::VmConfig;
 
 #[test]
 fn an_unreachable_root_is_named_and_the_machine_resets() -> Result<()> {
     let host = host()?;
-    let image = image(&host, &ImageOptions::default())?;
+    let image = image(&host, &ImageOptions::small())?;
     Run::scoped(&host, "no-root", &image.raw, |run| {
         let tools = &host.tools;
         let partitions = gpt::partitions(tools, &run.disk())?;
@@ -54,12 +55,20 @@ fn an_unreachable_root_is_named_and_the_machine_resets() -> Result<()> {
 }
 
 /// A key that does not exist, in a service that is otherwise fine.
-const BROKEN: &str = "[service.helper]\nexec = [\"/usr/bin/python3.13\"]\ncolour = \"blue\"\n";
+const BROKEN: &str = "[service.helper]\nexec = [\"/usr/bin/astromeshd\"]\ncolour = \"blue\"\n";
+
+/// Options for an image with this key.
+fn small_with(host: &Host, name: &str) -> Result<ImageOptions> {
+    Ok(ImageOptions {
+        runtime: Runtime::Small,
+        ..with_config(host, name, BROKEN)?
+    })
+}
 
 #[test]
 fn a_broken_config_stops_the_image_build() -> Result<()> {
     let host = host()?;
-    let options = with_config(&host, "broken", BROKEN)?;
+    let options = small_with(&host, "broken")?;
     let error = image(&host, &options)
         .err()
         .context("an image with an unknown key in its configuration was built")?;
@@ -77,7 +86,7 @@ fn a_broken_config_that_got_through_is_named_and_the_machine_resets() -> Result<
     let host = host()?;
     let options = ImageOptions {
         unchecked: true,
-        ..with_config(&host, "broken-boot", BROKEN)?
+        ..small_with(&host, "broken-boot")?
     };
     let image = image(&host, &options)?;
     Run::scoped(&host, "broken-config", &image.raw, |run| {

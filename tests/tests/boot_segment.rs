@@ -26,7 +26,7 @@ const NET: &str = "10.11.0";
 fn two_machines_on_a_segment_keep_their_addresses_when_cables_and_cards_come_and_go() -> Result<()>
 {
     let host = host()?;
-    let image = image(&host, &ImageOptions::default())?;
+    let image = image(&host, &ImageOptions::small())?;
     let segment = Segment::new(&host, &format!("{NET}.1/24"))?;
     let folder = host
         .paths

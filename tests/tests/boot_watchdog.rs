@@ -24,7 +24,7 @@ fn watched(words: &str) -> VmConfig {
 #[test]
 fn a_machine_that_lives_feeds_its_watchdog_to_the_end() -> Result<()> {
     let host = host()?;
-    let image = image(&host, &ImageOptions::default())?;
+    let image = image(&host, &ImageOptions::small())?;
     Run::scoped(&host, "watchdog-fed", &image.raw, |run| {
         // Without a card something is told ten seconds after the services started: later than the
         // timeout also where a boot takes no time.
@@ -70,7 +70,7 @@ fn a_machine_that_lives_feeds_its_watchdog_to_the_end() -> Result<()> {
 #[test]
 fn a_machine_that_hangs_is_reset_and_says_by_whom() -> Result<()> {
     let host = host()?;
-    let image = image(&host, &ImageOptions::default())?;
+    let image = image(&host, &ImageOptions::small())?;
     Run::scoped(&host, "watchdog-hang", &image.raw, |run| {
         let partitions = gpt::partitions(&host.tools, &run.disk())?;
         let root = partitions

@@ -38,7 +38,7 @@ fn without_a_network_the_runtime_still_becomes_healthy() -> Result<()> {
 #[test]
 fn without_a_serial_port_the_appliance_serves_and_switches_off() -> Result<()> {
     let host = host()?;
-    let image = image(&host, &ImageOptions::default())?;
+    let image = image(&host, &ImageOptions::small())?;
     Run::scoped(&host, "no-serial", &image.raw, |run| {
         let config = VmConfig {
             serial: false,
