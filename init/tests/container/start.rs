@@ -1,7 +1,9 @@
 //! How services start: clean, as configured, after their checks, in their order.
 
-use crate::rig::Container;
+use crate::rig::{Container, require};
 use serde_json::json;
+use std::net::TcpListener;
+use std::process::Command;
 
 #[test]
 fn a_child_starts_clean() {
@@ -122,24 +124,107 @@ fn a_required_service_that_is_over_or_blocked_is_told_to_the_machine() {
 }
 
 #[test]
-fn an_address_that_is_not_there_defers_the_start_and_counts_for_nothing() {
-    let mut container = Container::start(
-        "address",
-        // RFC 5737: an address that nobody has.
+fn an_address_that_is_taken_defers_the_start_and_counts_for_nothing() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    let text = format!(
         r#"[service.s]
         exec = ["SERVICE", "forever"]
         required = true
-        sockets = ["tcp:192.0.2.1:80"]
+        sockets = ["tcp:{address}"]
         intensity.restarts = 0
-        backoff.base = "10ms""#,
+        backoff.base = "10ms""#
     );
+    let mut container = Container::start("address", &text);
     for tries in ["1", "2"] {
         let deferred = container.until("service.deferred", &[("tries", tries)]);
         let error = deferred.field("error");
-        assert!(error.starts_with("sockets: tcp:192.0.2.1:80: "), "{error}");
+        let start = format!("sockets: tcp:{address}: ");
+        assert!(error.starts_with(&start), "{error}");
     }
     assert!(!container.was_told("service.failed", &[("service", "s")]));
     assert_eq!(container.status("s")["restarts"], 0);
+    drop(taken);
+    container.until("service.healthy", &[("service", "s")]);
+}
+
+#[test]
+fn a_service_starts_before_its_address_is_there_and_answers_once_it_is() {
+    require("ip", "iproute2");
+    // A network of its own, in which the address comes when the test says so.
+    let mut container = Container::start_by(
+        &["unshare", "--net"],
+        "late-address",
+        // RFC 5737: an address that nobody else has.
+        r#"[service.s]
+        exec = ["SERVICE", "print=runs", "serve=ok"]
+        type = "probe"
+        sockets = ["tcp:192.0.2.1:80"]
+        probe.readiness = { http = "http://192.0.2.1:80/", interval = "20ms" }
+        "#,
+    );
+    container.until_shown("s: runs");
+    assert!(!container.was_told("service.deferred", &[]));
+    assert!(!container.was_told("service.ready", &[("service", "s")]));
+    let pid = container.pid().to_string();
+    for command in ["link set lo up", "address add 192.0.2.1/32 dev lo"] {
+        let mut ip = Command::new("nsenter");
+        let ip = ip.args(["--net", "--target", &pid, "ip"]);
+        let status = ip.args(command.split(' ')).status().unwrap();
+        assert!(status.success(), "ip {command}");
+    }
+    container.until("service.ready", &[("service", "s")]);
+}
+
+#[test]
+fn a_child_that_gets_no_descriptors_is_deferred_and_counts_for_nothing() {
+    // Descriptors for PID 1 and for the descriptors that it holds, but not for a child that puts all of
+    // these in their places.
+    let limited = ["prlimit", "--nofile=360:360"];
+    let sockets: Vec<String> = (1..=200)
+        .map(|number| format!("\"unix:DIR/{number}\""))
+        .collect();
+    let text = format!(
+        r#"[service.holder]
+        exec = ["SERVICE", "forever"]
+        sockets = [{}]
+        intensity.restarts = 0
+        backoff.base = "10ms"
+        "#,
+        sockets.join(", ")
+    );
+    let mut container = Container::start_by(&limited, "no-descriptors", &text);
+    for tries in ["1", "2"] {
+        let deferred = container.until(
+            "service.deferred",
+            &[("service", "holder"), ("tries", tries)],
+        );
+        assert_eq!(
+            deferred.field("error"),
+            "fds: Too many open files (os error 24)"
+        );
+    }
+    assert_eq!(container.status("holder")["restarts"], 0);
+}
+
+#[test]
+fn a_child_over_its_own_limit_of_processes_follows_the_law() {
+    let mut container = Container::start(
+        "nproc",
+        r#"[service.first]
+        exec = ["SERVICE", "forever"]
+        user = "54321"
+        [service.second]
+        exec = ["SERVICE", "forever"]
+        user = "54321"
+        restart = "never"
+        after = ["first"]
+        limits.nproc = 0"#,
+    );
+    // setrlimit(2), `RLIMIT_NPROC`: the user has more processes than that already, which execve(2) refuses.
+    let failed = container.until("service.failed", &[("service", "second")]);
+    let cause = failed.field("cause");
+    assert!(cause.starts_with("exec: Resource temporarily"), "{cause}");
 }
 
 #[test]

@@ -12,8 +12,8 @@ pub enum ExitStatus {
     Code(i32),
     /// This signal ended it; whether it left a core.
     Signal(i32, bool),
-    /// It never became the program: what failed, and how.
-    NotExecuted(String),
+    /// It never became the program: what failed on the way to it, and whose failure that is.
+    NotExecuted(SpawnFailure),
     /// It is gone, but was no child of ours, so nobody told us how (`MAINPID=` of a process whose
     /// parent lives).
     Unknown,
@@ -42,7 +42,7 @@ pub enum Cause {
     Ended(ExitStatus),
     /// The kernel killed it for want of memory.
     OutOfMemory,
-    /// No process could be made.
+    /// No process could be made, or it could not become its program by no fault of the service.
     NotSpawned(SpawnFailure),
 }
 
@@ -69,7 +69,7 @@ impl fmt::Display for ExitStatus {
             Self::Code(code) => write!(f, "exit status {code}"),
             Self::Signal(signal, false) => write!(f, "signal {signal}"),
             Self::Signal(signal, true) => write!(f, "signal {signal}, core dumped"),
-            Self::NotExecuted(why) => f.write_str(why),
+            Self::NotExecuted(failure) => failure.fmt(f),
             Self::Unknown => f.write_str("ended, nobody saw how"),
         }
     }

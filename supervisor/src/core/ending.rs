@@ -139,6 +139,9 @@ impl Machine {
         let cause = self.cause.take().unwrap_or(Cause::Requested);
         if Self::is_deferred(&cause).is_none() {
             self.bury(cause.clone(), turn.now);
+            self.deferral = None;
+        } else {
+            self.end = Ending::default();
         }
         if cause.is_success() {
             self.await_no_more();
@@ -263,13 +266,18 @@ impl Machine {
             memory_peak,
         } = exit;
         self.end.memory_peak = memory_peak;
-        let ended = if self.end.oom && matches!(status, ExitStatus::Signal(libc::SIGKILL, _)) {
-            Cause::OutOfMemory
-        } else {
-            Cause::Ended(status.clone())
+        let ended = match &status {
+            ExitStatus::Signal(libc::SIGKILL, _) if self.end.oom => Cause::OutOfMemory,
+            // If the service has reached its own limit, the memory that was missing is its own, too.
+            ExitStatus::NotExecuted(failure) if failure.is_foreign() && !self.end.oom => {
+                Cause::NotSpawned(failure.clone())
+            }
+            status => Cause::Ended(status.clone()),
         };
         let check_passed = self.program != Program::Main && ended.is_success();
-        if !check_passed || self.state != State::Starting {
+        // A start that is deferred is told as such, once it is.
+        let goes_on = check_passed || Self::is_deferred(&ended).is_some();
+        if !goes_on || self.state != State::Starting {
             self.tell(turn, self.exit_event(pid, &status, turn.now));
         }
         self.end.status = Some(status);
@@ -284,7 +292,7 @@ impl Machine {
         event = match status {
             ExitStatus::Code(code) => event.with("status", code),
             ExitStatus::Signal(signal, core) => event.with("signal", signal).with("core", core),
-            ExitStatus::NotExecuted(why) => event.with("error", why),
+            ExitStatus::NotExecuted(failure) => event.with("error", failure),
             ExitStatus::Unknown => event.with("status", "unknown"),
         };
         event = event.with_ms("uptime_ms", now.saturating_sub(self.started));

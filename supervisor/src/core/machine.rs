@@ -427,7 +427,6 @@ impl Machine {
     pub(super) fn spawned(&mut self, pid: i32, turn: &mut Turn<'_>) {
         self.pid = Some(pid);
         self.end.pid = Some(pid);
-        self.deferral = None;
         self.react(Trigger::Spawned, None, turn);
     }
 

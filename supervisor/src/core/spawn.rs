@@ -1,11 +1,12 @@
-//! Starts that came to nothing because no process could be made, and whose fault that is.
+//! Starts that came to nothing because no process could be made, or because a process could not become the
+//! service's program, and whose fault that is.
 //!
 //! A failure that is the service's own, such as a missing environment file, is an end like any other and
 //! counts against its intensity. One that is not leaves no trace in the restart law: the start is *deferred*,
 //! told as `service.deferred`, and tried again after the delays of its backoff for as long as it takes. If
 //! boot health depends on it and that has taken its `start-timeout`, the level above is told once: by
 //! `intensity.then` if the machine has no resources left, which a reboot helps against, as `degraded` if an
-//! address is missing, which it does not.
+//! address is missing or somebody else's, which it does not.
 
 use super::death::Cause;
 use super::machine::{Machine, Turn};
@@ -26,7 +27,7 @@ pub enum Fault {
     Service,
     /// The machine's: PID 1 or the kernel has no descriptor, process or memory left.
     Machine,
-    /// Nobody's: the address of one of its sockets is not there, or not yet.
+    /// Nobody's: the address of one of its sockets is somebody else's now, or its interface is not there.
     Address,
 }
 
@@ -57,14 +58,44 @@ impl SpawnFailure {
             Some(libc::EMFILE | libc::ENFILE | libc::EAGAIN | libc::ENOMEM | libc::ENOBUFS) => {
                 Fault::Machine
             }
-            // bind(2): "A nonexistent interface was requested or the requested address was not local."
-            Some(libc::EADDRNOTAVAIL) => Fault::Address,
             _ => Fault::Service,
         };
         Self {
             why: format!("{what}: {error}"),
             fault,
         }
+    }
+
+    /// By what the kernel said when one of its sockets was made.
+    #[must_use]
+    pub fn of_a_socket(what: impl fmt::Display, error: &io::Error) -> Self {
+        let failure = Self::new(what, error);
+        match error.raw_os_error() {
+            // bind(2): another process has the address; it is of no interface, or of one that is not there.
+            Some(libc::EADDRINUSE | libc::EADDRNOTAVAIL | libc::ENODEV) => Self {
+                fault: Fault::Address,
+                ..failure
+            },
+            _ => failure,
+        }
+    }
+
+    /// By what the kernel said at a step of the child on its way to its program.
+    #[must_use]
+    pub fn of_a_step(step: &str, error: &io::Error) -> Self {
+        let failure = Self::new(step, error);
+        match (step, error.raw_os_error()) {
+            // setuid(2), execve(2): the user has as many processes as RLIMIT_NPROC allows, which is a limit
+            // of the service (`limits.nproc`) or of whoever shares its user.
+            ("user" | "exec", Some(libc::EAGAIN)) => Self::of_the_service(failure.why),
+            _ => failure,
+        }
+    }
+
+    /// Whether it is not the service's own.
+    #[must_use]
+    pub fn is_foreign(&self) -> bool {
+        self.fault != Fault::Service
     }
 }
 
@@ -74,7 +105,7 @@ impl fmt::Display for SpawnFailure {
     }
 }
 
-/// Starts in a row that were deferred.
+/// Starts in a row that were deferred, until one ends in another way.
 #[derive(Clone, Debug)]
 pub(super) struct Deferral {
     /// Since when.
@@ -91,7 +122,7 @@ impl Machine {
     /// Whether an instance came to nothing by no fault of the service.
     pub(super) fn is_deferred(cause: &Cause) -> Option<&SpawnFailure> {
         match cause {
-            Cause::NotSpawned(failure) if failure.fault != Fault::Service => Some(failure),
+            Cause::NotSpawned(failure) if failure.is_foreign() => Some(failure),
             _ => None,
         }
     }
@@ -142,9 +173,25 @@ mod tests {
         let fault = |errno| SpawnFailure::new("x", &io::Error::from_raw_os_error(errno)).fault;
         assert_eq!(fault(libc::EMFILE), Fault::Machine);
         assert_eq!(fault(libc::EAGAIN), Fault::Machine);
-        assert_eq!(fault(libc::EADDRNOTAVAIL), Fault::Address);
-        assert_eq!(fault(libc::EADDRINUSE), Fault::Service);
+        assert_eq!(fault(libc::ENODEV), Fault::Service);
         assert_eq!(fault(libc::ENOENT), Fault::Service);
+        let socket = |errno| {
+            SpawnFailure::of_a_socket("sockets: x", &io::Error::from_raw_os_error(errno)).fault
+        };
+        assert_eq!(socket(libc::EADDRNOTAVAIL), Fault::Address);
+        assert_eq!(socket(libc::EADDRINUSE), Fault::Address);
+        assert_eq!(socket(libc::ENODEV), Fault::Address);
+        assert_eq!(socket(libc::ENFILE), Fault::Machine);
+        assert_eq!(socket(libc::EACCES), Fault::Service);
+        let step =
+            |name, errno| SpawnFailure::of_a_step(name, &io::Error::from_raw_os_error(errno)).fault;
+        assert_eq!(step("fds", libc::EMFILE), Fault::Machine);
+        assert_eq!(step("oom_score_adj", libc::ENFILE), Fault::Machine);
+        assert_eq!(step("groups", libc::ENOMEM), Fault::Machine);
+        assert_eq!(step("exec", libc::ENOMEM), Fault::Machine);
+        assert_eq!(step("exec", libc::EAGAIN), Fault::Service);
+        assert_eq!(step("user", libc::EAGAIN), Fault::Service);
+        assert_eq!(step("exec", libc::ENOENT), Fault::Service);
         let other = SpawnFailure::new("x", &io::Error::other("is longer than 65536 bytes"));
         assert_eq!(
             (other.why.as_str(), other.fault),

@@ -32,7 +32,7 @@ pub(super) struct Body {
     /// Says whether the child became its program, and if not, why.
     pub(super) error_pipe: Option<Watched<OwnedFd>>,
     /// Why it did not, until its end is told.
-    pub(super) not_executed: Option<String>,
+    pub(super) not_executed: Option<SpawnFailure>,
     /// Of the main process. In the loop only if that may not be our child.
     pub(super) pidfd: Option<Watched<OwnedFd>>,
     pub(super) probes: [Option<Probing>; 3],
@@ -266,7 +266,7 @@ impl Body {
                     // What it left running would be in the way of the next one.
                     let _ = kill_leaf(&leaf);
                     let result = match launch::progress(error_pipe.as_fd()) {
-                        Progress::Failed(why) => Err(why),
+                        Progress::Failed(failure) => Err(failure.why),
                         _ if *status == ExitStatus::Code(0) => Ok(()),
                         _ => Err(status.to_string()),
                     };

@@ -2,9 +2,9 @@
 //! it stored (systemd: `sd_listen_fds(3)`, `FDSTORE=1` of `sd_notify(3)`).
 //!
 //! A listening socket is made before the first start and lives as long as init does, so a client that
-//! connects while the service is being restarted waits in the socket's queue and is not refused. A
-//! socket that could not be made (its address is taken, or not there yet) is tried again at each start, and
-//! the start fails until it can.
+//! connects while the service is being restarted waits in the socket's queue and is not refused. It is bound
+//! before the machine has its addresses (ip(7), `IP_FREEBIND`; systemd: `FreeBind=`). A socket that could not
+//! be made (its address is taken) is tried again at each start, and the start fails until it can.
 //!
 //! What a service stored is given to its next instance, and closed when the service is to be down, or, if
 //! it is a socket or a pipe, when its other end has hung up. Stored descriptors are a stranger's: see
@@ -57,7 +57,7 @@ impl Held {
             match make(socket, self.owner) {
                 Ok(made) => *fd = Some(made),
                 Err(e) => {
-                    let failure = SpawnFailure::new(format_args!("sockets: {socket}"), &e);
+                    let failure = SpawnFailure::of_a_socket(format_args!("sockets: {socket}"), &e);
                     result = result.and(Err(failure));
                 }
             }
@@ -153,6 +153,12 @@ fn make(socket: &ListenSocket, (uid, gid): (u32, u32)) -> io::Result<OwnedFd> {
         };
         let fd = socket_with(family, kind, SocketFlags::CLOEXEC, None)?;
         sockopt::set_socket_reuseaddr(&fd, true)?;
+        // An address of one interface may come later than the service, from DHCP for example. The kernel
+        // accepts connections to it from the moment it is there.
+        match address {
+            SocketAddr::V4(_) => sockopt::set_ip_freebind(&fd, true)?,
+            SocketAddr::V6(_) => sockopt::set_ipv6_freebind(&fd, true)?,
+        }
         bind(&fd, address)?;
         Ok(fd)
     };
@@ -225,6 +231,17 @@ mod tests {
         assert!(open().unwrap_err().why.contains("/socket"));
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
         std::fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn an_address_that_is_not_there_yet_is_bound() {
+        // RFC 5737, RFC 3849: addresses that nobody has.
+        for address in ["192.0.2.1:0", "[2001:db8::1]:0"].map(|text| text.parse().unwrap()) {
+            for socket in [ListenSocket::Tcp(address), ListenSocket::Udp(address)] {
+                let mut held = Held::new(std::slice::from_ref(&socket), 0, (0, 0));
+                assert_eq!(held.open(), Ok(()), "{socket}");
+            }
+        }
     }
 
     #[test]

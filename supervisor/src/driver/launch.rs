@@ -276,7 +276,7 @@ pub enum Progress {
     /// It executes its program: the pipe was closed by the exec.
     Executed,
     /// It did not become its program, and why.
-    Failed(String),
+    Failed(SpawnFailure),
 }
 
 /// Looks at a child's error pipe.
@@ -289,7 +289,7 @@ pub fn progress(pipe: BorrowedFd<'_>) -> Progress {
             let [step, a, b, c, d] = report;
             let error = io::Error::from_raw_os_error(i32::from_ne_bytes([a, b, c, d]));
             let step = sys::STEPS.get(usize::from(step)).unwrap_or(&"start");
-            Progress::Failed(format!("{step}: {error}"))
+            Progress::Failed(SpawnFailure::of_a_step(step, &error))
         }
         _ => Progress::OnItsWay,
     }

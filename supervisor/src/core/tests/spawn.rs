@@ -96,6 +96,47 @@ fn a_machine_without_resources_is_not_the_services_fault_and_reboots_once() {
     );
 }
 
+/// The first instance of `a` ends before it is its program, for this reason.
+fn not_executed(text: &str, oom: bool, fault: Fault) -> (World, Vec<String>) {
+    let mut world = World::new(&[spec("a", &format!("type = 'notify'\n{text}"))]);
+    world.take();
+    if oom {
+        world.feed(Input::OutOfMemory(Id(0)));
+    }
+    let why = "fds: x".to_owned();
+    world.exit(0, ExitStatus::NotExecuted(SpawnFailure { why, fault }));
+    world.feed(Input::TreeGone(Id(0)));
+    let seen = world.take();
+    (world, seen)
+}
+
+#[test]
+fn a_child_that_finds_no_resources_before_its_exec_counts_for_nothing() {
+    let (mut world, seen) = not_executed(LAW, false, Fault::Machine);
+    assert_eq!(seen, ["signal tree 0 15", "service.deferred a"]);
+    assert_eq!(world.state(0), State::Backoff);
+    assert_eq!(world.core.machines()[0].deaths().count(), 0);
+    let spawned = |world: &mut World| world.take().contains(&"spawn 0".to_owned());
+    world.pass(Time::from_secs(1));
+    assert!(spawned(&mut world));
+    // The second in a row, although there was a process: after twice the time.
+    let why = "fds: x".to_owned();
+    let fault = Fault::Machine;
+    world.exit(0, ExitStatus::NotExecuted(SpawnFailure { why, fault }));
+    world.feed(Input::TreeGone(Id(0)));
+    world.pass(Time::from_millis(1_999));
+    assert!(!spawned(&mut world));
+    world.pass(Time::from_millis(1));
+    assert!(spawned(&mut world));
+
+    // Its own fault, or for want of the memory that it may have: `restart = 'never'`.
+    for (oom, fault) in [(false, Fault::Service), (true, Fault::Machine)] {
+        let (world, seen) = not_executed(LAW, oom, fault);
+        assert_eq!(world.state(0), State::Failed, "{seen:?}");
+        assert_eq!(world.core.machines()[0].deaths().count(), 1);
+    }
+}
+
 #[test]
 fn an_address_that_is_not_there_is_waited_for_and_reboots_nothing() {
     let (core, _, seen) = started(LAW, Time::from_secs(3_600), Fault::Address);

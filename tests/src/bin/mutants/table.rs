@@ -131,8 +131,8 @@ pub const MUTANTS: &[Mutant] = mutants! {
         "&& !deferral.told {" => "{";
     "a missing address reboots" in "spawn.rs":
         "Fault::Address => Escalation::Degraded," => "Fault::Address => self.spec.intensity.then,";
-    "deferred starts are remembered" in "machine.rs":
-        "        self.deferral = None;\n" => "";
+    "deferred starts are remembered" in "ending.rs":
+        "            self.deferral = None;\n" => "";
     "what the main process leaves is not signalled" in "ending.rs":
         "} else if !self.tree_signalled {" => "} else if false {";
     "the tree is signalled twice" in "ending.rs":

@@ -117,11 +117,12 @@ impl World<'_> {
                 (1, false),
                 (11, true),
                 (127, false),
+                (126, false),
                 (0, false),
                 (255, false),
-            ][usize::try_from(hash % 5).unwrap_or(0)];
+            ][usize::try_from(hash % 6).unwrap_or(0)];
             self.end(place, between(hash, 1, 1_500), number, signal);
-            executes = number != 127;
+            executes = !matches!(number, 126 | 127);
         }
         if executes {
             let incarnation = self.lives[place].incarnation;

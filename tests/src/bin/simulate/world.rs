@@ -266,7 +266,13 @@ impl World<'_> {
                 let status = match (signal, number) {
                     (true, number) => ExitStatus::Signal(number, false),
                     (false, 255) => ExitStatus::Unknown,
-                    (false, 127) => ExitStatus::NotExecuted("ENOENT".into()),
+                    (false, 127) => {
+                        ExitStatus::NotExecuted(SpawnFailure::of_the_service("no program"))
+                    }
+                    (false, 126) => ExitStatus::NotExecuted(SpawnFailure {
+                        why: "no memory".to_owned(),
+                        fault: Fault::Machine,
+                    }),
                     (false, number) => ExitStatus::Code(number),
                 };
                 let exit = Exit {

@@ -336,7 +336,6 @@ impl Course {
         self.saw(turn, Trigger::Spawned);
         self.process = true;
         self.tree = true;
-        self.deferral = None;
         if self.state == State::Stopping {
             self.must(turn, Token::Signal(self.spec.stop_signal));
         } else if self.state == State::Starting && self.program == Program::Main {

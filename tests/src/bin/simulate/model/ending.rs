@@ -91,12 +91,21 @@ impl Course {
             self.must(turn, Token::Spawn(self.program));
             return;
         }
-        self.must(turn, Token::Told("exit"));
-        // A check that is done has not done the service's work.
-        let why = if done && self.program == Program::Main {
-            Why::Done
-        } else {
-            Why::Fault
+        let deferred = match status {
+            ExitStatus::NotExecuted(failure) if !self.oom => {
+                Some(failure.fault).filter(|fault| *fault != SpawnFault::Service)
+            }
+            _ => None,
+        };
+        // One that is deferred is told as such; one that is taken away has ended.
+        if deferred.is_none() || self.state != State::Starting {
+            self.must(turn, Token::Told("exit"));
+        }
+        let why = match deferred {
+            Some(fault) => Why::Deferred(fault),
+            // A check that is done has not done the service's work.
+            None if done && self.program == Program::Main => Why::Done,
+            None => Why::Fault,
         };
         if self.state != State::Stopping {
             self.begin_stopping(why, turn);
@@ -137,6 +146,9 @@ impl Course {
     pub fn settle(&mut self, turn: &mut Turn<'_>) {
         self.tree = false;
         self.oom = false;
+        if !matches!(self.why, Why::Deferred(_)) {
+            self.deferral = None;
+        }
         let done = self.why == Why::Done;
         let by = self
             .tried_by
