@@ -21,6 +21,7 @@
 pub mod config;
 pub mod core;
 pub mod driver;
+mod environment;
 pub mod event;
 pub mod event_limit;
 pub mod logger;

@@ -16,8 +16,9 @@ mod receive;
 
 pub use receive::{Received, Sender, receive};
 
+use crate::environment::{EnvironmentFile, Unread, buffer, same_name};
 use rustix::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::ffi::{CString, c_char, c_int, c_long};
+use std::ffi::{CStr, CString, c_char, c_int, c_long};
 use std::io;
 use std::ptr;
 
@@ -35,8 +36,12 @@ pub struct ChildPlan<'a> {
     pub program: CString,
     /// Its arguments, the first being its name.
     pub arguments: Vec<CString>,
-    /// Its environment.
+    /// Its environment, without what the files set.
     pub environment: Vec<CString>,
+    /// Files with variables, of which later ones win. The child reads them.
+    pub environment_files: Vec<EnvironmentFile>,
+    /// What is set unless a file or `environment` does.
+    pub environment_defaults: Vec<CString>,
     /// Its working directory.
     pub directory: CString,
     /// Its cgroup.
@@ -70,7 +75,7 @@ pub struct ChildPlan<'a> {
 }
 
 /// The step at which a child failed, as told through the error pipe.
-pub const STEPS: [&str; 10] = [
+pub const STEPS: [&str; 11] = [
     "",
     "fds",
     "oom_score_adj",
@@ -81,7 +86,18 @@ pub const STEPS: [&str; 10] = [
     "chdir",
     "exec",
     "nice",
+    ENVIRONMENT_FILES,
 ];
+
+/// The step at which files are read.
+pub const ENVIRONMENT_FILES: &str = "environment-files";
+
+/// What a child tells through the error pipe: the step, which one of `environment_files` it was, and errno,
+/// 0 for a file that is not a regular one.
+pub const REPORT: usize = 6;
+
+/// Variables from files that a service may have.
+const FROM_FILES_MAX: usize = 4096;
 
 /// What stands before the pid in the environment, and room for the digits of any pid and a NUL.
 const LISTEN_PID: &[u8] = b"LISTEN_PID=";
@@ -122,25 +138,28 @@ const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 ///
 /// # Errors
 /// What `clone3` says: `EAGAIN` above `pids.max`, `ENOMEM`, `ENODEV` for a cgroup that is gone.
-pub fn spawn(plan: &ChildPlan<'_>) -> io::Result<Child> {
-    let pointers = |strings: &[CString]| -> Vec<*const c_char> {
-        strings
-            .iter()
-            .map(|s| s.as_ptr())
-            .chain([ptr::null()])
-            .collect()
+pub fn spawn(mut plan: ChildPlan<'_>) -> io::Result<Child> {
+    let arguments: Vec<*const c_char> = plan
+        .arguments
+        .iter()
+        .map(|s| s.as_ptr())
+        .chain([ptr::null()])
+        .collect();
+    let from_files = match plan.environment_files.as_slice() {
+        [] => 0,
+        _ => FROM_FILES_MAX,
     };
-    let arguments = pointers(&plan.arguments);
-    let mut environment = pointers(&plan.environment);
-    // Only the child knows its pid; it writes the digits into its own copy of this.
-    let mut listen_pid = [0u8; LISTEN_PID_ROOM];
-    if plan.listen_pid {
-        for (to, from) in listen_pid.iter_mut().zip(LISTEN_PID) {
-            *to = *from;
-        }
-        environment.insert(0, listen_pid.as_ptr().cast());
-    }
-    let mut moved = vec![-1; plan.descriptors.len()];
+    let own = plan.environment.len() + plan.environment_defaults.len();
+    let mut room = Room {
+        moved: vec![-1; plan.descriptors.len()],
+        file: match from_files {
+            0 => Vec::new(),
+            _ => buffer(),
+        },
+        listen_pid: [0; LISTEN_PID_ROOM],
+        // With `LISTEN_PID`, and a null pointer at the end.
+        environment: Vec::with_capacity(own + from_files + 2),
+    };
     let mut pidfd: c_int = -1;
     let args = CloneArgs {
         flags: CLONE_PIDFD | plan.cgroup.map_or(0, |_| CLONE_INTO_CGROUP),
@@ -162,10 +181,7 @@ pub fn spawn(plan: &ChildPlan<'_>) -> io::Result<Child> {
     };
     match pid {
         -1 => Err(io::Error::last_os_error()),
-        0 => {
-            write_pid(&mut listen_pid);
-            run_child(plan, &arguments, &environment, &mut moved)
-        }
+        0 => run_child(&mut plan, &arguments, &mut room),
         pid => {
             // SAFETY: the kernel stored a new descriptor there, which nobody else owns.
             let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
@@ -176,8 +192,55 @@ pub fn spawn(plan: &ChildPlan<'_>) -> io::Result<Child> {
     }
 }
 
-/// Puts the digits of this process's pid behind `LISTEN_PID=`. Allocates nothing.
+/// What the child writes to, made before it exists.
+struct Room {
+    /// A place for each of the descriptors.
+    moved: Vec<RawFd>,
+    /// The bytes of an environment file.
+    file: Vec<u8>,
+    /// Only the child knows its pid.
+    listen_pid: [u8; LISTEN_PID_ROOM],
+    /// What `execve` is given. Never longer than its capacity.
+    environment: Vec<*const c_char>,
+}
+
+/// Where and why a child failed.
+struct Failure {
+    step: u8,
+    /// Which of the environment files.
+    file: u8,
+    errno: i32,
+}
+
+impl Failure {
+    /// By what the last call left in errno.
+    fn at(step: u8) -> Self {
+        // SAFETY: `__errno_location` is this thread's errno; a plain read.
+        let errno = unsafe { *libc::__errno_location() };
+        Self {
+            step,
+            file: 0,
+            errno,
+        }
+    }
+
+    fn of_file(file: usize, unread: Unread) -> Self {
+        Self {
+            step: 10,
+            file: u8::try_from(file).unwrap_or(u8::MAX),
+            errno: match unread {
+                Unread::Error(errno) => errno.raw_os_error(),
+                Unread::NotRegular => 0,
+            },
+        }
+    }
+}
+
+/// Puts `LISTEN_PID=` and the digits of this process's pid there. Allocates nothing.
 fn write_pid(text: &mut [u8; LISTEN_PID_ROOM]) {
+    for (to, from) in text.iter_mut().zip(LISTEN_PID) {
+        *to = *from;
+    }
     // SAFETY: a plain system call without arguments; the C library's `getpid` would do as well.
     let mut pid = unsafe { libc::syscall(libc::SYS_getpid) };
     let mut digits = [0u8; 20];
@@ -197,30 +260,23 @@ fn write_pid(text: &mut [u8; LISTEN_PID_ROOM]) {
 }
 
 /// The child's way to its program. Never returns; allocates nothing, takes no lock.
-fn run_child(
-    plan: &ChildPlan<'_>,
-    arguments: &[*const c_char],
-    environment: &[*const c_char],
-    moved: &mut [RawFd],
-) -> ! {
+fn run_child(plan: &mut ChildPlan<'_>, arguments: &[*const c_char], room: &mut Room) -> ! {
     let mut error_fd = plan.error_pipe.as_raw_fd();
-    let step = prepare(plan, moved, &mut error_fd)
-        .err()
-        .unwrap_or_else(|| {
-            // SAFETY: all three are NUL-terminated arrays and strings that `plan` keeps alive.
-            unsafe {
-                libc::execve(
-                    plan.program.as_ptr(),
-                    arguments.as_ptr(),
-                    environment.as_ptr(),
-                )
-            };
-            8
-        });
-    // SAFETY: `__errno_location` is this thread's errno; a plain read.
-    let errno = unsafe { *libc::__errno_location() };
+    let prepared = prepare(plan, room, &mut error_fd);
+    let prepared = prepared.and_then(|()| assemble_environment(plan, room));
+    let Failure { step, file, errno } = prepared.err().unwrap_or_else(|| {
+        // SAFETY: all three are NUL-terminated arrays and strings that `plan` and `room` keep alive.
+        unsafe {
+            libc::execve(
+                plan.program.as_ptr(),
+                arguments.as_ptr(),
+                room.environment.as_ptr(),
+            )
+        };
+        Failure::at(8)
+    });
     let [a, b, c, d] = errno.to_ne_bytes();
-    let report = [step, a, b, c, d];
+    let report: [u8; REPORT] = [step, file, a, b, c, d];
     // SAFETY: `report` outlives the write; `_exit` runs no handlers of the parent's copy.
     unsafe {
         libc::write(error_fd, report.as_ptr().cast(), report.len());
@@ -228,15 +284,50 @@ fn run_child(
     }
 }
 
-/// Everything before `execve`; the error is the step in [`STEPS`], errno says the rest.
-fn prepare(plan: &ChildPlan<'_>, moved: &mut [RawFd], error_fd: &mut RawFd) -> Result<(), u8> {
-    let check = |result: c_long, step: u8| if result < 0 { Err(step) } else { Ok(result) };
+/// Lays the variables of all sources over one another. Allocates nothing.
+fn assemble_environment(plan: &ChildPlan<'_>, room: &mut Room) -> Result<(), Failure> {
+    if plan.listen_pid {
+        write_pid(&mut room.listen_pid);
+    }
+    let listen_pid = CStr::from_bytes_until_nul(&room.listen_pid).ok();
+    let from_files = plan.environment_files.iter().rev();
+    // What wins comes first.
+    let all = listen_pid
+        .filter(|_| plan.listen_pid)
+        .into_iter()
+        .chain(plan.environment.iter().map(CString::as_c_str))
+        .chain(from_files.flat_map(EnvironmentFile::variables))
+        .chain(plan.environment_defaults.iter().map(CString::as_c_str));
+    for variable in all {
+        // SAFETY: each is a string that `plan` or `room` keeps alive and unchanged.
+        let set = |pointer: &*const c_char| unsafe { CStr::from_ptr(*pointer) };
+        if room.environment.iter().any(|p| same_name(set(p), variable)) {
+            continue;
+        }
+        // A place is left for the null pointer.
+        if room.environment.capacity() - room.environment.len() < 2 {
+            let too_many = Unread::Error(rustix::io::Errno::TOOBIG);
+            return Err(Failure::of_file(plan.environment_files.len(), too_many));
+        }
+        room.environment.push(variable.as_ptr());
+    }
+    room.environment.push(ptr::null());
+    Ok(())
+}
+
+/// Everything before `execve`; the error is a step of [`STEPS`].
+fn prepare(plan: &mut ChildPlan<'_>, room: &mut Room, error_fd: &mut RawFd) -> Result<(), Failure> {
+    let check = |result: c_long, step: u8| match result {
+        ..0 => Err(Failure::at(step)),
+        result => Ok(result),
+    };
     let mut holder = plan.strangers.then(close::Holder::start).flatten();
-    let closed = move_descriptors(plan, moved, error_fd, holder.as_mut());
+    let closed = move_descriptors(plan, &mut room.moved, error_fd, holder.as_mut());
+    let closed = closed.map_err(|()| Failure::at(1));
     if let Some(holder) = holder {
         holder.end();
     }
-    closed.map_err(|()| 1u8)?;
+    closed?;
     // SAFETY: plain system calls on values; the structures live on this stack.
     unsafe {
         // The kernel's `struct sigaction` of zeros is SIG_DFL, no flags, an empty mask. The C
@@ -296,11 +387,23 @@ fn prepare(plan: &ChildPlan<'_>, moved: &mut [RawFd], error_fd: &mut RawFd) -> R
             libc::syscall(libc::SYS_setresgid, plan.gid, plan.gid, plan.gid),
             4,
         )?;
+    }
+    for (number, file) in plan.environment_files.iter_mut().enumerate() {
+        let read = file.read_as_root(&mut room.file);
+        read.map_err(|unread| Failure::of_file(number, unread))?;
+    }
+    // SAFETY: this child has one thread and is about to exec.
+    unsafe {
         if plan.uid != 0 {
             become_user(plan.uid, plan.capabilities)?;
         }
-        check(libc::chdir(plan.directory.as_ptr()).into(), 7)?;
     }
+    for (number, file) in plan.environment_files.iter_mut().enumerate() {
+        let read = file.read_as_the_service(&mut room.file);
+        read.map_err(|unread| Failure::of_file(number, unread))?;
+    }
+    // SAFETY: the path is NUL-terminated.
+    check(unsafe { libc::chdir(plan.directory.as_ptr()) }.into(), 7)?;
     Ok(())
 }
 
@@ -309,8 +412,11 @@ fn prepare(plan: &ChildPlan<'_>, moved: &mut [RawFd], error_fd: &mut RawFd) -> R
 ///
 /// # Safety
 /// Only in a child that has one thread and is about to exec.
-unsafe fn become_user(uid: u32, capabilities: u64) -> Result<(), u8> {
-    let check = |result: c_long, step: u8| if result < 0 { Err(step) } else { Ok(()) };
+unsafe fn become_user(uid: u32, capabilities: u64) -> Result<(), Failure> {
+    let check = |result: c_long, step: u8| match result {
+        ..0 => Err(Failure::at(step)),
+        _ => Ok(()),
+    };
     // `_LINUX_CAPABILITY_VERSION_3` (kernel: `include/uapi/linux/capability.h`).
     let header: [u32; 2] = [0x2008_0522, 0];
     let low = u32::try_from(capabilities & 0xffff_ffff).unwrap_or(0);

@@ -330,6 +330,51 @@ fn a_missing_environment_file_stops_a_start_unless_it_may_be_missing() {
 }
 
 #[test]
+fn an_environment_file_is_read_by_root_where_only_root_has_a_say_and_by_the_service_elsewhere() {
+    // Below `/run`, as everybody may write to `/tmp`.
+    let folder = PathBuf::from(format!("/run/init-test-files-{}", std::process::id()));
+    let theirs = folder.join("theirs");
+    std::fs::create_dir_all(&theirs).unwrap();
+    let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    let secret = folder.join("secret");
+    std::fs::write(&secret, "SECRET='of root'\nA=1\nB=1\nHOME=/x\n").unwrap();
+    std::fs::set_permissions(&secret, private).unwrap();
+    std::fs::write(theirs.join("env"), "A=2\n").unwrap();
+    std::os::unix::fs::symlink(&secret, theirs.join("link")).unwrap();
+    std::os::unix::fs::chown(&theirs, Some(65534), None).unwrap();
+    let fifo = rustix::fs::FileType::Fifo;
+    let mode = rustix::fs::Mode::from_raw_mode(0o644);
+    rustix::fs::mknodat(rustix::fs::CWD, theirs.join("fifo"), fifo, mode, 0).unwrap();
+    let service = |file: &str| {
+        let more = format!(
+            "user = '65534'\nenvironment = {{ B = '3' }}\n\
+             environment-files = ['{}', '-/no/such', '{}']",
+            secret.display(),
+            theirs.join(file).display()
+        );
+        shell("echo $SECRET, $A, $B, $HOME, $PATH", &more)
+    };
+    let mut rig = Rig::start("files", &[service("env")]);
+    rig.until_state(State::Stopped);
+    assert_eq!(rig.output(), "of root, 2, 3, /x, /usr/bin:/usr/sbin\n");
+    drop(rig);
+    for (file, why) in [
+        ("link", "Permission denied (os error 13)"),
+        ("fifo", "is not a regular file"),
+    ] {
+        let mut rig = Rig::start("files", &[service(file)]);
+        rig.until_state(State::Failed);
+        let path = theirs.join(file);
+        let error = format!("environment-files: {}: {why}", path.display());
+        assert_eq!(
+            rig.event("service.exit").field("error"),
+            Some(error.as_str())
+        );
+    }
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+#[test]
 fn capabilities_are_kept_over_the_exec() {
     // Only the roles of init get capabilities, so not by configuration.
     let (name, text) = shell("grep CapEff /proc/self/status", "user = '65534'");

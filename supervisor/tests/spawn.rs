@@ -42,6 +42,8 @@ fn a_child_does_not_wait_for_a_stranger_whose_descriptor_it_is_the_last_to_close
         program: c"/bin/true".into(),
         arguments: vec![c"true".into()],
         environment: Vec::new(),
+        environment_files: Vec::new(),
+        environment_defaults: Vec::new(),
         directory: c"/".into(),
         cgroup: Some(cgroup.as_fd()),
         descriptors: Vec::new(),
@@ -58,7 +60,7 @@ fn a_child_does_not_wait_for_a_stranger_whose_descriptor_it_is_the_last_to_close
         oom_score_adjust: c"0".into(),
         oom_score_wanted: false,
     };
-    let child = sys::spawn(&plan).unwrap();
+    let child = sys::spawn(plan).unwrap();
     drop((stranger, theirs));
     freeze("0");
     let mut ready = [PollFd::new(&error_pipe, PollFlags::IN)];

@@ -181,11 +181,11 @@ impl Body {
     }
 
     /// Whether the main process became its program, told once.
-    pub(super) fn executed(&mut self) -> bool {
+    pub(super) fn executed(&mut self, spec: &Spec) -> bool {
         let Some(pipe) = &self.error_pipe else {
             return false;
         };
-        let progress = launch::progress(pipe.as_fd());
+        let progress = launch::progress(pipe.as_fd(), &spec.environment_files);
         if progress != Progress::OnItsWay {
             self.error_pipe = None;
         }
@@ -253,6 +253,7 @@ impl Body {
         &mut self,
         ended: i32,
         status: &ExitStatus,
+        spec: &Spec,
     ) -> Option<(ProbeKind, u64, Result<(), String>)> {
         for kind in ProbeKind::ALL {
             let slot = self.probes.get_mut(kind as usize)?;
@@ -265,7 +266,8 @@ impl Body {
                 }) if pid == ended => {
                     // What it left running would be in the way of the next one.
                     let _ = kill_leaf(&leaf);
-                    let result = match launch::progress(error_pipe.as_fd()) {
+                    let result = match launch::progress(error_pipe.as_fd(), &spec.environment_files)
+                    {
                         Progress::Failed(failure) => Err(failure.why),
                         _ if *status == ExitStatus::Code(0) => Ok(()),
                         _ => Err(status.to_string()),

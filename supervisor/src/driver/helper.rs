@@ -46,6 +46,8 @@ impl Helper {
                 .map(|word| CString::new(*word))
                 .collect::<Result<_, _>>()?,
             environment: Vec::new(),
+            environment_files: Vec::new(),
+            environment_defaults: Vec::new(),
             directory: c"/".into(),
             cgroup: None,
             descriptors: vec![
@@ -66,7 +68,7 @@ impl Helper {
             oom_score_adjust: c"0".into(),
             oom_score_wanted: false,
         };
-        let child = sys::spawn(&plan)?;
+        let child = sys::spawn(plan)?;
         Ok(Self {
             pidfd: child.pidfd,
             answer,
@@ -100,7 +102,7 @@ impl Helper {
             return None;
         }
         let said = String::from_utf8_lossy(line).into_owned();
-        Some(match launch::progress(self.error_pipe.as_fd()) {
+        Some(match launch::progress(self.error_pipe.as_fd(), &[]) {
             Progress::Failed(why) => Err(format!("the helper did not start: {why}")),
             _ if whole && said == OK => Ok(()),
             _ if said.is_empty() => Err("the helper ended without an answer".into()),

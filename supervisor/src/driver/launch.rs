@@ -11,19 +11,17 @@ use super::users::Identity;
 use crate::Time;
 use crate::config::RlimitText;
 use crate::core::SpawnFailure;
+use crate::environment::EnvironmentFile;
 use crate::received::Source;
-use crate::spec::Spec;
+use crate::spec::{self, Spec};
 use crate::sys::{self, ChildPlan, Resource};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 use rustix::pipe::{PipeFlags, pipe_with};
 use std::collections::BTreeMap;
 use std::ffi::CString;
-use std::io::{self, Read};
+use std::io;
 use std::path::Path;
-
-/// The longest environment file that is read.
-const ENVIRONMENT_FILE_MAX: u64 = 64 * 1024;
 
 /// Descriptors from 3 on, as systemd's `LISTEN_FDS` protocol has it (sd_listen_fds(3)).
 const FIRST_PASSED: i32 = 3;
@@ -112,7 +110,6 @@ impl Launch {
         kind: Kind<'_>,
         cgroup: BorrowedFd<'_>,
     ) -> Result<(sys::Child, OwnedFd), SpawnFailure> {
-        let environment = self.environment(spec, kind)?;
         let text = |what: &str, s: &str| {
             CString::new(s)
                 .map_err(|_| SpawnFailure::of_the_service(format!("{what} holds a NUL byte")))
@@ -136,13 +133,24 @@ impl Launch {
         let strings = |what: &str, list: &[String]| -> Result<Vec<CString>, SpawnFailure> {
             list.iter().map(|s| text(what, s)).collect()
         };
+        let variables = |set: &BTreeMap<String, String>| -> Result<Vec<CString>, SpawnFailure> {
+            let each = set.iter().map(|(name, value)| format!("{name}={value}"));
+            each.map(|variable| text("environment", &variable))
+                .collect()
+        };
         let plan = ChildPlan {
             program: text("exec", command.first().map_or("", String::as_str))?,
             arguments: strings("exec", command)?,
-            environment: environment
+            environment: variables(&Self::environment(spec, kind))?,
+            environment_files: spec
+                .environment_files
                 .iter()
-                .map(|(k, v)| text("environment", &format!("{k}={v}")))
+                .map(|file| {
+                    let path = text("environment-files", &file.path)?;
+                    Ok(EnvironmentFile::new(path, file.optional))
+                })
                 .collect::<Result<_, _>>()?,
+            environment_defaults: variables(&self.environment_defaults())?,
             directory: text("working-directory", &spec.working_directory)?,
             cgroup: Some(cgroup),
             descriptors,
@@ -162,7 +170,7 @@ impl Launch {
             )?,
             oom_score_wanted: spec.oom_score_adjust.is_some(),
         };
-        let child = sys::spawn(&plan).map_err(|e| SpawnFailure::new("clone3", &e))?;
+        let child = sys::spawn(plan).map_err(|e| SpawnFailure::new("clone3", &e))?;
         Ok((child, error_read))
     }
 
@@ -186,13 +194,8 @@ impl Launch {
         .collect()
     }
 
-    /// The variables of one start: what every service gets, the files in order, then
-    /// `environment`, then what the protocols define.
-    fn environment(
-        &self,
-        spec: &Spec,
-        kind: Kind<'_>,
-    ) -> Result<BTreeMap<String, String>, SpawnFailure> {
+    /// The variables that every service gets, unless its files or its configuration have others.
+    fn environment_defaults(&self) -> BTreeMap<String, String> {
         let mut variables = BTreeMap::from([
             ("PATH".to_owned(), "/usr/bin:/usr/sbin".to_owned()),
             ("HOME".to_owned(), self.identity.home.clone()),
@@ -201,24 +204,19 @@ impl Launch {
             variables.insert("USER".to_owned(), name.clone());
             variables.insert("LOGNAME".to_owned(), name.clone());
         }
-        for file in &spec.environment_files {
-            match read_bounded(Path::new(&file.path)) {
-                Ok(text) => variables.extend(parse_environment(&text)),
-                Err(e) if e.kind() == io::ErrorKind::NotFound && file.optional => {}
-                Err(e) => {
-                    let what = format_args!("environment-files: {}", file.path);
-                    return Err(SpawnFailure::new(what, &e));
-                }
-            }
-        }
-        variables.extend(spec.environment.clone());
+        variables
+    }
+
+    /// The variables over those of the files: `environment`, then what the protocols define.
+    fn environment(spec: &Spec, kind: Kind<'_>) -> BTreeMap<String, String> {
+        let mut variables = spec.environment.clone();
         let Kind::Main {
             notify,
             held,
             watchdog,
         } = kind
         else {
-            return Ok(variables);
+            return variables;
         };
         let mut set = |name: &str, value: String| variables.insert(name.to_owned(), value);
         set("NOTIFY_SOCKET", notify.to_string_lossy().into_owned());
@@ -230,42 +228,8 @@ impl Launch {
             set("LISTEN_FDS", held.len().to_string());
             set("LISTEN_FDNAMES", names.join(":"));
         }
-        Ok(variables)
+        variables
     }
-}
-
-fn read_bounded(path: &Path) -> io::Result<String> {
-    // Not waited for, if it is a pipe that somebody put there.
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = std::fs::File::from(rustix::fs::open(path, flags, Mode::empty())?);
-    let mut text = String::new();
-    let read = file
-        .take(ENVIRONMENT_FILE_MAX + 1)
-        .read_to_string(&mut text)?;
-    if read as u64 > ENVIRONMENT_FILE_MAX {
-        return Err(io::Error::other(format!(
-            "is longer than {ENVIRONMENT_FILE_MAX} bytes"
-        )));
-    }
-    Ok(text)
-}
-
-/// `NAME=value` lines; `#` and `;` start a comment line; one pair of quotes around a value is
-/// taken off (systemd.exec(5), `EnvironmentFile=`). Other lines count for nothing.
-fn parse_environment(text: &str) -> Vec<(String, String)> {
-    text.lines()
-        .map(str::trim)
-        .filter(|line| !line.starts_with(['#', ';']) && !line.contains('\0'))
-        .filter_map(|line| line.split_once('='))
-        .map(|(name, value)| (name.trim(), value.trim()))
-        .filter(|(name, _)| !name.is_empty())
-        .map(|(name, value)| {
-            let inner = ['"', '\'']
-                .iter()
-                .find_map(|q| value.strip_prefix(*q)?.strip_suffix(*q));
-            (name.to_owned(), inner.unwrap_or(value).to_owned())
-        })
-        .collect()
 }
 
 /// What a child's error pipe tells.
@@ -279,38 +243,28 @@ pub enum Progress {
     Failed(SpawnFailure),
 }
 
-/// Looks at a child's error pipe.
+/// Looks at a child's error pipe. `files` are its environment files.
 #[must_use]
-pub fn progress(pipe: BorrowedFd<'_>) -> Progress {
-    let mut report = [0u8; 5];
+pub fn progress(pipe: BorrowedFd<'_>, files: &[spec::EnvironmentFile]) -> Progress {
+    let mut report = [0u8; sys::REPORT];
     match rustix::io::read(pipe, &mut report) {
         Ok(0) => Progress::Executed,
-        Ok(5) => {
-            let [step, a, b, c, d] = report;
-            let error = io::Error::from_raw_os_error(i32::from_ne_bytes([a, b, c, d]));
-            let step = sys::STEPS.get(usize::from(step)).unwrap_or(&"start");
-            Progress::Failed(SpawnFailure::of_a_step(step, &error))
+        Ok(sys::REPORT) => {
+            let [step, file, a, b, c, d] = report;
+            let step = *sys::STEPS.get(usize::from(step)).unwrap_or(&"start");
+            let error = match i32::from_ne_bytes([a, b, c, d]) {
+                0 => io::Error::other("is not a regular file"),
+                errno => io::Error::from_raw_os_error(errno),
+            };
+            let failure = SpawnFailure::of_a_step(step, &error);
+            Progress::Failed(match files.get(usize::from(file)) {
+                Some(file) if step == sys::ENVIRONMENT_FILES => SpawnFailure {
+                    why: format!("{step}: {}: {error}", file.path),
+                    ..failure
+                },
+                _ => failure,
+            })
         }
         _ => Progress::OnItsWay,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn environment_files() {
-        let parsed = parse_environment(
-            "# c\nA=1\n B = \"two words\" \n;x=y\nnonsense\nC='q'\nD=\n=e\nE=\"un\n",
-        );
-        let expected = [
-            ("A", "1"),
-            ("B", "two words"),
-            ("C", "q"),
-            ("D", ""),
-            ("E", "\"un"),
-        ];
-        assert_eq!(parsed, expected.map(|(k, v)| (k.to_owned(), v.to_owned())));
     }
 }

@@ -254,8 +254,12 @@ impl Driver {
         } else if let Some((id, (kind, attempt, result))) = self
             .bodies
             .iter_mut()
+            .zip(self.core.machines())
             .enumerate()
-            .find_map(|(place, body)| Some((Id(place), body.probe_ended(pid, &status)?)))
+            .find_map(|(place, (body, machine))| {
+                let answer = body.probe_ended(pid, &status, machine.spec())?;
+                Some((Id(place), answer))
+            })
         {
             self.inputs.push_back(Input::Probe {
                 id,
@@ -531,7 +535,10 @@ impl Driver {
 
     /// Tells the core if the process executes its program.
     fn look_at_start(&mut self, id: Id) {
-        if self.bodies.get_mut(id.0).is_some_and(Body::executed) {
+        let machine = self.core.machines().get(id.0);
+        if let (Some(body), Some(machine)) = (self.bodies.get_mut(id.0), machine)
+            && body.executed(machine.spec())
+        {
             self.inputs.push_back(Input::Executed(id));
         }
     }
