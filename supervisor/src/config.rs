@@ -314,6 +314,8 @@ optional_fields! {
         /// Listening sockets that init makes and holds over restarts, passed as `LISTEN_FDS`:
         /// `tcp:ADDRESS:PORT`, `udp:ADDRESS:PORT` or `unix:/PATH`.
         sockets: Vec<String>,
+        /// Mode of its `unix:` sockets in octal, which says who may connect; default `"0666"`.
+        socket_mode: String,
         /// How many descriptors the service may leave with init over its restarts (`FDSTORE=1`);
         /// 0 to 128, default 0.
         fd_store_max: u32,

@@ -494,6 +494,22 @@ fn move_descriptors(
     }
 }
 
+/// A handle (`O_PATH`) of the file that a unix socket is bound to, wherever that is by now.
+///
+/// # Errors
+/// `ENOENT` if it is bound to none, `EPERM` without `CAP_NET_ADMIN`.
+pub fn bound_file(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    /// kernel: `include/uapi/linux/un.h`.
+    const SIOCUNIXFILE: c_long = 0x89e0;
+    // SAFETY: the request takes no argument and touches no memory of ours.
+    let fd = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCUNIXFILE as _) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made it, close-on-exec, and nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
 /// The descriptor that the parent passed under this number.
 ///
 /// # Errors

@@ -5,6 +5,7 @@ use super::held::Held;
 use super::launch::{self, Kind, Launch, Progress};
 use super::notify::NotifySocket;
 use super::probe::Attempt;
+use super::unix_socket::Access;
 use super::{Setup, Token};
 use crate::core::spawn::{Fault, SpawnFailure};
 use crate::core::{ExitStatus, Id, Input, ProbeKind, Program};
@@ -91,7 +92,11 @@ impl Body {
         let mut held = Held::new(
             &spec.sockets,
             spec.fd_store_max,
-            (identity.uid, identity.gid),
+            Access {
+                uid: identity.uid,
+                gid: identity.gid,
+                mode: spec.socket_mode,
+            },
         );
         let limits = cgroup.limit(&spec.limits, setup.memory).into_iter();
         let limits = limits.map(|problem| ("limit", problem));

@@ -10,18 +10,16 @@
 //! it is a socket or a pipe, when its other end has hung up. Stored descriptors are a stranger's: see
 //! [`crate::received`] for what may be done with them.
 
+use super::unix_socket::{Access, bound_to};
 use crate::core::SpawnFailure;
 use crate::received::ReceivedFd;
 use crate::spec::ListenSocket;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, FileType, StatxFlags, statx};
-use rustix::net::{
-    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with, sockopt,
-};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with, sockopt};
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::FileTypeExt;
 
 /// Connections that wait for the service: as many as the kernel allows (`net.core.somaxconn`).
 const BACKLOG: i32 = 4096;
@@ -32,18 +30,18 @@ pub struct Held {
     sockets: Vec<(ListenSocket, Option<OwnedFd>)>,
     stored: Vec<(String, ReceivedFd)>,
     stored_max: usize,
-    owner: (u32, u32),
+    access: Access,
 }
 
 impl Held {
-    /// For these sockets, and so many stored descriptors. `owner` gets sockets in the file system.
+    /// For these sockets, and so many stored descriptors. `access` is of sockets in the file system.
     #[must_use]
-    pub fn new(sockets: &[ListenSocket], stored_max: usize, owner: (u32, u32)) -> Self {
+    pub fn new(sockets: &[ListenSocket], stored_max: usize, access: Access) -> Self {
         Self {
             sockets: sockets.iter().map(|s| (s.clone(), None)).collect(),
             stored: Vec::new(),
             stored_max,
-            owner,
+            access,
         }
     }
 
@@ -54,7 +52,7 @@ impl Held {
     pub fn open(&mut self) -> Result<(), SpawnFailure> {
         let mut result = Ok(());
         for (socket, fd) in self.sockets.iter_mut().filter(|(_, fd)| fd.is_none()) {
-            match make(socket, self.owner) {
+            match make(socket, self.access) {
                 Ok(made) => *fd = Some(made),
                 Err(e) => {
                     let failure = SpawnFailure::of_a_socket(format_args!("sockets: {socket}"), &e);
@@ -145,7 +143,7 @@ fn is_socket_or_pipe(fd: BorrowedFd<'_>) -> bool {
     })
 }
 
-fn make(socket: &ListenSocket, (uid, gid): (u32, u32)) -> io::Result<OwnedFd> {
+fn make(socket: &ListenSocket, access: Access) -> io::Result<OwnedFd> {
     let internet = |address: &SocketAddr, kind| -> io::Result<OwnedFd> {
         let family = match address {
             SocketAddr::V4(_) => AddressFamily::INET,
@@ -170,17 +168,7 @@ fn make(socket: &ListenSocket, (uid, gid): (u32, u32)) -> io::Result<OwnedFd> {
             Ok(fd)
         }
         ListenSocket::Unix(path) => {
-            match path.symlink_metadata() {
-                // What a predecessor left. Anything else is not ours to remove.
-                Ok(old) if old.file_type().is_socket() => std::fs::remove_file(path)?,
-                _ => {}
-            }
-            let family = AddressFamily::UNIX;
-            let fd = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-            bind(&fd, &SocketAddrUnix::new(path.as_path())?)?;
-            std::os::unix::fs::chown(path, Some(uid), Some(gid))?;
-            // systemd.socket(5): `SocketMode=` is 0666 by default.
-            std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o666))?;
+            let fd = bound_to(path, access)?;
             listen(&fd, BACKLOG)?;
             Ok(fd)
         }
@@ -193,6 +181,12 @@ mod tests {
     use crate::received::Closer;
     use rustix::net::{SocketFlags, socketpair};
 
+    const ROOT: Access = Access {
+        uid: 0,
+        gid: 0,
+        mode: 0o666,
+    };
+
     fn pair() -> (OwnedFd, OwnedFd) {
         let kind = SocketType::STREAM;
         socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None).unwrap()
@@ -200,7 +194,7 @@ mod tests {
 
     #[test]
     fn a_full_store_refuses_and_a_dead_descriptor_is_sifted_out() {
-        let mut held = Held::new(&[], 2, (0, 0));
+        let mut held = Held::new(&[], 2, ROOT);
         let closer = Closer::new(usize::MAX).unwrap();
         let source = closer.source();
         let (a, a_end) = pair();
@@ -223,7 +217,7 @@ mod tests {
         let folder = std::env::temp_dir().join(format!("init-held-{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
         let path = folder.join("socket");
-        let open = || Held::new(&[ListenSocket::Unix(path.clone())], 0, (0, 0)).open();
+        let open = || Held::new(&[ListenSocket::Unix(path.clone())], 0, ROOT).open();
         open().unwrap();
         open().unwrap();
         std::fs::remove_file(&path).unwrap();
@@ -238,7 +232,7 @@ mod tests {
         // RFC 5737, RFC 3849: addresses that nobody has.
         for address in ["192.0.2.1:0", "[2001:db8::1]:0"].map(|text| text.parse().unwrap()) {
             for socket in [ListenSocket::Tcp(address), ListenSocket::Udp(address)] {
-                let mut held = Held::new(std::slice::from_ref(&socket), 0, (0, 0));
+                let mut held = Held::new(std::slice::from_ref(&socket), 0, ROOT);
                 assert_eq!(held.open(), Ok(()), "{socket}");
             }
         }
@@ -248,7 +242,7 @@ mod tests {
     fn an_address_that_is_taken_is_named_and_tried_again() {
         let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = taken.local_addr().unwrap();
-        let mut held = Held::new(&[ListenSocket::Tcp(address)], 0, (0, 0));
+        let mut held = Held::new(&[ListenSocket::Tcp(address)], 0, ROOT);
         let error = held.open().unwrap_err();
         assert!(error.why.contains(&address.to_string()), "{error}");
         assert_eq!(held.all().count(), 0);

@@ -17,6 +17,7 @@ mod notify;
 mod probe;
 mod reap;
 mod token;
+mod unix_socket;
 mod users;
 
 pub use cgroup::{Cgroup, CgroupParent};

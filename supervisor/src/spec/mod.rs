@@ -53,6 +53,8 @@ pub struct Spec {
     pub pre_start: Vec<Vec<String>>,
     /// Listening sockets that init holds for it.
     pub sockets: Vec<ListenSocket>,
+    /// Mode of those in the file system.
+    pub socket_mode: u32,
     /// How many descriptors it may leave with init.
     pub fd_store_max: usize,
     /// Who may speak for it.
@@ -254,6 +256,7 @@ mod tests {
         assert_eq!(spec.stop_signal, libc::SIGTERM);
         assert_eq!(spec.intensity.then, Escalation::Reboot);
         assert_eq!(spec.umask, 0o022);
+        assert_eq!(spec.socket_mode, 0o666);
         assert_eq!(spec.liveness, None);
         assert_eq!(
             spec.reload_signal, None,
@@ -289,6 +292,8 @@ mod tests {
             ),
             ("exec = ['/a']\npre-start = [['x']]", "pre-start"),
             ("exec = ['/a']\nsockets = ['tcp:80']", "sockets"),
+            ("exec = ['/a']\nsocket-mode = '0668'", "socket-mode"),
+            ("exec = ['/a']\nsocket-mode = '4666'", "socket-mode"),
             ("exec = ['/a']\nfd-store-max = 1000", "fd-store-max"),
             ("exec = ['/a']\nreload-signal = 'X'", "reload-signal"),
             ("exec = ['/a']\nnice = -21", "nice"),

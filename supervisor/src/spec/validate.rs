@@ -107,6 +107,7 @@ fn validate(name: &str, config: ServiceConfig, problems: &mut Problems<'_>) -> S
         wants,
         pre_start,
         sockets,
+        socket_mode,
         fd_store_max,
         notify_access,
         reload_signal,
@@ -205,12 +206,14 @@ fn validate(name: &str, config: ServiceConfig, problems: &mut Problems<'_>) -> S
             .map(|written| environment_file(written, problems))
             .collect(),
         working_directory,
-        umask: umask.map_or(0o022, |text| octal_mask(&text, problems)),
+        umask: octal("umask", umask, 0o022, problems),
         after: after.unwrap_or_default(),
         requires: requires.unwrap_or_default(),
         wants: wants.unwrap_or_default(),
         pre_start,
         sockets,
+        // systemd.socket(5): `SocketMode=` is 0666 by default.
+        socket_mode: octal("socket-mode", socket_mode, 0o666, problems),
         fd_store_max: problems.range("fd-store-max", fd_store_max.unwrap_or(0), (0, FD_STORE_MAX))
             as usize,
         notify_access: notify_access.unwrap_or(NotifyAccess::Main),
@@ -266,10 +269,12 @@ fn environment_file(written: String, problems: &mut Problems<'_>) -> Environment
     file
 }
 
-fn octal_mask(text: &str, problems: &mut Problems<'_>) -> u32 {
-    let mask = u32::from_str_radix(text, 8).ok().filter(|m| *m <= 0o777);
-    let message = || format!("{text:?} is not an octal mask such as \"0077\"");
-    problems.or("umask", mask.ok_or_else(message), 0o022)
+/// The nine bits of a mode.
+fn octal(key: &str, text: Option<String>, default: u32, problems: &mut Problems<'_>) -> u32 {
+    let Some(text) = text else { return default };
+    let bits = u32::from_str_radix(&text, 8).ok().filter(|m| *m <= 0o777);
+    let message = || format!("{text:?} is not an octal number such as \"{default:04o}\"");
+    problems.or(key, bits.ok_or_else(message), default)
 }
 
 fn validate_intensity(
