@@ -58,7 +58,8 @@ pub struct ChildPlan<'a> {
     pub gid: u32,
     /// Supplementary groups.
     pub groups: Vec<u32>,
-    /// Capabilities it keeps if it is not root, as a bit mask.
+    /// Capabilities that it may have, as a bit mask by number. It has them if it is not root; root gets what it
+    /// may have from the kernel at the exec.
     pub capabilities: u64,
     /// File mode creation mask.
     pub umask: u32,
@@ -73,6 +74,10 @@ pub struct ChildPlan<'a> {
     /// Whether it must be so: lowering it takes a privilege that not every container has.
     pub oom_score_wanted: bool,
 }
+
+/// `SECBIT_NOROOT` and its lock, and `SECBIT_KEEP_CAPS`, which lasts until the exec (kernel:
+/// `include/uapi/linux/securebits.h`).
+const SECURE_BITS: libc::c_ulong = 1 << 0 | 1 << 1 | 1 << 4;
 
 /// The step at which a child failed, as told through the error pipe.
 pub const STEPS: [&str; 11] = [
@@ -394,9 +399,11 @@ fn prepare(plan: &mut ChildPlan<'_>, room: &mut Room, error_fd: &mut RawFd) -> R
     }
     // SAFETY: this child has one thread and is about to exec.
     unsafe {
+        bound_capabilities(plan.capabilities)?;
         if plan.uid != 0 {
             become_user(plan.uid, plan.capabilities)?;
         }
+        check(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0).into(), 6)?;
     }
     for (number, file) in plan.environment_files.iter_mut().enumerate() {
         let read = file.read_as_the_service(&mut room.file);
@@ -407,8 +414,28 @@ fn prepare(plan: &mut ChildPlan<'_>, room: &mut Room, error_fd: &mut RawFd) -> R
     Ok(())
 }
 
-/// Gives up root for `uid`, keeping `capabilities` over the exec as ambient ones
-/// (capabilities(7)), and every way back with `no_new_privs`.
+/// Takes every other capability out of the bounding set (capabilities(7)), so that nothing that is executed
+/// from here on can have it, whoever executes it.
+///
+/// # Safety
+/// Only in a child that has one thread and is about to exec.
+unsafe fn bound_capabilities(capabilities: u64) -> Result<(), Failure> {
+    for capability in (0..64u64).filter(|c| capabilities >> c & 1 == 0) {
+        // SAFETY: plain system calls on values. EINVAL for a number that this kernel has no capability for.
+        let dropped = unsafe {
+            libc::prctl(libc::PR_CAPBSET_READ, capability, 0, 0, 0) <= 0
+                || libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) == 0
+        };
+        if !dropped {
+            return Err(Failure::at(6));
+        }
+    }
+    Ok(())
+}
+
+/// Gives up root for `uid`, keeping `capabilities` over the exec as ambient ones (capabilities(7)). From then
+/// on the user id 0 is one like any other to this process and its children, outside of a user namespace of
+/// their own.
 ///
 /// # Safety
 /// Only in a child that has one thread and is about to exec.
@@ -425,7 +452,10 @@ unsafe fn become_user(uid: u32, capabilities: u64) -> Result<(), Failure> {
     let data: [u32; 6] = [low, low, low, high, high, high];
     // SAFETY: plain system calls on values and on arrays that outlive them.
     unsafe {
-        check(libc::prctl(libc::PR_SET_KEEPCAPS, 1, 0, 0, 0).into(), 6)?;
+        check(
+            libc::prctl(libc::PR_SET_SECUREBITS, SECURE_BITS, 0, 0, 0).into(),
+            6,
+        )?;
         check(libc::syscall(libc::SYS_setresuid, uid, uid, uid), 5)?;
         check(
             libc::syscall(libc::SYS_capset, header.as_ptr(), data.as_ptr()),
@@ -444,8 +474,8 @@ unsafe fn become_user(uid: u32, capabilities: u64) -> Result<(), Failure> {
                 6,
             )?;
         }
-        check(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0).into(), 6)
     }
+    Ok(())
 }
 
 /// Puts every descriptor of the plan at its number, the error pipe and a holder behind them, and closes all others

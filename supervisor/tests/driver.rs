@@ -375,12 +375,38 @@ fn an_environment_file_is_read_by_root_where_only_root_has_a_say_and_by_the_serv
 }
 
 #[test]
-fn capabilities_are_kept_over_the_exec() {
+fn a_service_can_have_no_capability_but_its_own() {
     // Only the roles of init get capabilities, so not by configuration.
-    let (name, text) = shell("grep CapEff /proc/self/status", "user = '65534'");
+    let script = "grep -E 'Cap(Eff|Prm|Bnd|Amb)|NoNewPrivs' /proc/self/status";
+    let own = std::fs::read_to_string("/proc/self/status").unwrap();
+    let own_bound = own.lines().find(|l| l.starts_with("CapBnd")).unwrap();
+    let (few, none) = ("0000000000003000", "0000000000000000");
+    let all = own_bound.split('\t').next_back().unwrap();
+    for (user, capabilities, has, ambient) in [
+        ("65534", None, none, none),
+        ("65534", Some(1 << 12 | 1 << 13), few, few),
+        ("0", Some(1 << 12 | 1 << 13), few, none),
+        ("0", Some(0), none, none),
+        ("0", None, all, none),
+    ] {
+        let output = output_with(script, user, capabilities);
+        let lines = [
+            format!("CapPrm:\t{has}"),
+            format!("CapEff:\t{has}"),
+            format!("CapBnd:\t{has}"),
+            format!("CapAmb:\t{ambient}"),
+            "NoNewPrivs:\t1".to_owned(),
+        ];
+        assert_eq!(output.trim(), lines.join("\n"), "{user} {capabilities:?}");
+    }
+}
+
+/// What a script writes that runs as `user` and may have these capabilities.
+fn output_with(script: &str, user: &str, capabilities: Option<u64>) -> String {
+    let (name, text) = shell(script, &format!("user = '{user}'"));
     let config: ServiceConfig = toml::from_str(&text).unwrap();
     let spec = Spec {
-        capabilities: 1 << 12 | 1 << 13,
+        capabilities,
         ..Spec::from_config(name, config).unwrap()
     };
     let mut rig = Rig::start("caps", &[]);
@@ -394,7 +420,7 @@ fn capabilities_are_kept_over_the_exec() {
     rig.driver = Driver::new(vec![spec], &setup, &rig.poller, &mut rig.events).unwrap();
     rig.driver.feed(now(), Input::Start, &mut rig.events);
     rig.until_state(State::Stopped);
-    assert_eq!(rig.output().trim(), "CapEff:\t0000000000003000");
+    rig.output()
 }
 
 #[test]

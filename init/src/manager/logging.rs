@@ -85,7 +85,10 @@ pub fn with_logger(
         "exec = {exec:?}\ntype = 'notify'\nuser = {user:?}\nstart-timeout = '10s'\n\
          watchdog = '{WATCHDOG}'\nstop.timeout = '3s'"
     );
-    let logger = built_in(LOGGER, &form)?;
+    let logger = Spec {
+        capabilities: Some(0),
+        ..built_in(LOGGER, &form)?
+    };
     let rest = services.into_iter().map(|mut spec| {
         spec.after.push(LOGGER.into());
         spec

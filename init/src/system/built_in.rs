@@ -46,8 +46,13 @@ pub const TELLERS: [Teller; 3] = [
 /// The service that keeps the slots. It gets its orders over a channel of its own, see [`super::versions`].
 pub const KEEPER: &str = "slots";
 
-/// capabilities(7): `CAP_NET_BIND_SERVICE`, `CAP_NET_ADMIN`, `CAP_NET_RAW`.
-const NETCFG_CAPABILITIES: u64 = 1 << 10 | 1 << 12 | 1 << 13;
+/// Capabilities by number (kernel: `include/uapi/linux/capability.h`).
+const CAP_NET_BIND_SERVICE: u64 = 1 << 10;
+const CAP_NET_ADMIN: u64 = 1 << 12;
+const CAP_NET_RAW: u64 = 1 << 13;
+
+/// Links, addresses and routes; raw packets for DHCP; its clients' ports.
+const NETCFG_CAPABILITIES: u64 = CAP_NET_BIND_SERVICE | CAP_NET_ADMIN | CAP_NET_RAW;
 
 /// How long netcfg may be silent. No lease and no advertisement is shorter than some minutes, and its loop waits for
 /// nothing but the kernel.
@@ -72,7 +77,7 @@ pub fn all(config: &Config) -> Result<Vec<Spec>, String> {
         ),
     )?;
     let netcfg = Spec {
-        capabilities: NETCFG_CAPABILITIES,
+        capabilities: Some(NETCFG_CAPABILITIES),
         ..netcfg
     };
     // It waits for whom PID 1 tells to stop: what it is told at the end, it does.

@@ -40,6 +40,34 @@ fn a_child_starts_clean() {
 }
 
 #[test]
+fn neither_a_service_nor_a_role_can_get_more_than_it_states() {
+    let container = Container::start(
+        "capabilities",
+        r#"[service.user]
+        exec = ["SERVICE", "forever"]
+        user = "65534"
+        [service.root]
+        exec = ["SERVICE", "forever"]"#,
+    );
+    let own = std::fs::read_to_string("/proc/self/status").unwrap();
+    let field = |status: &str, name: &str| {
+        let line = status.lines().find(|l| l.starts_with(name)).unwrap();
+        line.split_whitespace().next_back().unwrap().to_owned()
+    };
+    let all = field(&own, "CapBnd:");
+    let none = "0".repeat(16);
+    for (service, bound) in [("user", &none), ("logger", &none), ("root", &all)] {
+        container.until_status(service, "healthy", |s| s["state"] == "healthy");
+        let pid = container.cgroup_file(service, "1/cgroup.procs");
+        let status = std::fs::read_to_string(format!("/proc/{}/status", pid.trim())).unwrap();
+        for set in ["CapPrm:", "CapEff:", "CapBnd:"] {
+            assert_eq!(&field(&status, set), bound, "{service} {set}");
+        }
+        assert_eq!(field(&status, "NoNewPrivs:"), "1", "{service}");
+    }
+}
+
+#[test]
 fn checks_gate_the_start() {
     let mut container = Container::start(
         "checks",

@@ -60,7 +60,7 @@ impl Helper {
             uid: 0,
             gid: 0,
             groups: Vec::new(),
-            capabilities: 0,
+            capabilities: u64::MAX,
             umask: 0o022,
             rlimits: vec![(libc::RLIMIT_CORE, 0)],
             nice: 0,

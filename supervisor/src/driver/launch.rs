@@ -159,7 +159,10 @@ impl Launch {
             uid: self.identity.uid,
             gid: self.identity.gid,
             groups: self.identity.groups.clone(),
-            capabilities: spec.capabilities,
+            capabilities: spec.capabilities.unwrap_or(match self.identity.uid {
+                0 => u64::MAX,
+                _ => 0,
+            }),
             umask: spec.umask,
             rlimits: self.rlimits(spec),
             nice: spec.nice,

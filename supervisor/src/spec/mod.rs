@@ -93,9 +93,10 @@ pub struct Spec {
     pub limits: LimitsConfig,
     /// How much it may log.
     pub log: LogLimit,
-    /// Capabilities kept by a service of another user than root, as a bit mask by number.
-    /// Not settable in `init.toml`: for the roles that PID 1 starts itself.
-    pub capabilities: u64,
+    /// Capabilities that it may have, as a bit mask by number: a service of another user than root has these, one
+    /// of root no other. If none is stated, root may have all and another user none. Not settable in
+    /// `init.toml`: for the roles that PID 1 starts itself.
+    pub capabilities: Option<u64>,
 }
 
 /// A file of `NAME=value` lines.

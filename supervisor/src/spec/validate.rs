@@ -245,7 +245,7 @@ fn validate(name: &str, config: ServiceConfig, problems: &mut Problems<'_>) -> S
             burst: problems.range("log.burst", log.burst.unwrap_or(10_000), (1, u32::MAX)),
             interval: duration(log.interval, 30_000),
         },
-        capabilities: 0,
+        capabilities: None,
     }
 }
 
