@@ -14,7 +14,7 @@
 pub mod close;
 mod receive;
 
-pub use receive::{Received, Sender, receive};
+pub use receive::{Received, Sender, receive, set_passrights};
 
 use crate::environment::{EnvironmentFile, Unread, buffer, same_name};
 use rustix::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};

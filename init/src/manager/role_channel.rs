@@ -56,6 +56,8 @@ impl RoleChannel {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let (fd, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
         sockopt::set_socket_passcred(&fd, true)?;
+        // Where the kernel has this, no descriptor comes; where it has not, who sends one is condemned.
+        supervisor::sys::set_passrights(fd.as_fd(), false);
         let channel = Self {
             service,
             fd,
@@ -195,16 +197,33 @@ mod tests {
         assert_eq!(channel.warning(NOW), None);
     }
 
-    #[test]
-    fn who_sends_descriptors_is_no_role_of_ours() {
-        let closer = Closer::new(usize::MAX).unwrap();
-        let (mut channel, end) = RoleChannel::pair("netcfg", closer.source()).unwrap();
+    fn send_descriptor(end: &OwnedFd) -> rustix::io::Result<usize> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = SendAncillaryBuffer::new(&mut space);
         let passed = [end.as_fd()];
         assert!(control.push(SendAncillaryMessage::ScmRights(&passed)));
         let message = [IoSlice::new(b"good")];
-        sendmsg(&end, &message, &mut control, SendFlags::empty()).unwrap();
+        sendmsg(end, &message, &mut control, SendFlags::empty())
+    }
+
+    #[test]
+    fn a_kernel_that_can_refuse_descriptors_does() {
+        let closer = Closer::new(usize::MAX).unwrap();
+        let (mut channel, end) = RoleChannel::pair("netcfg", closer.source()).unwrap();
+        let can = supervisor::sys::set_passrights(channel.fd(), false);
+        assert_eq!(send_descriptor(&end).is_err(), can);
+        let taken = channel.receive(NOW, text);
+        assert_eq!(taken.condemned.is_none(), can);
+        assert!(taken.messages.is_empty());
+    }
+
+    #[test]
+    fn who_sends_descriptors_is_no_role_of_ours() {
+        let closer = Closer::new(usize::MAX).unwrap();
+        let (mut channel, end) = RoleChannel::pair("netcfg", closer.source()).unwrap();
+        // As a kernel before 6.16 has it.
+        supervisor::sys::set_passrights(channel.fd(), true);
+        send_descriptor(&end).unwrap();
         send(&end, b"more");
         let taken = channel.receive(NOW, text);
         assert_eq!(taken.condemned.as_deref(), Some("sends descriptors"));

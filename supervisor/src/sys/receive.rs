@@ -33,6 +33,27 @@ pub struct Received {
 /// `SCM_MAX_FD`, 253), with their headers.
 const CONTROL: usize = 2048;
 
+/// Whether senders may pass descriptors to a unix socket (unix(7), `SO_PASSRIGHTS`); without that sendmsg(2)
+/// fails for who tries. Gives false if the kernel does not have this, which came with 6.16.
+pub fn set_passrights(socket: BorrowedFd<'_>, allowed: bool) -> bool {
+    /// kernel: `include/uapi/asm-generic/socket.h`.
+    const SO_PASSRIGHTS: c_int = 83;
+    /// Of an int.
+    const LENGTH: libc::socklen_t = 4;
+    let value = c_int::from(allowed);
+    // SAFETY: the value outlives the call, and its length is said.
+    let set = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_PASSRIGHTS,
+            ptr::from_ref(&value).cast(),
+            LENGTH,
+        )
+    };
+    set == 0
+}
+
 /// Takes one message from a socket without waiting. The sender is known if the socket has
 /// `SO_PASSCRED`. What comes along belongs to `source`, also where nobody wants descriptors: without
 /// room for them the kernel would close them itself, in the receiver (unix(7), `MSG_CTRUNC`).
