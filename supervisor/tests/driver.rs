@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 use supervisor::config::ServiceConfig;
-use supervisor::core::{Id, Input, Notification, State};
+use supervisor::core::{Command, Id, Input, Notification, State};
 use supervisor::driver::{CgroupParent, Driver, Outcome, Setup, Token, Users, reap};
 use supervisor::event::Event;
 use supervisor::logger::now;
@@ -421,6 +421,35 @@ fn output_with(script: &str, user: &str, capabilities: Option<u64>) -> String {
     rig.driver.feed(now(), Input::Start, &mut rig.events);
     rig.until_state(State::Stopped);
     rig.output()
+}
+
+#[test]
+fn a_service_gets_more_descriptors_than_one_message_could_carry() {
+    // unix(7): 253 is the most that one message takes. The logger gets one for each service.
+    let count = 300;
+    let last = 3 + count - 1;
+    let script = format!(
+        "for n in 3 258 259 {last}; do readlink /proc/$$/fd/$n; done; [ -e /proc/$$/fd/{} ] || echo end",
+        last + 1
+    );
+    let mut rig = Rig::start("many", &[shell(&script, "")]);
+    rig.until_state(State::Stopped);
+    rig.output();
+    let name = |number: i32| rig.runtime_dir.join(format!("fd-{number}"));
+    let files: Vec<_> = (3..=last)
+        .map(|number| (number, std::fs::File::create(name(number)).unwrap()))
+        .collect();
+    let mut expected: Vec<String> = [3, 258, 259, last]
+        .map(|number| name(number).display().to_string())
+        .to_vec();
+    expected.push("end".to_owned());
+    for (number, file) in files {
+        assert_eq!(rig.driver.pass("s", file.into()), Some(number));
+    }
+    let start = Input::Command(Id(0), Command::Start);
+    rig.driver.feed(now(), start, &mut rig.events);
+    rig.until_state(State::Stopped);
+    assert_eq!(rig.output().lines().collect::<Vec<_>>(), expected);
 }
 
 #[test]
