@@ -2,19 +2,23 @@
 
 use crate::rig::Container;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 
-/// A port of this host that nobody uses. It may be taken before the service has it; then the service's
-/// own start says so.
-fn free_port() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap()
+/// An address for a server that is started later. No other test has it: it is of the loopback network (RFC 1122,
+/// 127.0.0.0/8), by the pid of this process, which has at most 22 bits (proc(5), `pid_max`), and its port is below
+/// those that the kernel gives out by itself.
+fn own_address() -> SocketAddr {
+    static NEXT: AtomicU16 = AtomicU16::new(20_000);
+    let [_, a, b, c] = std::process::id().to_be_bytes();
+    let port = NEXT.fetch_add(1, Ordering::Relaxed);
+    // Not 127.0.0.x, where others are.
+    SocketAddr::from(([127, a + 1, b, c], port))
 }
 
 /// A server that behaves in some way, and is asked whether it lives.
 fn server(how: &str, probe: &str) -> (String, SocketAddr) {
-    let address = free_port();
+    let address = own_address();
     let text = format!(
         "[service.s]\nexec = ['SERVICE', 'serve={how}@{address}']\nrestart = 'always'\n\
          intensity.restarts = 1000\nbackoff.base = '10ms'\n\
@@ -153,7 +157,7 @@ fn a_command_is_a_probe_too() {
 #[test]
 fn a_socket_that_init_holds_refuses_nobody_over_twenty_restarts() {
     const REQUESTS: usize = 1_000;
-    let address = free_port();
+    let address = own_address();
     let text = format!(
         "[service.s]\nexec = ['SERVICE', 'serve=ok-then-die']\nrestart = 'always'\n\
          sockets = ['tcp:{address}']\nintensity.restarts = 1000\nbackoff.base = '0s'\n"
