@@ -100,3 +100,98 @@ fn a_oneshot_that_is_done_is_not_run_again_when_what_it_requires_bounces() {
     world.end(0, ExitStatus::Code(0));
     assert_eq!(world.take().last().map(String::as_str), Some("all stopped"));
 }
+
+#[test]
+fn services_start_in_order_and_stop_in_reverse() {
+    let specs = [
+        spec("log", ""),
+        spec("db", "after = ['log', 'var']"),
+        spec("web", "after = ['log']\nrequires = ['db']"),
+    ];
+    let mut world = World::new(&specs);
+    assert_eq!(world.take()[0], "spawn 0");
+    assert_eq!(
+        (world.state(1), world.state(2)),
+        (State::Stopped, State::Stopped)
+    );
+    world.feed(Input::Milestone("var"));
+    assert_eq!(world.state(2), State::Healthy);
+    world.take();
+    world.feed(Input::StopAll);
+    assert_eq!(world.take(), ["service.stop web", "signal 2 15"]);
+    world.end(2, ExitStatus::Code(0));
+    assert!(world.take().ends_with(&["signal 1 15".to_owned()]));
+    world.end(1, ExitStatus::Code(0));
+    world.end(0, ExitStatus::Code(0));
+    assert_eq!(world.take().last().map(String::as_str), Some("all stopped"));
+}
+
+#[test]
+fn an_optional_service_that_fails_holds_up_nobody_who_only_comes_after_it() {
+    let mut world = World::new(&[
+        spec("a", "type = 'notify'\nrestart = 'always'"),
+        spec("b", "requires = ['a']"),
+        spec("c", "after = ['a', 'b']"),
+    ]);
+    assert_eq!(world.state(2), State::Stopped);
+    world.exit(0, ExitStatus::Code(1));
+    assert_eq!(world.state(2), State::Stopped, "it may still succeed");
+    world.feed(Input::TreeGone(Id(0)));
+    assert_eq!(
+        world.states(),
+        [State::Starting, State::Stopped, State::Stopped],
+        "it was restarted, and may succeed yet"
+    );
+    world.pass(ms(89_999));
+    assert_eq!(world.state(2), State::Stopped);
+    world.pass(ms(1));
+    assert_eq!(world.state(2), State::Healthy, "a whole start-timeout");
+}
+
+#[test]
+fn who_requires_a_service_that_ends_is_stopped_and_comes_back_with_it() {
+    let mut world = World::new(&[
+        spec("db", "restart = 'always'"),
+        spec("app", "requires = ['db']"),
+        spec("web", "requires = ['app']"),
+    ]);
+    world.take();
+    world.fail(0);
+    // The chain goes from its end; the service itself is back at once.
+    assert_eq!(
+        world.states(),
+        [State::Healthy, State::Healthy, State::Stopping]
+    );
+    world.end(2, ExitStatus::Signal(15, false));
+    assert_eq!(world.state(1), State::Stopping);
+    world.end(1, ExitStatus::Signal(15, false));
+    assert_eq!(world.states(), [State::Healthy; 3]);
+    assert_eq!(world.deaths(1), ["db went, which it requires"]);
+    assert_eq!(
+        world.core.machines()[1].restarts(),
+        0,
+        "no restart by the law"
+    );
+}
+
+#[test]
+fn an_operator_stops_in_reverse_and_starts_with_what_is_required() {
+    let mut world = World::new(&[spec("db", ""), spec("app", "requires = ['db']")]);
+    world.take();
+    world.command(0, Command::Stop);
+    assert_eq!(world.take(), ["service.stop app", "signal 1 15"]);
+    world.end(1, ExitStatus::Code(0));
+    assert!(world.take().ends_with(&["signal 0 15".to_owned()]));
+    world.end(0, ExitStatus::Code(0));
+    assert_eq!(world.states(), [State::Stopped; 2]);
+    world.pass(ms(3_600_000));
+    assert_eq!(world.states(), [State::Stopped; 2]);
+    world.command(1, Command::Start);
+    assert_eq!(world.states(), [State::Healthy; 2]);
+    world.take();
+    world.command(0, Command::Restart);
+    assert_eq!(world.take(), ["service.stop app", "signal 1 15"]);
+    world.end(1, ExitStatus::Code(0));
+    world.end(0, ExitStatus::Code(0));
+    assert_eq!(world.states(), [State::Healthy; 2]);
+}
