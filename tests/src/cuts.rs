@@ -9,11 +9,13 @@ use crate::appliance::{BOOT, POWER_OFF};
 use crate::fleet::{Fleet, UPDATE, blessed, fetching};
 use anyhow::{Context, Result, bail, ensure};
 use qemu_harness::bundle::Run;
+use qemu_harness::gpt;
 use qemu_harness::image::Image;
 use qemu_harness::judge::{Expect, Judge, Known, VarCheck};
-use qemu_harness::powercut::{Kind, Recorder, Recording, Replayer, State};
+use qemu_harness::powercut::{Entry, Kind, Recorder, Recording, Replayer, State};
 use qemu_harness::vm::{Vm, VmConfig};
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -28,6 +30,8 @@ const ARMED: &str = "armed.fd";
 pub struct Life {
     /// What was written.
     pub recording: Recording,
+    /// Where the ESP lies on the disk, in bytes.
+    pub esp: Range<u64>,
     /// The versions that the disk may hold.
     pub versions: [Image; 2],
     /// The firmware's variables when the second version was to start next.
@@ -60,7 +64,10 @@ pub fn record(fleet: &Fleet, run: &mut Run, versions: [Image; 2]) -> Result<Life
     let recording = recorder.finish()?;
     ended?;
     let entry = |mark: &str| Ok::<_, anyhow::Error>(recording.journal.between(mark, "end")?.start);
+    let partitions = gpt::partitions(&fleet.host.tools, &run.disk())?;
+    let esp = gpt::only(&partitions, "ESP", |p| p.name == "esp")?;
     Ok(Life {
+        esp: esp.start..esp.start + esp.size,
         update: entry("update")?,
         installed: entry("installed")?,
         recording,
@@ -89,7 +96,8 @@ fn live(vm: &Vm, recorder: &Recorder, armed: impl FnOnce() -> Result<()>) -> Res
 }
 
 impl Life {
-    /// Every state right after a flush, and `random` more out of `seed`, half of them during the update.
+    /// Every state right after a flush or a write to a folder or table of the ESP, which has no journal, and `random` more
+    /// out of `seed`, half of them during the update.
     ///
     /// # Errors
     /// When the recording has no such time.
@@ -97,10 +105,23 @@ impl Life {
         let journal = &self.recording.journal;
         let focus = journal.between("update", "end")?;
         let mut states: Vec<State> = journal.flushes().collect();
+        let entries = journal.entries().iter().enumerate();
+        let folders = entries.filter(|(_, entry)| self.is_folder_of_esp(entry));
+        states.extend(folders.map(|(index, _)| State {
+            cut: index + 1,
+            kind: Kind::Prefix,
+            seed: 0,
+        }));
         states.extend(journal.random(seed, random, &[focus]));
         states.sort_unstable();
         states.dedup();
         Ok(states)
+    }
+
+    /// Files are written in larger pieces.
+    fn is_folder_of_esp(&self, entry: &Entry) -> bool {
+        const LARGEST: u64 = 16 << 10;
+        matches!(entry, Entry::Write { offset, len, .. } if self.esp.contains(offset) && *len <= LARGEST)
     }
 }
 
@@ -189,6 +210,8 @@ pub fn judge(fleet: &Fleet, life: &Life, states: &[State], scratch: &Path) -> Re
         for other in &verdict.alternatives {
             match other.whole {
                 true => tally.alternatives += 1,
+                // Such as the new name of a rename that was cut.
+                false if !other.listed => {}
                 // LoaderEntryOneShot may name it.
                 false => wrong.push(format!(
                     "the entry {} would not boot: {}",

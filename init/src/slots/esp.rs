@@ -205,10 +205,11 @@ impl Esp {
     }
 }
 
-/// A mount that is in no tree.
+/// A mount that is in no tree. Folders are written at once (`dirsync`): what a rename relies on, see [`fat`].
 fn detached(device: &Path) -> io::Result<OwnedFd> {
     let context = rustix::mount::fsopen("vfat", FsOpenFlags::FSOPEN_CLOEXEC)?;
     rustix::mount::fsconfig_set_string(&context, "source", device)?;
+    rustix::mount::fsconfig_set_flag(&context, "dirsync")?;
     for (key, value) in OPTIONS {
         rustix::mount::fsconfig_set_string(&context, key, value)?;
     }

@@ -116,6 +116,8 @@ pub struct Alternative {
     pub entry: String,
     /// The version it is of, when it is a known one.
     pub version: Option<String>,
+    /// The loader has it in its menu. What it has not, it passes over, even when a variable names it.
+    pub listed: bool,
     /// It would boot a whole machine.
     pub whole: bool,
     /// Why not.
@@ -254,6 +256,7 @@ impl Judge {
                 verdict.alternatives.push(Alternative {
                     entry: file.name,
                     version: judged.version,
+                    listed: file.content.is_ok(),
                     whole: judged.why.is_none(),
                     why: judged.why.unwrap_or_default(),
                 });

@@ -9,14 +9,20 @@
 //!
 //! # What a cut leaves
 //!
-//! A rename writes the new name and marks the old one free. Most often both are in one sector: then the cut
-//! leaves **either name**. If they are in two, it may also leave
+//! A rename adds the new name, which is empty, then gives it the clusters, then marks the old name free. The ESP
+//! is mounted with `dirsync`, so each of these is written before the next (kernel: `fs/fat/namei_vfat.c`,
+//! `vfat_rename`). Without it the kernel may write the folder at any moment between them, and has: the old
+//! name gone and the new one empty is a machine without an entry if it has no other version. What a cut leaves is,
+//! besides **either name**,
 //!
+//! - **the old name, and the new one, empty**: the loader passes over it, and it is removed when the rename is done
+//!   again;
 //! - **both names**, for the *same* clusters ("twins"). Removing one would free the clusters of the other.
 //!   So [`Folder::remove`] first gives every twin clusters of its own. Twins are told by their bytes, since
-//!   FAT tells nobody a file's clusters: a copy too many does no harm;
-//! - **the new name, empty**: it is removed when the rename is done again;
-//! - **no name**: the clusters are lost. That version is then not there any more; the other slot's is.
+//!   FAT tells nobody a file's clusters: a copy too many does no harm.
+//!
+//! If the two names are in two sectors, which the disk may write in another order, it may also leave **no name**: the
+//! clusters are lost. That version is then not there any more; the other slot's is.
 //!
 //! A removal marks the name free and then the clusters. The clusters wait until the name is surely gone
 //! (the file is kept open for so long), so that no name is left for clusters that are free: the next file
