@@ -77,6 +77,18 @@ const TOLD_OF_FILES: [(&str, &str); 4] = [
     ("state", "slots.json: a FIFO is there"),
 ];
 
+/// The file system itself before the third boot. Its superblock asks for a panic at each error, and for an hour at each
+/// synchronous write, which the folder of init's own files asks for; a file's inode is gone, which is an error; and not
+/// even root may change what is in two folders (kernel: `Documentation/filesystems/ext4/inodes.rst`,
+/// `i_flags`: extents, immutable, append only, and synchronous for files and folders).
+const FILE_SYSTEM: &str = "\
+set_super_value errors 3
+set_super_value mount_opts min_batch_time=3600000000,max_batch_time=3600000000
+clri lib/netcfg/lease-525400123456
+set_inode_field lib/astromesh flags 0x80010
+set_inode_field lib/astromesh-init flags 0x90038
+";
+
 #[test]
 fn a_hostile_var_makes_no_machine_ill() -> Result<()> {
     let host = host()?;
@@ -124,7 +136,17 @@ fn a_hostile_var_makes_no_machine_ill() -> Result<()> {
         }
         let id = output(run, "cat lib/astromesh-init/machine-id")?;
         ensure!(id.trim().len() == 32, "the machine id is {id:?}");
-        the_victim_is_untouched(run)
+        the_victim_is_untouched(run)?;
+
+        debugfs(run, FILE_SYSTEM)?;
+        let events = healthy(run)?;
+        for path in ["/var/lib/astromesh", "/var/lib/astromesh-init"] {
+            let seen = "the attribute immutable or append only";
+            let fields = [("what", "directory"), ("path", path), ("seen", seen)];
+            let told = events.iter().any(|e| e.is("boot.warning", &fields));
+            ensure!(told, "{path} ({seen}) is not told");
+        }
+        Ok(())
     })
 }
 
