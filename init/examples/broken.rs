@@ -11,7 +11,6 @@
 //! - `logger-panic`: the first instance of the logger panics;
 //! - `netcfg-stop`: the first instance stops (SIGSTOP) as soon as it has told an event.
 
-use astromesh_init::cmdline::WATCHDOG;
 use astromesh_init::devices::modules::Modules;
 use astromesh_init::devices::watchdog::Watchdog;
 use astromesh_init::emit::Emitter;
@@ -20,6 +19,7 @@ use rustix::fd::OwnedFd;
 use rustix::net::SendFlags;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 use supervisor::logger::passed;
 use supervisor::logger::protocol::Report;
 
@@ -98,6 +98,9 @@ fn place() -> Place {
         _ => Place::Elsewhere,
     }
 }
+
+/// As `astromesh.watchdog=` has it in the images that hang.
+const WATCHDOG: Duration = Duration::from_secs(15);
 
 /// The first thing that init does there, before what it may hang in.
 fn arm_watchdog() -> Option<Watchdog> {

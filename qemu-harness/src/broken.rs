@@ -94,6 +94,11 @@ impl Broken {
             | Self::NetcfgCrashLoop => {
                 options.init = Some(compile::program(paths, Program::Broken)?);
                 options.command_line = vec![format!("broken={}", self.fault())];
+                if matches!(self, Self::Hang | Self::HangInitramfs) {
+                    // The watchdog ends it: a minute of silence proves no more than a quarter.
+                    let watchdog = "astromesh.watchdog=15".to_owned();
+                    options.command_line.push(watchdog);
+                }
             }
         }
         Ok(options)

@@ -21,8 +21,11 @@ use std::time::Duration;
 /// An update and a trial: three boots, and what lies between.
 pub const UPDATE: Duration = Duration::from_secs(400);
 
-/// A trial that is over quickly, well or not.
-const QUICK: &str = "[update]\nprobation = \"3s\"\ntimeout = \"60s\"\n";
+/// A trial that is over quickly. A version that works has as long as a loaded host may need to boot it.
+const QUICK: &str = "[update]\nprobation = \"3s\"\ntimeout = \"200s\"\n";
+
+/// A trial of a version that is never healthy: waiting longer for it proves no more.
+pub const HOPELESS: &str = "[update]\nprobation = \"3s\"\ntimeout = \"20s\"\n";
 
 /// The key that the images believe.
 #[must_use]
@@ -152,7 +155,8 @@ pub fn fetching(server: &FileServer) -> VmConfig {
     looking_at(&server.guest_url(MANIFEST))
 }
 
-/// The same with any source.
+/// The same with any source. It reboots a second after a panic; that the shipped image does so after ten is seen by
+/// those that are not updated.
 #[must_use]
 pub fn looking_at(source: &str) -> VmConfig {
     VmConfig {
@@ -160,7 +164,7 @@ pub fn looking_at(source: &str) -> VmConfig {
         watchdog: true,
         ..VmConfig::default()
     }
-    .kernel_argument(&format!("astromesh.update={source}"))
+    .kernel_argument(&format!("astromesh.update={source} panic=1"))
 }
 
 /// Waits until this version is kept.

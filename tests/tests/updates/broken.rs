@@ -3,7 +3,7 @@
 
 use anyhow::{Context, Result, ensure};
 use appliance_tests::appliance::{BOOT, POWER_OFF};
-use appliance_tests::fleet::{Fleet, UPDATE, fetching, var_file};
+use appliance_tests::fleet::{Fleet, HOPELESS, UPDATE, fetching, var_file};
 use qemu_harness::broken::Broken;
 use qemu_harness::bundle::Run;
 use qemu_harness::damage;
@@ -28,9 +28,13 @@ fn is_condemned(broken: Broken) -> bool {
 fn goes_back_from(broken: Broken) -> Result<()> {
     let mut fleet = Fleet::new(broken.name(), Runtime::Small)?;
     let first = fleet.version("1")?;
-    if broken == Broken::HealthFlapping {
+    match broken {
         // Longer than its health lasts, as a probation has to be.
-        fleet.trial = "[update]\nprobation = \"15s\"\ntimeout = \"120s\"\n";
+        Broken::HealthFlapping => {
+            fleet.trial = "[update]\nprobation = \"15s\"\ntimeout = \"120s\"\n";
+        }
+        Broken::HealthDead => fleet.trial = HOPELESS,
+        _ => {}
     }
     let options = broken.options(&fleet.host.paths, "2", Runtime::Small)?;
     fleet.publish(&fleet.build(options)?)?;

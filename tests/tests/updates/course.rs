@@ -1,5 +1,6 @@
 //! From version to version: each is kept, the slots alternate, the ESP does not fill, `/var` stays.
 
+use crate::gates::{line, with_markers};
 use anyhow::{Context, Result, ensure};
 use appliance_tests::appliance::{BOOT, POWER_OFF, in_order};
 use appliance_tests::fleet::{
@@ -11,7 +12,6 @@ use qemu_harness::bundle::Run;
 use qemu_harness::esp::Esp;
 use qemu_harness::file_server::FileServer;
 use qemu_harness::image_options::Runtime;
-use qemu_harness::update_bundle::MANIFEST;
 
 const MACHINE_ID: &str = "/lib/astromesh-init/machine-id";
 
@@ -60,12 +60,14 @@ fn the_real_runtime_over_https_and_var_stays() -> Result<()> {
         let authority = run.dir().join("authority.pem");
         std::fs::write(&authority, server.authority().context("no authority")?)?;
         put_on_var(run, &authority, "/authority.pem")?;
-        let source = server.guest_url(MANIFEST);
-        let mut vm = run.boot(&looking_at(&source))?;
+        let mut vm = run.boot(&with_markers(&server))?;
+        let gate = line(&vm, 0, "ASTROMESH_BUILD=1", BOOT)?;
         blessed(&vm, 0, "1")?;
         let start = vm.wait(0, "update.start", &[], BOOT)?;
         let installed = vm.wait(start.index, "update.installed", &[("version", "2")], UPDATE)?;
         let kept = blessed(&vm, installed.index, "2")?;
+        // The update gate of the appliance's earlier userland.
+        line(&vm, gate, "ASTROMESH_BUILD=2", UPDATE)?;
         vm.wait_healthy(BOOT)?;
         let told = vm.serial().events(0);
         in_order(

@@ -4,7 +4,7 @@
 //! [`course`] is the way of a machine over several versions, with the real runtime; [`broken`] goes through all
 //! versions that do not work, [`refused`] through all updates that are wrong, both with a small daemon
 //! in place of the runtime; in [`full`] a service fills `/var` and holds locks; [`cuts`] cuts the power over all of it, and
-//! [`gates`] are the two gates of the appliance's earlier userland.
+//! [`gates`] is the rollback gate of the appliance's earlier userland; the update gate is part of [`course`].
 
 mod broken;
 mod course;
