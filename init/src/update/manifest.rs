@@ -72,6 +72,12 @@ struct RawPart {
     sha256: String,
 }
 
+/// Only to name the version of a manifest that is refused.
+#[derive(Deserialize)]
+struct Version {
+    version: String,
+}
+
 /// Only to tell a later format from a broken one.
 #[derive(Deserialize)]
 struct Format {
@@ -119,13 +125,18 @@ impl Manifest {
         };
         let Part { size, .. } = manifest.uki;
         if size > UKI_MAX {
-            return Err(format!(
-                "version {}: `uki.size` is {size}; {UKI_MAX} bytes is the most",
-                manifest.version
-            ));
+            return Err(format!("`uki.size` is {size}; {UKI_MAX} bytes is the most"));
         }
         Ok(manifest)
     }
+}
+
+/// The version that a manifest is for, if that can be read in it, whatever else is wrong.
+#[must_use]
+pub fn version(bytes: &[u8]) -> Option<String> {
+    let bytes = Some(bytes).filter(|bytes| bytes.len() <= SIZE_MAX)?;
+    let Version { version } = serde_json::from_slice(bytes).ok()?;
+    is_name(&version).then_some(version)
 }
 
 fn part(key: &str, raw: RawPart) -> Result<Part, String> {

@@ -95,9 +95,8 @@ fn attempt(
         keys,
         trusted,
     } = origin;
-    let manifest = signed(source, name, keys, wait)?;
+    let manifest = signed(source, name, keys, wait, version)?;
     trusted();
-    *version = Some(manifest.version.clone());
     let total = [&manifest.root, &manifest.verity, &manifest.uki]
         .iter()
         .fold(0u64, |sum, part| sum.saturating_add(part.size));
@@ -135,12 +134,13 @@ fn attempt(
     Ok(())
 }
 
-/// The manifest, once it is known that its bytes were signed.
+/// The manifest, once it is known that its bytes were signed; and its version, also if the rest is refused.
 fn signed(
     source: &mut dyn Source,
     name: &str,
     folder: &Path,
     wait: Wait<'_>,
+    version: &mut Option<String>,
 ) -> Result<Manifest, End> {
     let keys = keys::load(folder).map_err(End::Refused)?;
     let bytes = fetch::small(source, name, manifest::SIZE_MAX, wait)?;
@@ -149,6 +149,7 @@ fn signed(
     let place = source.place(name);
     let refused = |e: String| End::Refused(format!("{place}: {e}"));
     keys::verify(&keys, &bytes, &signed).map_err(refused)?;
+    *version = manifest::version(&bytes);
     Manifest::parse(&bytes).map_err(refused)
 }
 

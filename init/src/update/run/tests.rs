@@ -157,6 +157,21 @@ fn a_line_that_stays_broken_costs_the_other_slot_only() {
 }
 
 #[test]
+fn a_refused_manifest_is_told_with_its_version() {
+    let (rig, mut bundle) = (Rig::new("oversized"), Bundle::new("2"));
+    bundle.manifest["uki"]["size"] = (manifest::UKI_MAX + 1).into();
+    let (_, heard) = rig.install(&mut bundle.shelf());
+    let (name, fields) = heard.last();
+    assert_eq!((name, fields["version"]), ("update.refused", "2"));
+    assert!(fields["reason"].contains("16777216 bytes is the most"));
+    // Nothing is believed of what nobody signed.
+    let mut shelf = bundle.shelf();
+    shelf.files[1].1[5] ^= 1;
+    let (_, heard) = rig.install(&mut shelf);
+    assert_eq!(heard.last().1["version"], "");
+}
+
+#[test]
 fn what_is_not_signed_or_not_for_us_changes_nothing() {
     let (rig, good) = (Rig::new("refused"), Bundle::new("2"));
     let change = |file: usize, change: &dyn Fn(&mut Vec<u8>)| {
