@@ -240,6 +240,7 @@ fn answer(server: &mut Server, status: &mut SystemStatus, asked: &Asked) {
         Request::Exits { .. } => {
             let record = ExitRecord {
                 boot: "77".into(),
+                time: None,
                 event: "init: 1.700 service.exit service=bad".into(),
                 lines: vec!["last words".into()],
             };

@@ -191,6 +191,7 @@ fn the_last_words_of_a_service_are_in_its_exit_record() {
     assert_eq!(records[7], last);
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
     assert_eq!(last["boot"], boot.trim_end());
+    assert!(last["time"]["unix"].as_u64().is_some_and(|unix| unix > 0));
 }
 
 #[test]

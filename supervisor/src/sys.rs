@@ -169,6 +169,17 @@ pub fn bound_file(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// Whether the kernel holds the wall clock to be synchronised (adjtimex(2), `STA_UNSYNC`).
+#[must_use]
+pub fn clock_is_synchronised() -> bool {
+    // SAFETY: a `timex` is made of integers, for which zeros are valid; without modes the kernel only fills it in.
+    let (state, status) = unsafe {
+        let mut clock: libc::timex = std::mem::zeroed();
+        (libc::adjtimex(&raw mut clock), clock.status)
+    };
+    state >= 0 && status & libc::STA_UNSYNC == 0
+}
+
 /// The descriptor that the parent passed under this number.
 ///
 /// # Errors

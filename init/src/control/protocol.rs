@@ -10,7 +10,7 @@
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-pub use supervisor::logger::protocol::{ExitRecord, Missed};
+pub use supervisor::logger::protocol::{ExitRecord, Missed, WallTime};
 use supervisor::status::ServiceStatus;
 
 /// The longest request that is read.

@@ -1,7 +1,8 @@
 //! Events, output and exits, one line each.
 
-use super::text::{clean, moment, push_clean, push_value};
-use crate::control::protocol::{EventLine, ExitRecord, LogLine, Missed};
+use super::text::{clean, date, moment, push_clean, push_value};
+use crate::control::protocol::{EventLine, ExitRecord, LogLine, Missed, WallTime};
+use std::fmt::Write;
 
 /// One event: `12.345 name key=value`.
 pub(super) fn event(event: &EventLine) -> String {
@@ -42,6 +43,12 @@ pub(super) fn exit(exit: &ExitRecord) -> String {
     let mut shown = clean(exit.event.strip_prefix("init: ").unwrap_or(&exit.event));
     shown.push_str("  (boot ");
     push_clean(&mut shown, &exit.boot);
+    if let Some(WallTime { unix, synchronised }) = exit.time {
+        let _ = write!(shown, ", {}", date(unix));
+        if !synchronised {
+            shown.push_str(" by a clock that was not synchronised");
+        }
+    }
     shown.push(')');
     for line in &exit.lines {
         shown.push_str("\n    ");
@@ -86,8 +93,9 @@ mod tests {
             log(&line("a", "init: 0.001 boot.start")),
             "0.001 a: init: 0.001 boot.start"
         );
-        let record = ExitRecord {
+        let mut record = ExitRecord {
             boot: "77".into(),
+            time: None,
             event: "init: 3.000 service.exit service=a status=1".into(),
             lines: vec!["one".into(), "two\x07".into()],
         };
@@ -95,6 +103,19 @@ mod tests {
             exit(&record),
             "3.000 service.exit service=a status=1  (boot 77)\n    one\n    two\\x07"
         );
+        record.lines.clear();
+        let mut dated = |synchronised| {
+            record.time = Some(WallTime {
+                unix: 1_735_689_600,
+                synchronised,
+            });
+            exit(&record)
+        };
+        assert_eq!(
+            dated(true),
+            "3.000 service.exit service=a status=1  (boot 77, 2025-01-01 00:00:00 UTC)"
+        );
+        assert!(dated(false).ends_with(" UTC by a clock that was not synchronised)"));
         assert_eq!(gap(&Missed { lost: 3 }), "... 3 lines are missing here ...");
     }
 }

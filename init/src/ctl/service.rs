@@ -380,6 +380,7 @@ mod tests {
         };
         let last = ExitRecord {
             boot: "77".into(),
+            time: None,
             event: "init: 6.800 service.exit service=astromeshd".into(),
             lines: vec!["Traceback\x07".into()],
         };

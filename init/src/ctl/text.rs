@@ -69,6 +69,31 @@ pub(super) fn moment(ms: u64) -> String {
     format!("{}.{:03}", ms / 1000, ms % 1000)
 }
 
+/// A point in time by the wall clock, given in seconds since 1970: its date in the Gregorian calendar, in UTC.
+pub(super) fn date(unix: u64) -> String {
+    let (days, second) = (unix / 86_400, unix % 86_400);
+    // Eras of 400 years, which have 146,097 days, from 0000-03-01 on: so a leap day is the last of its year.
+    let days = days + 719_468;
+    let (era, day) = (days / 146_097, days % 146_097);
+    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    // Five months from March on have 153 days, and so have the next five.
+    let month = (5 * day + 2) / 153;
+    let day = day - (153 * month + 2) / 5 + 1;
+    let (month, later) = if month < 10 {
+        (month + 3, 0)
+    } else {
+        (month - 9, 1)
+    };
+    format!(
+        "{:04}-{month:02}-{day:02} {:02}:{:02}:{:02} UTC",
+        era * 400 + year + later,
+        second / 3600,
+        second / 60 % 60,
+        second % 60
+    )
+}
+
 /// A size.
 pub(super) fn size(bytes: u64) -> String {
     let units = [("GiB", 1u64 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
@@ -107,6 +132,17 @@ mod tests {
             assert_eq!(size(bytes), text);
         }
         assert_eq!(moment(12_045), "12.045");
+        // As `date --utc --date=@N` has them.
+        for (unix, text) in [
+            (0, "1970-01-01 00:00:00 UTC"),
+            (951_782_399, "2000-02-28 23:59:59 UTC"),
+            (951_868_799, "2000-02-29 23:59:59 UTC"),
+            (951_868_800, "2000-03-01 00:00:00 UTC"),
+            (1_735_689_599, "2024-12-31 23:59:59 UTC"),
+            (4_107_542_400, "2100-03-01 00:00:00 UTC"),
+        ] {
+            assert_eq!(date(unix), text);
+        }
     }
 
     #[test]
@@ -121,6 +157,11 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn any_time_has_a_date(unix in any::<u64>()) {
+            prop_assert!(date(unix).ends_with(" UTC"));
+        }
+
         #[test]
         fn no_control_character_survives(text in any::<String>()) {
             prop_assert!(!clean(&text).contains(char::is_control));

@@ -4,7 +4,7 @@
 //! known. The logger adds the last lines of the service. The last records are kept in memory and
 //! each is appended to a file, so that they can be asked for after the reboot that they led to.
 
-use super::protocol::{ExitRecord, encode};
+use super::protocol::{ExitRecord, WallTime, encode};
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 
@@ -55,9 +55,15 @@ impl Exits {
     }
 
     /// Makes a record of the end that this event tells; returns it as it is written.
-    pub fn add(&mut self, event: &str, lines: Vec<String>) -> Option<Rc<str>> {
+    pub fn add(
+        &mut self,
+        event: &str,
+        time: Option<WallTime>,
+        lines: Vec<String>,
+    ) -> Option<Rc<str>> {
         let record = ExitRecord {
             boot: self.boot.clone(),
+            time,
             event: event.to_owned(),
             lines,
         };
@@ -178,12 +184,16 @@ mod tests {
     #[test]
     fn a_record_has_the_written_form_and_is_read_again() {
         let mut exits = Exits::new("b00t".into());
-        let json = exits.add(&exit("a", 3), vec!["last \"words\"".into()]);
-        let expected = r#"{"boot":"b00t","event":"init: 3.412 service.exit service=a status=3","lines":["last \"words\""]}"#;
+        let time = WallTime {
+            unix: 86_400,
+            synchronised: true,
+        };
+        let json = exits.add(&exit("a", 3), Some(time), vec!["last \"words\"".into()]);
+        let expected = r#"{"boot":"b00t","time":{"unix":86400,"synchronised":true},"event":"init: 3.412 service.exit service=a status=3","lines":["last \"words\""]}"#;
         assert_eq!(&*json.unwrap(), expected);
 
         let mut next = Exits::new("next".into());
-        next.add(&exit("b", 0), Vec::new());
+        next.add(&exit("b", 0), None, Vec::new());
         let cut = format!("ds\"]}}\n\n{{\"boot\":1}}\n{expected}\n\u{0}\n{{\"boot");
         next.load(cut.as_bytes());
         let all: Vec<&str> = next.of(None).map(|r| &**r).collect();
@@ -194,11 +204,20 @@ mod tests {
     }
 
     #[test]
+    fn a_record_of_an_earlier_version_has_no_time() {
+        let mut exits = Exits::new("next".into());
+        let earlier =
+            r#"{"boot":"b","event":"init: 3.412 service.exit service=a status=3","lines":[]}"#;
+        exits.load(earlier.as_bytes());
+        assert_eq!(&**exits.of(None).next().unwrap(), earlier);
+    }
+
+    #[test]
     fn the_last_ones_of_each_service_are_kept() {
         let mut exits = Exits::new(String::new());
-        exits.add(&exit("rare", 0), Vec::new());
+        exits.add(&exit("rare", 0), None, Vec::new());
         for status in 0..30 {
-            exits.add(&exit("a", status), Vec::new());
+            exits.add(&exit("a", status), None, Vec::new());
         }
         assert_eq!(exits.of(Some("rare")).count(), 1);
         let of_a: Vec<&Rc<str>> = exits.of(Some("a")).collect();

@@ -9,7 +9,7 @@ use super::console::Console;
 use super::exits::{self, Exits, ended};
 use super::files::Files;
 use super::losses::{Losses, Reason};
-use super::protocol::Request;
+use super::protocol::{Request, WallTime};
 use super::ring::{Ring, merged};
 use super::{EVENTS, Line};
 use crate::Time;
@@ -97,7 +97,7 @@ impl Outlets {
             own.map(|line| line.text.to_string()).collect()
         });
         let owner = source.unwrap_or(EVENTS);
-        if let Some(record) = self.exits.add(event, lines)
+        if let Some(record) = self.exits.add(event, WallTime::now(), lines)
             && !self.files.offer_exit(owner, &record)
         {
             self.losses.add(owner, Reason::File, 1);

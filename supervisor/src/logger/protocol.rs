@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// A longer message is refused on both sides; a name of a service is a few dozen bytes.
 pub const MESSAGE_MAX: usize = 4096;
@@ -79,11 +80,35 @@ pub struct Shown<'a> {
     pub line: Cow<'a, str>,
 }
 
+/// What the wall clock showed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WallTime {
+    /// Seconds since 1970, in UTC.
+    pub unix: u64,
+    /// Whether the kernel held the clock to be synchronised. Before that it may show the time of the build.
+    pub synchronised: bool,
+}
+
+impl WallTime {
+    /// What it shows now; nothing if that is before 1970.
+    #[must_use]
+    pub fn now() -> Option<Self> {
+        let unix = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
+        Some(Self {
+            unix: unix.as_secs(),
+            synchronised: crate::sys::clock_is_synchronised(),
+        })
+    }
+}
+
 /// To a client, and on the disk: how an instance of a service ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExitRecord {
     /// The id of the boot.
     pub boot: String,
+    /// When it was, by the wall clock; records of earlier versions have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time: Option<WallTime>,
     /// The line of the event that told it.
     pub event: String,
     /// The last that the service wrote.
