@@ -12,9 +12,10 @@
 
 use crate::config;
 use crate::emit::Emitter;
-use crate::manager::{self, Happened, Manager, STOP_MAX, Verb, degraded_by, logging};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use crate::leftovers;
+use crate::manager::{
+    self, Happened, Manager, STOP_MAX, Verb, degraded_by, logging, services_left,
+};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 use std::io;
@@ -62,11 +63,11 @@ pub fn run(options: &Options) -> Result<Verb, String> {
     }
     manager.start(&mut emitter);
     let verb = turn(&mut manager, &mut emitter).map_err(|e| format!("epoll: {e}"))?;
-    // On a machine they go with it; here they are in somebody's hierarchy.
-    manager.driver_mut().remove_cgroups();
     // The logger is gone; the last words go their own way.
     emitter.use_console();
-    let _ = kill(Pid::from_raw(-1), Signal::SIGKILL);
+    leftovers::end(|| ());
+    // On a machine they go with it; here they are in somebody's hierarchy.
+    manager.driver_mut().remove_cgroups();
     emitter.emit(Event::new("shutdown.done").with("verb", verb.name()));
     Ok(verb)
 }
@@ -122,6 +123,7 @@ fn turn(manager: &mut Manager, emitter: &mut Emitter) -> io::Result<Verb> {
         if let Some((verb, end)) = stopping
             && end <= time.now()
         {
+            emitter.emit(services_left());
             return Ok(verb);
         }
         let due = stopping.map(|(_, end)| time.by_clock(end).min(time.next_look()));

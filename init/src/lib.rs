@@ -26,6 +26,7 @@ pub mod failure;
 pub mod initramfs;
 pub mod keeper;
 pub mod kmsg_logger;
+mod leftovers;
 pub mod manager;
 pub mod mounts;
 pub mod record;

@@ -60,7 +60,7 @@ const PAUSE_MAX: Time = Time::from_millis(20);
 const READY_MAX: usize = 32;
 
 /// The longest that stopping all services may take. Above the sum of the stop timeouts of a sane
-/// configuration; a service that waits longer is killed with the rest.
+/// configuration; what is left then is ended by [`crate::leftovers`].
 pub const STOP_MAX: Time = Time::from_secs(90);
 
 /// What the owner has to see to.
@@ -382,6 +382,14 @@ pub fn degraded_by(service: &str, seen: &str) -> Event {
         .with("service", service)
         .with("seen", seen)
         .with("then", "staying up as it is")
+}
+
+/// [`STOP_MAX`] has passed, and not everything is stopped.
+#[must_use]
+pub fn services_left() -> Event {
+    Event::new("shutdown.warning")
+        .with("seen", "services left running")
+        .with_ms("waited_ms", STOP_MAX)
 }
 
 /// An event as the control socket has it.

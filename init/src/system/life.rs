@@ -21,7 +21,7 @@
 
 use super::budget::{self, Budget, Count, Verdict};
 use super::sustained::{Look, SustainedHealth};
-use crate::manager::{STOP_MAX, Verb, degraded_by};
+use crate::manager::{STOP_MAX, Verb, degraded_by, services_left};
 use supervisor::Time;
 use supervisor::core::Id;
 use supervisor::event::Event;
@@ -225,11 +225,7 @@ impl Life {
             );
         }
         if let Some(stop) = self.stop.as_ref().filter(|stop| stop.ends <= now) {
-            actions.push(Action::Emit(
-                Event::new("shutdown.warning")
-                    .with("seen", "services left running")
-                    .with_ms("waited_ms", STOP_MAX),
-            ));
+            actions.push(Action::Emit(services_left()));
             actions.push(Action::Finish(stop.verb));
         }
     }

@@ -69,6 +69,36 @@ fn ten_thousand_orphans_at_once_are_reaped_and_nobody_waits() {
     assert_eq!(procs.lines().count(), 1, "the service itself: {procs}");
 }
 
+/// `web` takes all the time that there is for stopping, so `db`, which stops after it, is never asked by name.
+#[test]
+fn whoever_was_not_asked_to_stop_in_time_is_asked_before_it_is_killed() {
+    let services = r#"[service.db]
+        exec = ["/bin/sh", "-c", "trap 'echo db has written all >&3; exit 0' TERM; exec 3>$FILE; while :; do sleep 1; done"]
+        environment = { FILE = "DIR/written" }
+        [service.web]
+        exec = ["/bin/sh", "-c", "trap '' TERM; while :; do sleep 1; done"]
+        after = ["db"]
+        stop.timeout = "1h""#;
+    let dir = std::env::temp_dir().join(format!("init-not-asked-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    let mut container =
+        Container::start("not-asked", &services.replace("DIR", dir.to_str().unwrap()));
+    container.until("service.healthy", &[("service", "web")]);
+    let (status, shown) = container.end("poweroff");
+    assert_eq!(status.code(), Some(0), "{shown:#?}");
+    let left = r#"shutdown.warning seen="services left running" waited_ms=90000"#;
+    assert!(shown.iter().any(|line| line.contains(left)), "{shown:#?}");
+    assert!(
+        !shown
+            .iter()
+            .any(|line| line.contains("service.stop service=db")),
+        "{shown:#?}"
+    );
+    let written = std::fs::read_to_string(dir.join("written")).unwrap();
+    std::fs::remove_dir_all(&dir).unwrap();
+    assert_eq!(written, "db has written all\n");
+}
+
 #[test]
 fn a_stop_of_everything_comes_to_its_end_and_says_how() {
     let services = r#"[service.db]
