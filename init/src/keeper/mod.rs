@@ -32,7 +32,7 @@ use crate::config::{self, UpdateConfig, check_command_line, check_source};
 use crate::manager::event_line;
 use crate::slots::judgement::{Next, View};
 use crate::slots::marks::{Mark, Marks};
-use crate::slots::orders::{Link, Order, Report as Told};
+use crate::slots::orders::{Link, Report as Told};
 use crate::slots::record::{Record, Unreadable};
 use crate::state::StateDir;
 use crate::system::relay;
@@ -165,7 +165,7 @@ impl Keeper {
 
     /// The last order is the one that holds.
     fn take_orders(&mut self) {
-        while let Some(order) = self.link.receive::<Order>() {
+        while let Some(order) = self.link.receive() {
             match order {
                 Ok(order) => self.core.order(order),
                 Err(malformed) => self.warn("order", &malformed.0),

@@ -12,9 +12,10 @@ use std::io;
 use std::path::Path;
 use supervisor::Time;
 use supervisor::config::ServiceConfig;
-use supervisor::driver::Driver;
+use supervisor::driver::{Driver, Token};
 use supervisor::event::Event;
 use supervisor::logger::{self, protocol};
+use supervisor::poller::Poller;
 use supervisor::spec::Spec;
 use supervisor::status::LogLost;
 
@@ -123,13 +124,19 @@ struct Lost {
     now: LogLost,
 }
 
-/// Gives the logger its descriptors, in the order of its command line.
+/// Gives the logger its descriptors, in the order of its command line. `poller` tells with this token that it
+/// reports something.
 ///
 /// # Errors
 /// If the kernel gives no pipe or socket.
-pub fn connect(driver: &mut Driver, passed_console: Option<OwnedFd>) -> io::Result<Channel> {
+pub fn connect(
+    driver: &mut Driver,
+    passed_console: Option<OwnedFd>,
+    poller: &Poller,
+    token: Token,
+) -> io::Result<Channel> {
     let (events, console) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
-    let (control, control_end) = RoleChannel::pair(LOGGER, driver.source())?;
+    let (control, control_end) = RoleChannel::pair(LOGGER, driver.source(), poller, token)?;
     driver.pass(LOGGER, events);
     driver.pass(LOGGER, control_end);
     if let Some(passed) = passed_console {
@@ -152,10 +159,9 @@ pub fn connect(driver: &mut Driver, passed_console: Option<OwnedFd>) -> io::Resu
 }
 
 impl Channel {
-    /// Readable when the logger reports something.
-    #[must_use]
-    pub fn fd(&self) -> BorrowedFd<'_> {
-        self.control.fd()
+    /// See [`RoleChannel::listen_if_room`].
+    pub fn listen_if_room(&mut self) {
+        self.control.listen_if_room();
     }
 
     /// Takes what the logger reports, as far as one turn of the loop takes it. Returns how it breaks the rules,
@@ -293,7 +299,13 @@ mod tests {
     #[test]
     fn a_stranger_in_the_logger_cannot_make_names_up() {
         let closer = supervisor::received::Closer::new(usize::MAX).unwrap();
-        let (control, end) = RoleChannel::pair(LOGGER, closer.source()).unwrap();
+        let (control, end) = RoleChannel::pair(
+            LOGGER,
+            closer.source(),
+            &Poller::new().unwrap(),
+            Token { kind: 1, number: 0 },
+        )
+        .unwrap();
         let (_, console) = pipe_with(PipeFlags::CLOEXEC).unwrap();
         let mut channel = Channel {
             console,

@@ -20,6 +20,7 @@ use crate::emit::Emitter;
 use logging::Channel;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use role_channel::RoleChannel;
 use rustix::event::Timespec;
 use rustix::event::epoll::EventFlags;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -112,10 +113,10 @@ impl Manager {
         raise_descriptor_limit();
         let poller = Poller::new()?;
         let mut driver = Driver::new(specs, setup, &poller, emitter)?;
-        let logger = logging::connect(&mut driver, console)?;
+        let logger = logging::connect(&mut driver, console, &poller, token(LOGGER, 0))?;
         let socket = setup.runtime_dir.join("control");
         let owner = rustix::process::geteuid().as_raw();
-        let manager = Self {
+        Ok(Self {
             server: Server::bind(&socket, owner, driver.source(), &poller, CONTROL)?,
             signals: poller.watch(signals, token(SIGNAL, 0), EventFlags::IN)?,
             poller,
@@ -128,9 +129,7 @@ impl Manager {
             stopping: false,
             boot: None,
             booted_at: Time::ZERO,
-        };
-        manager.watch(manager.logger.fd(), LOGGER, 0)?;
-        Ok(manager)
+        })
     }
 
     /// Puts a descriptor of the owner into the loop.
@@ -155,6 +154,23 @@ impl Manager {
     /// To give a service a descriptor before the start.
     pub fn driver_mut(&mut self) -> &mut Driver {
         &mut self.driver
+    }
+
+    /// Makes a channel of a role of the owner, which tells with this token that something waits in it. The role is
+    /// given its end.
+    ///
+    /// # Errors
+    /// If the kernel gives no socket, or what epoll says.
+    pub fn connect(
+        &mut self,
+        service: &'static str,
+        kind: u8,
+        number: u32,
+    ) -> io::Result<RoleChannel> {
+        let source = self.driver.source();
+        let (end, theirs) = RoleChannel::pair(service, source, &self.poller, token(kind, number))?;
+        self.driver.pass(service, theirs);
+        Ok(end)
     }
 
     /// The owner had to give something up.
@@ -215,6 +231,7 @@ impl Manager {
         self.publish(emitter);
         self.driver.close_received(now());
         self.server.watch();
+        self.logger.listen_if_room();
         let dues = [
             self.driver.deadline(),
             self.server.deadline(),

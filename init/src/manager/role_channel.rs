@@ -5,11 +5,14 @@
 //! (`SO_PASSCRED`, unix(7)). What a message means is its owner's matter, who hands in how to decode it.
 
 use super::conduct::{Conduct, Judgement};
+use rustix::event::epoll::EventFlags;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair, sockopt};
 use std::io;
 use supervisor::Time;
+use supervisor::driver::Token;
 use supervisor::event::Event;
+use supervisor::poller::{Poller, Watched};
 use supervisor::received::Source;
 
 /// A longer message is malformed.
@@ -22,7 +25,7 @@ pub const BATCH: usize = 16;
 #[derive(Debug)]
 pub struct RoleChannel {
     service: &'static str,
-    fd: OwnedFd,
+    fd: Watched<OwnedFd>,
     /// Of descriptors, which no role sends, but somebody in its place may.
     source: Source,
     conduct: Conduct,
@@ -47,12 +50,17 @@ pub struct Taken<T> {
 }
 
 impl RoleChannel {
-    /// Makes a channel of this service; returns the service's end, too. What descriptors come belong to
-    /// `source`.
+    /// Makes a channel of this service, and has `poller` report with this token when something waits in it; returns
+    /// the service's end, too. What descriptors come belong to `source`.
     ///
     /// # Errors
-    /// If the kernel gives no socket.
-    pub fn pair(service: &'static str, source: Source) -> io::Result<(Self, OwnedFd)> {
+    /// If the kernel gives no socket, or what epoll_ctl(2) says.
+    pub fn pair(
+        service: &'static str,
+        source: Source,
+        poller: &Poller,
+        token: Token,
+    ) -> io::Result<(Self, OwnedFd)> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let (fd, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
         sockopt::set_socket_passcred(&fd, true)?;
@@ -60,7 +68,7 @@ impl RoleChannel {
         supervisor::sys::set_passrights(fd.as_fd(), false);
         let channel = Self {
             service,
-            fd,
+            fd: poller.watch(fd, token, EventFlags::IN)?,
             source,
             conduct: Conduct::default(),
         };
@@ -73,7 +81,16 @@ impl RoleChannel {
         self.service
     }
 
-    /// For the loop, and to send.
+    /// Has the epoll look for messages only while they can be taken: while the descriptors of earlier ones wait to
+    /// be closed, what is left in the channel would wake the loop for nothing, over and over. To be called before
+    /// each wait.
+    pub fn listen_if_room(&mut self) {
+        let mut interest = EventFlags::empty();
+        interest.set(EventFlags::IN, self.source.may_receive());
+        let _ = self.fd.set_interest(interest);
+    }
+
+    /// To send.
     #[must_use]
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
@@ -150,6 +167,12 @@ mod tests {
 
     const NOW: Time = Time::from_secs(100);
 
+    const TOKEN: Token = Token { kind: 1, number: 7 };
+
+    fn pair(source: Source) -> (RoleChannel, OwnedFd) {
+        RoleChannel::pair("netcfg", source, &Poller::new().unwrap(), TOKEN).unwrap()
+    }
+
     fn send(end: &OwnedFd, message: &[u8]) {
         rustix::net::send(end, message, SendFlags::DONTWAIT).unwrap();
     }
@@ -162,7 +185,7 @@ mod tests {
     #[test]
     fn a_turn_takes_so_many_messages_and_the_next_takes_the_rest() {
         let closer = Closer::new(usize::MAX).unwrap();
-        let (mut channel, end) = RoleChannel::pair("netcfg", closer.source()).unwrap();
+        let (mut channel, end) = pair(closer.source());
         for number in 0..BATCH + 3 {
             send(&end, number.to_string().as_bytes());
         }
@@ -184,7 +207,7 @@ mod tests {
     #[test]
     fn what_is_no_message_is_counted() {
         let closer = Closer::new(usize::MAX).unwrap();
-        let (mut channel, end) = RoleChannel::pair("netcfg", closer.source()).unwrap();
+        let (mut channel, end) = pair(closer.source());
         send(&end, b"");
         send(&end, b"\xff");
         send(&end, &[b'x'; MESSAGE_MAX + 1]);
@@ -209,7 +232,7 @@ mod tests {
     #[test]
     fn a_kernel_that_can_refuse_descriptors_does() {
         let closer = Closer::new(usize::MAX).unwrap();
-        let (mut channel, end) = RoleChannel::pair("netcfg", closer.source()).unwrap();
+        let (mut channel, end) = pair(closer.source());
         let can = supervisor::sys::set_passrights(channel.fd(), false);
         assert_eq!(send_descriptor(&end).is_err(), can);
         let taken = channel.receive(NOW, text);
@@ -220,7 +243,7 @@ mod tests {
     #[test]
     fn who_sends_descriptors_is_no_role_of_ours() {
         let closer = Closer::new(usize::MAX).unwrap();
-        let (mut channel, end) = RoleChannel::pair("netcfg", closer.source()).unwrap();
+        let (mut channel, end) = pair(closer.source());
         // As a kernel before 6.16 has it.
         supervisor::sys::set_passrights(channel.fd(), true);
         send_descriptor(&end).unwrap();
@@ -231,9 +254,41 @@ mod tests {
     }
 
     #[test]
+    fn a_channel_that_cannot_be_read_now_wakes_nobody() {
+        let closer = Closer::new(usize::MAX).unwrap();
+        let poller = Poller::new().unwrap();
+        let source = closer.source();
+        let (mut channel, end) =
+            RoleChannel::pair("netcfg", source.clone(), &poller, TOKEN).unwrap();
+        let ready = || {
+            let mut room = [MaybeUninit::uninit(); 4];
+            let zero = rustix::event::Timespec {
+                tv_sec: 0,
+                tv_nsec: 0,
+            };
+            poller.wait(&mut room, Some(&zero)).unwrap().len()
+        };
+        supervisor::sys::set_passrights(channel.fd(), true);
+        // So many that nothing is read before they are closed.
+        let passed = [end.as_fd(); 64];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(64))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        assert!(control.push(SendAncillaryMessage::ScmRights(&passed)));
+        let message = [IoSlice::new(b"good")];
+        sendmsg(&end, &message, &mut control, SendFlags::empty()).unwrap();
+        send(&end, b"more");
+        assert_eq!(ready(), 1);
+        assert!(channel.receive(NOW, text).condemned.is_some());
+        assert!(!source.may_receive());
+        channel.listen_if_room();
+        assert_eq!(ready(), 0, "one message waits");
+        drop(closer);
+    }
+
+    #[test]
     fn a_flood_condemns_after_a_bounded_number_of_turns() {
         let closer = Closer::new(usize::MAX).unwrap();
-        let (mut channel, end) = RoleChannel::pair("netcfg", closer.source()).unwrap();
+        let (mut channel, end) = pair(closer.source());
         let mut turns = 0;
         let condemned = loop {
             while rustix::net::send(&end, b"x", SendFlags::DONTWAIT).is_ok() {}

@@ -10,10 +10,7 @@
 //! nobody has read yet outlive the daemon. A reader takes all that wait; the last order is the one that holds.
 
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair,
-};
-use serde::de::DeserializeOwned;
+use rustix::net::{RecvFlags, SendFlags, recv, send};
 use serde::{Deserialize, Serialize};
 use std::io;
 
@@ -89,9 +86,33 @@ pub enum Standing {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Malformed(pub String);
 
-/// One end of the channel.
+/// The daemon's end of the channel. That of PID 1 is a [`crate::manager::role_channel::RoleChannel`].
 #[derive(Debug)]
 pub struct Link(OwnedFd);
+
+/// Sends an order from PID 1's end.
+///
+/// # Errors
+/// `WouldBlock` if the daemon has not read for long; the order is to be sent again then.
+pub fn send_order(channel: BorrowedFd<'_>, order: &Order) -> io::Result<()> {
+    let mut order = order.clone();
+    if let Verdict::Condemn { reason } = &mut order.verdict {
+        bound(reason);
+    }
+    send_message(channel, &order)
+}
+
+/// Reads a report that PID 1 was sent; `None` if it is none.
+#[must_use]
+pub fn decode_report(message: &[u8]) -> Option<Report> {
+    serde_json::from_slice(message).ok()
+}
+
+fn send_message(channel: BorrowedFd<'_>, message: &impl Serialize) -> io::Result<()> {
+    let bytes = serde_json::to_vec(message)?;
+    send(channel, &bytes, SendFlags::NOSIGNAL | SendFlags::DONTWAIT)?;
+    Ok(())
+}
 
 impl Link {
     /// This end.
@@ -100,56 +121,28 @@ impl Link {
         Self(fd)
     }
 
-    /// Both ends: one to keep, one to pass to the daemon.
-    ///
-    /// # Errors
-    /// If the kernel gives no socket.
-    pub fn pair() -> io::Result<(Self, OwnedFd)> {
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
-        Ok((Self(ours), theirs))
-    }
-
     /// What to wait for.
     #[must_use]
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
 
-    /// Sends PID 1's order to the daemon.
+    /// Sends a report to PID 1.
     ///
     /// # Errors
-    /// `WouldBlock` if the daemon has not read for long; the order is to be sent again then.
-    pub fn send_order(&self, order: &Order) -> io::Result<()> {
-        let mut order = order.clone();
-        if let Verdict::Condemn { reason } = &mut order.verdict {
-            bound(reason);
-        }
-        self.send(&order)
-    }
-
-    /// Sends the daemon's report to PID 1.
-    ///
-    /// # Errors
-    /// As sending an order.
+    /// `WouldBlock` if PID 1 has not read for long.
     pub fn send_report(&self, report: &Report) -> io::Result<()> {
         let mut report = report.clone();
         match &mut report {
             Report::Reboot { reason: text } | Report::Stuck { seen: text } => bound(text),
             Report::Started | Report::Running(_) => {}
         }
-        self.send(&report)
+        send_message(self.fd(), &report)
     }
 
-    fn send(&self, message: &impl Serialize) -> io::Result<()> {
-        let bytes = serde_json::to_vec(message)?;
-        send(&self.0, &bytes, SendFlags::NOSIGNAL | SendFlags::DONTWAIT)?;
-        Ok(())
-    }
-
-    /// The next message, if one waits.
+    /// The next order, if one waits.
     #[must_use]
-    pub fn receive<T: DeserializeOwned>(&self) -> Option<Result<T, Malformed>> {
+    pub fn receive(&self) -> Option<Result<Order, Malformed>> {
         let mut message = [0u8; MESSAGE_MAX];
         let (count, _) = recv(&self.0, &mut message[..], RecvFlags::DONTWAIT).ok()?;
         // 0 is the end of the other side, which PID 1 keeps open: it is a daemon whose PID 1 is gone.
@@ -166,10 +159,22 @@ fn bound(text: &mut String) {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+
+    fn pair() -> (OwnedFd, OwnedFd) {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap()
+    }
+
+    fn read(end: &OwnedFd) -> Vec<u8> {
+        let mut message = [0u8; MESSAGE_MAX];
+        let (count, _) = recv(end, &mut message[..], RecvFlags::DONTWAIT).unwrap();
+        message[..count].to_vec()
+    }
 
     #[test]
     fn messages_come_over_whole_and_in_order() {
-        let (ours, theirs) = Link::pair().unwrap();
+        let (ours, theirs) = pair();
         let theirs = Link::new(theirs);
         let order = Order {
             healthy: true,
@@ -178,46 +183,47 @@ mod tests {
             },
             return_try: false,
         };
-        ours.send_order(&Order::default()).unwrap();
-        ours.send_order(&order).unwrap();
+        send_order(ours.as_fd(), &Order::default()).unwrap();
+        send_order(ours.as_fd(), &order).unwrap();
         assert_eq!(theirs.receive(), Some(Ok(Order::default())));
         assert_eq!(theirs.receive(), Some(Ok(order)));
-        assert_eq!(theirs.receive::<Order>(), None);
+        assert_eq!(theirs.receive(), None);
         for report in [
             Report::Started,
             Report::Running(Standing::Bad),
             Report::Reboot { reason: "x".into() },
         ] {
             theirs.send_report(&report).unwrap();
-            assert_eq!(ours.receive(), Some(Ok(report)));
+            assert_eq!(decode_report(&read(&ours)), Some(report));
         }
     }
 
     #[test]
     fn the_longest_text_fits_a_message() {
-        let (ours, theirs) = Link::pair().unwrap();
+        let (ours, theirs) = pair();
         // Each becomes six bytes of JSON.
         let seen = "\u{1}".repeat(4000);
         Link::new(theirs)
             .send_report(&Report::Stuck { seen })
             .unwrap();
         let seen = "\u{1}".repeat(TEXT_MAX);
-        assert_eq!(ours.receive(), Some(Ok(Report::Stuck { seen })));
+        assert_eq!(decode_report(&read(&ours)), Some(Report::Stuck { seen }));
     }
 
     #[test]
     fn a_reader_that_does_not_read_holds_up_nobody() {
-        let (ours, _theirs) = Link::pair().unwrap();
-        let full = (0..100_000).find_map(|_| ours.send_order(&Order::default()).err());
+        let (ours, _theirs) = pair();
+        let full = (0..100_000).find_map(|_| send_order(ours.as_fd(), &Order::default()).err());
         assert_eq!(full.unwrap().kind(), io::ErrorKind::WouldBlock);
     }
 
     proptest! {
         #[test]
         fn any_message_is_survived(bytes in proptest::collection::vec(any::<u8>(), 1..200)) {
-            let (ours, theirs) = Link::pair().unwrap();
-            send(&theirs, &bytes, SendFlags::NOSIGNAL).unwrap();
-            prop_assert!(ours.receive::<Report>().is_some());
+            let (ours, theirs) = pair();
+            send(&ours, &bytes, SendFlags::NOSIGNAL).unwrap();
+            prop_assert!(Link::new(theirs).receive().is_some());
+            let _ = decode_report(&bytes);
         }
     }
 }

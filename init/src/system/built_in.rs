@@ -4,15 +4,12 @@
 //! for `grow`, which has one thing to do; the logger, which a container has, too, is
 //! [`crate::manager::logging`]'s.
 
-use super::relay::{Channel, Teller};
+use super::relay::Teller;
 use crate::config::{self, BUILT_IN, Config};
 use crate::manager::logging::{built_in, with_logger};
-use crate::manager::role_channel::RoleChannel;
-use std::io;
 use std::path::Path;
 use std::time::Duration;
 use supervisor::config::{Escalation, RestartPolicy};
-use supervisor::driver::Driver;
 use supervisor::spec::{Intensity, Spec};
 
 /// Where this program is on the root.
@@ -127,16 +124,6 @@ fn grow() -> Result<Spec, String> {
         },
         ..built_in("grow", &form)?
     })
-}
-
-/// Gives a role its end of the channel for its events; returns ours.
-///
-/// # Errors
-/// If the kernel gives no socket.
-pub fn connect(driver: &mut Driver, teller: Teller) -> io::Result<Channel> {
-    let (end, theirs) = RoleChannel::pair(teller.service, driver.source())?;
-    driver.pass(teller.service, theirs);
-    Ok(Channel { teller, end })
 }
 
 #[cfg(test)]

@@ -100,22 +100,23 @@ impl Machine {
         };
         let mut manager = Manager::new(specs, &setup, signals, None, emitter)
             .map_err(fail("cgroups, sockets and users"))?;
-        let channels = built_in::TELLERS
-            .into_iter()
-            .map(|teller| built_in::connect(manager.driver_mut(), teller))
+        let channels = (0..)
+            .zip(built_in::TELLERS)
+            .map(|(number, teller)| {
+                let end = manager.connect(teller.service, ROLE, number);
+                end.map(|end| Channel { teller, end })
+            })
             .collect::<io::Result<Vec<Channel>>>()
             .map_err(fail("a socket"))?;
         let policy = Policy {
             probation: config.update.probation,
             timeout: config.update.timeout,
         };
-        let versions = Versions::new(manager.driver_mut(), policy).map_err(fail("a socket"))?;
+        let reports = manager.connect(built_in::KEEPER, SLOTS, 0);
+        let versions = Versions::new(reports.map_err(fail("a socket"))?, policy);
         let uevents = Uevents::open().map_err(fail("a netlink socket"))?;
-        (0..)
-            .zip(&channels)
-            .try_for_each(|(number, channel)| manager.watch(channel.end.fd(), ROLE, number))
-            .and_then(|()| manager.watch(uevents.fd(), UEVENT, 0))
-            .and_then(|()| manager.watch(versions.fd(), SLOTS, 0))
+        manager
+            .watch(uevents.fd(), UEVENT, 0)
             .map_err(fail("epoll"))?;
         Ok(Self {
             manager,
@@ -171,8 +172,13 @@ impl Machine {
             self.time
                 .wait_until([owed, look].into_iter().flatten().min());
             self.watchdog.turn(now(), owed);
-            let warnings = self.channels.iter().filter_map(|c| c.end.deadline()).min();
-            let dues = [deadline, look, self.watchdog.due(), warnings];
+            let channels = self.channels.iter_mut().map(|channel| &mut channel.end);
+            let ends = channels.chain([self.versions.channel()]);
+            let warnings = ends.filter_map(|end| {
+                end.listen_if_room();
+                end.deadline()
+            });
+            let dues = [deadline, look, self.watchdog.due(), warnings.min()];
             let until = dues.into_iter().flatten().min();
             let all_happened = self.manager.turn(until, emitter)?;
             self.look_at_the_time(emitter);
@@ -228,9 +234,12 @@ impl Machine {
                 }
             }
             SLOTS => {
-                let decisions = self.versions.hear(|event| emitter.emit(event));
+                let (decisions, condemned) = self.versions.hear(now());
                 for decision in decisions {
                     self.follow(decision, emitter);
+                }
+                if let Some(how) = condemned {
+                    self.manager.kill_role(built_in::KEEPER, how, emitter);
                 }
             }
             BUTTON => match self.buttons.pressed(token.number) {
@@ -289,9 +298,10 @@ impl Machine {
 
     /// Does what follows from where the services are now, and from the time.
     fn settle(&mut self, emitter: &mut Emitter) {
-        let warnings = self.channels.iter_mut();
-        warnings
-            .filter_map(|c| c.end.warning(now()))
+        let channels = self.channels.iter_mut().map(|channel| &mut channel.end);
+        channels
+            .chain([self.versions.channel()])
+            .filter_map(|end| end.warning(now()))
             .for_each(|warning| emitter.emit(warning));
         let core = self.manager.driver().core();
         let machines = core.machines().iter().filter(|m| may_reboot(m.spec()));

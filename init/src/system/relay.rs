@@ -132,6 +132,7 @@ fn decode(message: &[u8], prefixes: &[&str]) -> Option<Event> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use supervisor::received::Closer;
 
     #[test]
     fn an_event_comes_over_whole() {
@@ -172,9 +173,8 @@ mod tests {
             service: "grow",
             prefixes: &["var."],
         };
-        let closer = supervisor::received::Closer::new(usize::MAX).unwrap();
-        let (end, theirs) = RoleChannel::pair(teller.service, closer.source()).unwrap();
-        let mut channel = Channel { teller, end };
+        let closer = Closer::new(usize::MAX).unwrap();
+        let (mut channel, theirs) = channel(teller, &closer);
         send(&theirs, "var.grown", &[("ms", "7".into())]);
         send(&theirs, "net.lost", &[]);
         let now = Time::from_secs(1);
@@ -191,9 +191,8 @@ mod tests {
             service: "netcfg",
             prefixes: &["net."],
         };
-        let closer = supervisor::received::Closer::new(usize::MAX).unwrap();
-        let (end, theirs) = RoleChannel::pair(teller.service, closer.source()).unwrap();
-        let mut channel = Channel { teller, end };
+        let closer = Closer::new(usize::MAX).unwrap();
+        let (mut channel, theirs) = channel(teller, &closer);
         let now = Time::from_secs(1);
         let (mut told, mut turns) = (0, 0);
         let condemned = loop {
@@ -206,6 +205,14 @@ mod tests {
             }
         };
         assert!((50..200).contains(&told), "{told} of {condemned}");
+    }
+
+    fn channel(teller: Teller, closer: &Closer) -> (Channel, OwnedFd) {
+        let poller = supervisor::poller::Poller::new().unwrap();
+        let token = supervisor::driver::Token { kind: 1, number: 0 };
+        let (end, theirs) =
+            RoleChannel::pair(teller.service, closer.source(), &poller, token).unwrap();
+        (Channel { teller, end }, theirs)
     }
 
     proptest! {

@@ -11,23 +11,16 @@
 //!
 //! [`Current`] is pure; [`Versions`] connects it with the channel.
 
-use super::built_in::KEEPER;
 use super::trial::{Policy, Seen, Trial, Verdict};
+use crate::manager::role_channel::RoleChannel;
 use crate::slots::efivar;
-use crate::slots::orders::{self, Link, Order, Report, Standing};
-use rustix::fd::BorrowedFd;
-use std::io;
+use crate::slots::orders::{self, Order, Report, Standing};
 use std::path::Path;
 use supervisor::Time;
 use supervisor::core::Core;
-use supervisor::driver::Driver;
-use supervisor::event::Event;
 
 /// How long the slot daemon may take to do what a condemnation needs: a mount and two small writes.
 const ANSWER: Time = Time::from_secs(30);
-
-/// Reports that are taken in one turn of the loop: the daemon reads disks, and PID 1 serves others, too.
-const REPORTS_MAX: usize = 16;
 
 /// What the machine is to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,29 +39,26 @@ pub enum Decision {
 /// See the module.
 #[derive(Debug)]
 pub struct Versions {
-    link: Link,
+    /// From the daemon, which reads disks and may be as broken as these: it is judged like any other role.
+    channel: RoleChannel,
     current: Current,
 }
 
 impl Versions {
-    /// Passes the daemon its end of the channel, after that for events; trials are judged by this policy.
-    ///
-    /// # Errors
-    /// If the kernel gives no socket.
-    pub fn new(driver: &mut Driver, policy: Policy) -> io::Result<Self> {
-        let (link, theirs) = Link::pair()?;
-        driver.pass(KEEPER, theirs);
+    /// Over this channel, whose other end the daemon is passed after that for events; trials are judged by this
+    /// policy.
+    #[must_use]
+    pub fn new(channel: RoleChannel, policy: Policy) -> Self {
         let counted = efivar::read(Path::new(efivar::DIRECTORY)).count_path;
-        Ok(Self {
-            link,
+        Self {
+            channel,
             current: Current::new(counted.map(|_| Trial::new(policy))),
-        })
+        }
     }
 
-    /// What to wait for: the daemon has reported something.
-    #[must_use]
-    pub fn fd(&self) -> BorrowedFd<'_> {
-        self.link.fd()
+    /// Where the daemon reports.
+    pub fn channel(&mut self) -> &mut RoleChannel {
+        &mut self.channel
     }
 
     /// When to look again, if nothing happens before.
@@ -88,22 +78,17 @@ impl Versions {
         decision
     }
 
-    /// Takes what the daemon has reported. What cannot be read is an event.
-    pub fn hear(&mut self, mut warn: impl FnMut(Event)) -> Vec<Decision> {
-        let mut decisions = Vec::new();
-        for _ in 0..REPORTS_MAX {
-            match self.link.receive() {
-                Some(Ok(report)) => decisions.extend(self.current.heed(report)),
-                Some(Err(malformed)) => warn(
-                    Event::new("slot.warning")
-                        .with("what", "report")
-                        .with("seen", malformed.0),
-                ),
-                None => break,
-            }
-        }
+    /// Takes what the daemon has reported; and why it is to be killed, if it is.
+    pub fn hear(&mut self, now: Time) -> (Vec<Decision>, Option<String>) {
+        let taken = self
+            .channel
+            // A report is no event: it is told to nobody.
+            .receive(now, |message| Some((orders::decode_report(message)?, 0)));
+        let reports = taken.messages.into_iter();
+        let decisions = reports.filter_map(|message| self.current.heed(message.content));
+        let decisions = decisions.collect();
         self.send();
-        decisions
+        (decisions, taken.condemned)
     }
 
     /// A service asks for a reboot, and why. True if that is the end of a trial, which then is all that
@@ -131,7 +116,7 @@ impl Versions {
     /// replaced.
     fn send(&mut self) {
         if let Some(order) = self.current.owed()
-            && self.link.send_order(order).is_ok()
+            && orders::send_order(self.channel.fd(), order).is_ok()
         {
             self.current.sent();
         }
