@@ -49,7 +49,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use supervisor::event::Event;
 use supervisor::logger::now;
-use updating::Update;
+use updating::{Heard, Update};
 
 /// How the role is called.
 #[derive(Debug)]
@@ -365,15 +365,22 @@ impl Keeper {
         // Asked before its events are read: what it said before its end is there then.
         let ended = update.ended();
         let mut events = 0;
-        while let Some(event) = update.event() {
-            let unasked = self.core.update_origin() == Some(Origin::Configured);
-            for event in self.quiet.hear(event, unasked) {
-                self.pass_on(&event);
+        let unasked = self.core.update_origin() == Some(Origin::Configured);
+        while events < EVENTS_MAX || ended.is_some() {
+            match update.hear(now()) {
+                Heard::Told(event) => {
+                    for event in self.quiet.hear(event, unasked) {
+                        self.pass_on(&event);
+                    }
+                }
+                Heard::Dropped => {}
+                Heard::Condemned(how) => {
+                    self.tell_failed(&format!("it was killed, as it {how}"));
+                    update.kill();
+                }
+                Heard::Nothing => break,
             }
             events += 1;
-            if events == EVENTS_MAX && ended.is_none() {
-                break;
-            }
         }
         let Some(end) = ended else {
             self.update = Some(update);
@@ -407,6 +414,9 @@ impl Keeper {
     }
 
     fn kill_update(&mut self) {
+        if self.update.as_ref().is_some_and(Update::is_killed) {
+            return;
+        }
         let minutes = self.config.deadline.as_secs() / 60;
         self.tell_failed(&format!(
             "it was not done within {minutes} minutes (update.deadline)"

@@ -2,8 +2,14 @@
 //!
 //! It sends its events over a channel of its own and ends with a status that says how it went. It lives
 //! in the slot daemon's cgroup, so it is gone when the daemon is stopped.
+//!
+//! It reads what the network sends, so it may be in a stranger's hands. What it tells is passed on as the daemon's
+//! word, and PID 1 kills whoever tells too much. So the daemon holds the update to the same rules ([`Conduct`]):
+//! what goes beyond its rate is not passed on, and one that floods is killed, before PID 1 has a reason to
+//! blame the daemon.
 
 use super::core::Ended;
+use crate::manager::conduct::{Conduct, Judgement};
 use crate::system::relay::{self, Received};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::io::FdFlags;
@@ -11,6 +17,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, ExitStatus};
+use supervisor::Time;
 use supervisor::event::Event;
 
 /// See the module.
@@ -22,6 +29,20 @@ pub struct Update {
     /// after the other, and closing a disk that hangs takes as long as the disk hangs.
     silent: bool,
     killed: bool,
+    conduct: Conduct,
+}
+
+/// What was heard of an update.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// An event.
+    Told(Event),
+    /// Something that is not passed on.
+    Dropped,
+    /// It is to be killed, and why.
+    Condemned(String),
+    /// Nothing more for now.
+    Nothing,
 }
 
 /// The end of an update.
@@ -60,6 +81,7 @@ impl Update {
             channel,
             silent: false,
             killed: false,
+            conduct: Conduct::of_child(),
         })
     }
 
@@ -69,16 +91,24 @@ impl Update {
         (!self.silent).then(|| self.channel.as_fd())
     }
 
-    /// Its next event, if there is one.
-    pub fn event(&mut self) -> Option<Event> {
+    /// The next that it tells.
+    pub fn hear(&mut self, now: Time) -> Heard {
         match relay::receive(&self.channel, &["update."]) {
-            Received::Event(event) => Some(event),
-            Received::Nothing => None,
+            Received::Message { bytes, event } => {
+                judge(&mut self.conduct, &self.child, now, bytes, event)
+            }
+            Received::Nothing => Heard::Nothing,
             Received::End => {
                 self.silent = true;
-                None
+                Heard::Nothing
             }
         }
+    }
+
+    /// Whether it was [killed](Self::kill).
+    #[must_use]
+    pub fn is_killed(&self) -> bool {
+        self.killed
     }
 
     /// Ends it, whatever it does: what it has written stays, and no entry is for half of it.
@@ -98,6 +128,23 @@ impl Update {
                 untold: Some(format!("the update cannot be waited for: {e}")),
             }),
         }
+    }
+}
+
+/// Judges a message of the update, which is the only sender on its channel.
+fn judge(
+    conduct: &mut Conduct,
+    sender: &Child,
+    now: Time,
+    bytes: usize,
+    event: Option<Event>,
+) -> Heard {
+    let pid = i32::try_from(sender.id()).unwrap_or(0);
+    let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+    match conduct.judge(now, pid, event.is_some(), bytes) {
+        Judgement::Take => event.map_or(Heard::Dropped, Heard::Told),
+        Judgement::Drop => Heard::Dropped,
+        Judgement::Condemn(how) => Heard::Condemned(how),
     }
 }
 
@@ -146,6 +193,32 @@ mod tests {
     }
 
     #[test]
+    fn one_that_floods_is_condemned_once_and_little_of_it_is_passed_on() {
+        for (event, most) in [(Some(Event::new("update.progress")), 300), (None, 0)] {
+            let mut child = Command::new("/bin/true").spawn().unwrap();
+            let mut conduct = Conduct::of_child();
+            let (mut told, mut condemned) = (0, 0);
+            for _ in 0..20_000 {
+                match judge(
+                    &mut conduct,
+                    &child,
+                    Time::from_secs(100),
+                    100,
+                    event.clone(),
+                ) {
+                    Heard::Told(_) => told += 1,
+                    Heard::Dropped => {}
+                    Heard::Condemned(_) => condemned += 1,
+                    Heard::Nothing => panic!("a message was sent"),
+                }
+            }
+            assert!(told <= most, "{told}");
+            assert_eq!(condemned, 1);
+            child.wait().unwrap();
+        }
+    }
+
+    #[test]
     fn one_that_hangs_is_killed() {
         let mut command = Command::new("/bin/sh");
         command.args(["-c", "while :; do read line <&3 || :; done"]);
@@ -166,7 +239,7 @@ mod tests {
         while let Some(fd) = update.fd() {
             let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::IN)];
             poll(&mut fds, None).unwrap();
-            assert_eq!(update.event(), None);
+            assert_eq!(update.hear(Time::ZERO), Heard::Nothing);
         }
         assert_eq!(update.ended(), None);
         update.kill();

@@ -81,6 +81,16 @@ impl Default for Conduct {
 }
 
 impl Conduct {
+    /// For the child of a role, which passes on what the child tells: half of what the role may tell itself, so that
+    /// it has something left for its own events.
+    #[must_use]
+    pub fn of_child() -> Self {
+        Self {
+            events: TokenBucket::new(EVENTS_BURST / 2, EVENTS_REFILL.saturating_mul(2)),
+            ..Self::default()
+        }
+    }
+
     /// Judges a message of this process, which is well-formed or not, and tells so many bytes of events.
     pub fn judge(&mut self, now: Time, sender: i32, well_formed: bool, tells: u32) -> Judgement {
         if self

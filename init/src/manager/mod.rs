@@ -9,7 +9,7 @@
 //! portions, so ten thousand orphans at once do not keep a client of the control socket waiting.
 
 mod answer;
-mod conduct;
+pub mod conduct;
 pub mod logging;
 pub mod role_channel;
 mod verb;

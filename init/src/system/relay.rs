@@ -49,15 +49,20 @@ impl Channel {
 #[derive(Debug)]
 pub enum Received {
     /// A message.
-    Event(Event),
+    Message {
+        /// How long it is.
+        bytes: usize,
+        /// The event that it tells; none if it breaks the rules.
+        event: Option<Event>,
+    },
     /// None at present.
     Nothing,
     /// None any more: nobody has the other end. poll(2) says at once, and for ever, that this can be read.
     End,
 }
 
-/// The next message of a channel, for whoever reads it in a role of its own. Its name starts
-/// with one of `prefixes`; a message that breaks the rules is an event about that.
+/// The next message of a channel, for whoever reads it in a role of its own. The name of an event starts
+/// with one of `prefixes`.
 #[must_use]
 pub fn receive(channel: &OwnedFd, prefixes: &[&str]) -> Received {
     let mut message = [0u8; MESSAGE_MAX];
@@ -69,12 +74,10 @@ pub fn receive(channel: &OwnedFd, prefixes: &[&str]) -> Received {
     match received {
         Err(Errno::AGAIN | Errno::INTR) => Received::Nothing,
         Ok((0, _)) | Err(_) => Received::End,
-        Ok((count, _)) => Received::Event(
-            decode(message.get(..count).unwrap_or_default(), prefixes).unwrap_or_else(|| {
-                let prefix = prefixes.first().copied().unwrap_or("init.");
-                Event::new(format!("{prefix}warning")).with("reason", "a malformed event was sent")
-            }),
-        ),
+        Ok((bytes, _)) => Received::Message {
+            bytes,
+            event: decode(message.get(..bytes).unwrap_or_default(), prefixes),
+        },
     }
 }
 
