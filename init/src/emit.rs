@@ -2,7 +2,7 @@
 //!
 //! An event goes to the kernel's log, to the console, and into the record of this boot. None of
 //! the ways may block: before the `logger` runs, the line is written to the console itself,
-//! opened non-blocking; after that, into the logger's pipe; and to the console itself again while the
+//! opened non-blocking; after that, into the logger's pipe, marked if the logger is not to show it; and to the console itself again while the
 //! logger does not come back, or nobody would hear of that. A console that hung up is opened anew with the
 //! next event. What finds no room is counted, and the count is told with the next event that does (`lost=N`).
 
@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use std::path::PathBuf;
 use std::time::Duration;
 use supervisor::Time;
-use supervisor::event::{Event, EventSink};
+use supervisor::event::{Event, EventSink, ROUTINE};
 use supervisor::logger::now;
 
 /// Syslog severity `info`: below the console's level, so that the kernel does not show there
@@ -103,7 +103,7 @@ impl Emitter {
 
     /// Writes a line to where the events go. `false`: there was no room for it.
     fn write(&mut self, line: &str) -> bool {
-        let to_console = self.pipe.is_none() || !self.through_logger;
+        let to_console = self.is_direct();
         for _ in 0..2 {
             let Some(out) = self.out() else {
                 return true;
@@ -118,6 +118,11 @@ impl Emitter {
             }
         }
         false
+    }
+
+    /// Whether events go to the console itself.
+    fn is_direct(&self) -> bool {
+        self.pipe.is_none() || !self.through_logger
     }
 
     fn out(&self) -> Option<&OwnedFd> {
@@ -162,6 +167,8 @@ impl Emitter {
 impl EventSink for Emitter {
     fn emit(&mut self, event: Event) {
         let at = now();
+        // A count of lost lines is shown in any case.
+        let routine = event.is_routine() && self.lost == 0;
         let (event, mut line) = if self.lost > 0 {
             let line = event.line_with_lost(at, self.lost);
             (event.with("lost", self.lost), line)
@@ -174,6 +181,12 @@ impl EventSink for Emitter {
         }
         if self.record.push(at, &event) {
             self.fresh = self.fresh.saturating_add(1);
+        }
+        if routine {
+            if self.is_direct() {
+                return;
+            }
+            line.insert_str(0, ROUTINE);
         }
         line.push('\n');
         if self.write(&line) {
@@ -222,6 +235,42 @@ mod tests {
         assert_eq!(emitter.lost_total(), 0);
         assert!(line(second).ends_with(" a.second"));
         std::fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn a_routine_event_is_marked_for_the_logger_and_not_shown_on_the_console_itself() {
+        let lines = |to_logger: bool, lost: u64| {
+            let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::empty()).unwrap();
+            let mut emitter = Emitter::contained(None);
+            if to_logger {
+                emitter.use_pipe(write);
+            } else {
+                emitter.console = Some(write);
+            }
+            emitter.lost = lost;
+            emitter.emit(Event::new("a.routine").routine());
+            emitter.emit(Event::new("a.other"));
+            assert_eq!(emitter.newest(9).count(), 2, "both are kept");
+            drop(emitter);
+            let lines = BufReader::new(std::fs::File::from(read)).lines();
+            let bare = |line: String| line.split(' ').skip(2).collect::<Vec<_>>().join(" ");
+            let marked = |line: &String| line.starts_with(ROUTINE);
+            let lines = lines.map_while(Result::ok);
+            lines
+                .map(|line| (marked(&line), bare(line)))
+                .collect::<Vec<_>>()
+        };
+        let line = |marked: bool, text: &str| (marked, text.to_owned());
+        assert_eq!(lines(false, 0), [line(false, "a.other")]);
+        assert_eq!(
+            lines(true, 0),
+            [line(true, "a.routine"), line(false, "a.other")]
+        );
+        // What was lost is told by the first line that finds room, and that one is seen.
+        assert_eq!(
+            lines(false, 3),
+            [line(false, "a.routine lost=3"), line(false, "a.other")]
+        );
     }
 
     #[test]

@@ -10,6 +10,7 @@ use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
+use supervisor::event::ROUTINE;
 use supervisor::logger::protocol::{Report, Request};
 
 /// How many lines of `s` this line of the console confesses, if it does for this reason.
@@ -214,6 +215,32 @@ fn what_the_logger_itself_has_to_say_is_told_among_the_events() {
     assert!(told.contains("a-file/logs: Not a directory"), "{told}");
     rig.stop();
     assert!(folder.read("console").contains(" log.warning what=files "));
+}
+
+#[test]
+fn a_routine_event_is_kept_and_not_shown() {
+    let folder = Folder::new();
+    let console = console_in(&folder);
+    let options = ["--console", &console, "--dir", folder.text()];
+    let routine = format!("{ROUTINE}init: 9.999 a.routine\n");
+    let mut rig = Rig::start_with(&options, b"", routine.as_bytes(), None);
+    rig.tell("a.other");
+    let request = Request::Logs {
+        service: Some("init".into()),
+        lines: 10,
+        follow: true,
+    };
+    let mut told = rig.ask(&request).lines().map(Result::unwrap);
+    assert!(told.any(|line| line.contains("\"init: ") && line.contains("a.routine")));
+    assert!(told.any(|line| line.contains("a.other")));
+    rig.stop();
+    let shown = folder.read("console");
+    assert!(
+        shown.contains("a.other") && !shown.contains("a.routine"),
+        "{shown}"
+    );
+    let kept = folder.read("init.log");
+    assert!(kept.contains(" init: 9.999 a.routine\n"), "{kept}");
 }
 
 #[test]

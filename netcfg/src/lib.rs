@@ -66,6 +66,11 @@ pub trait Outlet {
     /// One event, as a name of dotted lower-case words and its fields in order.
     fn event(&mut self, name: &str, fields: &[(&str, String)]);
 
+    /// The same of an event that is as in any good start, so that nobody need be shown it.
+    fn routine(&mut self, name: &str, fields: &[(&str, String)]) {
+        self.event(name, fields);
+    }
+
     /// Called in each turn of the loop, the first time when the network part runs: whoever supervises it can be
     /// told so. Returns until when it is to be called again at the latest.
     fn alive(&mut self, _now: Duration) -> Option<Duration> {

@@ -68,7 +68,9 @@ pub struct Classifier {
 
 impl Default for Classifier {
     fn default() -> Self {
-        Self::new(["astromeshd", "netcfg", "logger"])
+        // Init's own roles start without a line of their own.
+        let roles = ["logger", "devices", "netcfg", "grow", "slots"];
+        Self::new(["astromeshd"].into_iter().chain(roles))
     }
 }
 

@@ -12,6 +12,9 @@
 //! quoted, with `\"`, `\\`, `\n` and `\xNN` for what a terminal or a parser could trip over.
 //! So a line is printable ASCII whatever a service, a server or a disk put into a value, and
 //! it never holds a line break.
+//!
+//! An event may be **routine** ([`Event::routine`]): it is kept and can be asked for like any other, but is not shown
+//! on the console, where a person looks for what is not routine.
 
 use crate::Time;
 use std::borrow::Cow;
@@ -24,6 +27,10 @@ use std::fmt::{self, Write};
 /// priority that is put in front of it there.
 pub const LINE_MAX: usize = 976;
 
+/// Stands before the line of a routine event wherever events go as lines or messages to somebody who shows them: its
+/// priority, as in sd-daemon(3) (`SD_INFO`).
+pub const ROUTINE: &str = "<6>";
+
 /// Stands for the fields that found no room.
 const MORE: &str = " more=...";
 
@@ -35,6 +42,7 @@ const CUT: &str = "...\"";
 pub struct Event {
     name: Cow<'static, str>,
     fields: Vec<(Cow<'static, str>, String)>,
+    routine: bool,
 }
 
 impl Event {
@@ -44,7 +52,21 @@ impl Event {
         Self {
             name: name.into(),
             fields: Vec::new(),
+            routine: false,
         }
+    }
+
+    /// The same, not to be shown on the console.
+    #[must_use]
+    pub fn routine(mut self) -> Self {
+        self.routine = true;
+        self
+    }
+
+    /// Whether it is not to be shown on the console.
+    #[must_use]
+    pub fn is_routine(&self) -> bool {
+        self.routine
     }
 
     /// Adds one field. The value may be any text; see the module about quoting.

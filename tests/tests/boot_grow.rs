@@ -82,7 +82,7 @@ fn a_growth_that_was_cut_off_goes_on() -> Result<()> {
 
 /// Waits until the service has done what it had to.
 fn done(vm: &Vm) -> Result<()> {
-    vm.wait(0, "service.healthy", &[("service", "grow")], BOOT)
+    vm.wait(0, "init.roles", &[("state", "healthy")], BOOT)
         .map(drop)
 }
 

@@ -43,9 +43,13 @@ const FOR_EVER: &str = "restart = 'always'\nbackoff = { base = '200ms', max = '5
 pub fn built_in(name: &str, text: &str) -> Result<Spec, String> {
     let config: ServiceConfig =
         toml::from_str(&format!("{text}\n{FOR_EVER}")).map_err(|e| e.to_string())?;
-    Spec::from_config(name, config).map_err(|errors| {
+    let spec = Spec::from_config(name, config).map_err(|errors| {
         let errors: Vec<String> = errors.iter().map(ToString::to_string).collect();
         errors.join("; ")
+    })?;
+    Ok(Spec {
+        routine_start: true,
+        ..spec
     })
 }
 

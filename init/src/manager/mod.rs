@@ -88,6 +88,8 @@ pub struct Manager {
     reap_at: Option<Time>,
     /// Whether all required services were healthy once.
     was_healthy: bool,
+    /// Whether it was told that init's own roles are healthy.
+    roles_told: bool,
     /// Whether the owner had to give something up.
     degraded: bool,
     stopping: bool,
@@ -125,6 +127,7 @@ impl Manager {
             wakeups: 0,
             reap_at: None,
             was_healthy: false,
+            roles_told: false,
             degraded: false,
             stopping: false,
             boot: None,
@@ -279,10 +282,23 @@ impl Manager {
             self.server.expire(now());
         }
         self.was_healthy |= self.driver.core().required_healthy();
+        self.sum_up(emitter);
         while let Some(outcome) = self.driver.outcome() {
             happened.push(Happened::Outcome(outcome));
         }
         Ok(happened)
+    }
+
+    /// Tells once that all of init's own roles are healthy, in place of the steps of each, which are routine.
+    fn sum_up(&mut self, emitter: &mut Emitter) {
+        if self.roles_told {
+            return;
+        }
+        let machines = self.driver.core().machines().iter();
+        if let Some(event) = roles_event(machines.map(|m| (m.spec(), m.state()))) {
+            self.roles_told = true;
+            emitter.emit(event);
+        }
     }
 
     /// Whether somebody reads what goes to the logger, or will at once.
@@ -343,6 +359,19 @@ impl Manager {
         }
         self.reap_at = until;
     }
+}
+
+/// The event that all of init's own roles are healthy, if they are.
+fn roles_event<'a>(services: impl Iterator<Item = (&'a Spec, State)>) -> Option<Event> {
+    let mut names = Vec::new();
+    for (spec, state) in services.filter(|(spec, _)| spec.routine_start) {
+        if state != State::Healthy {
+            return None;
+        }
+        names.push(spec.name.as_str());
+    }
+    let event = Event::new("init.roles").with("state", "healthy");
+    Some(event.with("roles", names.join(",")))
 }
 
 /// Blocks every signal and has them read from a descriptor: PID 1 is never interrupted, and no
@@ -432,4 +461,31 @@ fn limit(deadline: Option<Time>) -> Option<Timespec> {
         tv_sec: millis / 1000,
         tv_nsec: millis % 1000 * 1_000_000,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_roles_are_summed_up_when_all_of_them_are_healthy() {
+        let role = |name| logging::built_in(name, "exec = ['/init']").unwrap();
+        let (logger, grow) = (role("logger"), role("grow"));
+        let service = Spec {
+            routine_start: false,
+            ..role("a")
+        };
+        let told = |grow_is: State| {
+            let services = [
+                (&logger, State::Healthy),
+                (&service, State::Starting),
+                (&grow, grow_is),
+            ];
+            roles_event(services.into_iter())
+        };
+        assert_eq!(told(State::Ready), None);
+        let event = told(State::Healthy).unwrap();
+        assert!(!event.is_routine());
+        assert_eq!(event.field("roles"), Some("logger,grow"));
+    }
 }

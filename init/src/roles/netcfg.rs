@@ -84,6 +84,10 @@ impl netcfg::Outlet for Channel {
         relay::send(&self.channel, name, fields);
     }
 
+    fn routine(&mut self, name: &str, fields: &[(&str, String)]) {
+        relay::send_routine(&self.channel, name, fields);
+    }
+
     fn alive(&mut self, now: Time) -> Option<Time> {
         self.notifier.turn(now)
     }

@@ -3,13 +3,13 @@
 //! Some of them read what strangers send, so their word is taken with care: a message of bounded
 //! size, a name that starts as those of this role do, keys of letters, digits and `_`; values may be
 //! anything, as the event line quotes them. A message has the form
-//! `NAME NUL KEY NUL VALUE NUL KEY NUL VALUE ...`.
+//! `NAME NUL KEY NUL VALUE NUL KEY NUL VALUE ...`; that of a routine event has [`ROUTINE`] before it.
 
 use crate::manager::role_channel::{RoleChannel, Taken};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
 use supervisor::Time;
-use supervisor::event::Event;
+use supervisor::event::{Event, ROUTINE};
 
 /// A longer message is cut by the kernel and then refused here.
 pub const MESSAGE_MAX: usize = 2048;
@@ -91,6 +91,11 @@ pub fn send(channel: &OwnedFd, name: &str, fields: &[(&str, String)]) {
     );
 }
 
+/// The same for a routine event.
+pub fn send_routine(channel: &OwnedFd, name: &str, fields: &[(&str, String)]) {
+    send(channel, &format!("{ROUTINE}{name}"), fields);
+}
+
 /// The message for an event, as [`receive`] reads it.
 #[must_use]
 pub fn encode(name: &str, fields: &[(&str, String)]) -> Vec<u8> {
@@ -107,7 +112,9 @@ pub fn encode(name: &str, fields: &[(&str, String)]) -> Vec<u8> {
 }
 
 fn decode(message: &[u8], prefixes: &[&str]) -> Option<Event> {
-    let mut parts = message.split(|b| *b == 0);
+    let unmarked = message.strip_prefix(ROUTINE.as_bytes());
+    let routine = unmarked.is_some();
+    let mut parts = unmarked.unwrap_or(message).split(|b| *b == 0);
     let name = std::str::from_utf8(parts.next()?).ok()?;
     let good_name = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b".-_".contains(&b);
     let own = prefixes.iter().any(|prefix| name.starts_with(prefix));
@@ -115,6 +122,9 @@ fn decode(message: &[u8], prefixes: &[&str]) -> Option<Event> {
         return None;
     }
     let mut event = Event::new(name.to_owned());
+    if routine {
+        event = event.routine();
+    }
     while let Some(key) = parts.next() {
         let key = std::str::from_utf8(key).ok()?;
         let value = String::from_utf8_lossy(parts.next()?).into_owned();
@@ -150,6 +160,21 @@ mod tests {
         assert_eq!(event.name(), "net.address");
         assert_eq!(event.field("link"), Some("eth0"));
         assert_eq!(event.field("dns"), Some("1.1.1.1  8.8.8.8"));
+    }
+
+    #[test]
+    fn a_routine_event_stays_one() {
+        let down = [("state", "down".to_owned())];
+        let decoded = |name: &str| decode(&encode(name, &down), &["net."]).unwrap();
+        assert!(!decoded("net.link").is_routine());
+        let routine = decoded("<6>net.link");
+        assert!(routine.is_routine());
+        assert_eq!(
+            (routine.name(), routine.field("state")),
+            ("net.link", Some("down"))
+        );
+        assert_eq!(decode(b"<6>boot.healthy", &["net."]), None);
+        assert_eq!(decode(b"<6><6>net.link", &["net."]), None);
     }
 
     #[test]

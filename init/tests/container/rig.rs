@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 use supervisor::driver::CgroupParent;
 
@@ -153,8 +153,7 @@ impl Container {
             told: Vec::new(),
             seen: 0,
         };
-        container.until_shown("service.start service=logger");
-        let mut follow = container.connect();
+        let mut follow = container.until_there();
         writeln!(follow, "{}", json!({"verb": "events", "follow": true})).unwrap();
         let (send, events) = channel();
         std::thread::spawn(move || {
@@ -169,9 +168,33 @@ impl Container {
     }
 
     pub fn connect(&self) -> UnixStream {
-        let stream = UnixStream::connect(self.dir.join("run/control")).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        stream
+        self.try_connect().unwrap()
+    }
+
+    fn try_connect(&self) -> std::io::Result<UnixStream> {
+        let stream = UnixStream::connect(self.dir.join("run/control"))?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        Ok(stream)
+    }
+
+    /// Waits until the container can be asked.
+    fn until_there(&mut self) -> UnixStream {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            if let Ok(stream) = self.try_connect() {
+                return stream;
+            }
+            // A container that ended shows nothing more.
+            let ended = match self.output.recv_timeout(Duration::from_millis(1)) {
+                Ok(line) => {
+                    self.shown.push(line);
+                    false
+                }
+                Err(e) => e == RecvTimeoutError::Disconnected,
+            };
+            let shown = self.shown.join("\n");
+            assert!(!ended && Instant::now() < end, "it is not there:\n{shown}");
+        }
     }
 
     /// Waits for a line of the standard output with this in it.

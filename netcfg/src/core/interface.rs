@@ -272,4 +272,6 @@ pub struct Event {
     pub name: &'static str,
     /// Its fields, in order.
     pub fields: Vec<(&'static str, String)>,
+    /// Whether it is as in any good start, so that nobody need be shown it.
+    pub routine: bool,
 }

@@ -281,7 +281,8 @@ impl Core {
                 let mut port = Port::new(link.clone(), (entry, config.clone()), seed, now);
                 port.prepare(&mut self.out);
                 if !link.carrier {
-                    self.out.event("net.link", port.link_fields());
+                    // It is about to come up, or has no cable; down after up is another matter.
+                    self.out.routine("net.link", port.link_fields());
                 }
                 if port.wants_lease() {
                     // First whether its address is still there.

@@ -48,7 +48,22 @@ impl Out {
 
     /// Tells an event.
     pub fn event(&mut self, name: &'static str, fields: Vec<(&'static str, String)>) {
-        self.push(Command::Event(Event { name, fields }));
+        let routine = false;
+        self.push(Command::Event(Event {
+            name,
+            fields,
+            routine,
+        }));
+    }
+
+    /// Tells an event that is as in any good start.
+    pub fn routine(&mut self, name: &'static str, fields: Vec<(&'static str, String)>) {
+        let routine = true;
+        self.push(Command::Event(Event {
+            name,
+            fields,
+            routine,
+        }));
     }
 
     /// Tells that something is not as it should be, though work goes on. An empty `link` is none.

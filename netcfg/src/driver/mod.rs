@@ -342,7 +342,11 @@ impl Driver<'_> {
                 None
             }
             Command::Event(event) => {
-                self.outlet.event(event.name, &event.fields);
+                if event.routine {
+                    self.outlet.routine(event.name, &event.fields);
+                } else {
+                    self.outlet.event(event.name, &event.fields);
+                }
                 None
             }
         }

@@ -278,7 +278,13 @@ impl Machine {
         // A start that is deferred is told as such, once it is.
         let goes_on = check_passed || Self::is_deferred(&ended).is_some();
         if !goes_on || self.state != State::Starting {
-            self.tell(turn, self.exit_event(pid, &status, turn.now));
+            let event = self.exit_event(pid, &status, turn.now);
+            // A oneshot that has done its work has not ended for a reason that anybody asks for.
+            if self.spec.kind == ServiceType::Oneshot && ended.is_success() {
+                self.tell_start(turn, event);
+            } else {
+                self.tell(turn, event);
+            }
         }
         self.end.status = Some(status);
         self.react(Trigger::Exited, Some(ended), turn);

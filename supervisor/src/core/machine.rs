@@ -354,7 +354,7 @@ impl Machine {
         if self.program != Program::Main {
             return;
         }
-        self.tell(turn, self.event_with_pid("service.start"));
+        self.tell_start(turn, self.event_with_pid("service.start"));
         self.switch_on(ProbeKind::Startup, turn.now);
         match self.spec.kind {
             ServiceType::Exec | ServiceType::Notify | ServiceType::Oneshot => {}
@@ -370,7 +370,7 @@ impl Machine {
         self.await_no_more();
         self.watchdog.arm(turn.now);
         let after = turn.now.saturating_sub(self.started);
-        self.tell(
+        self.tell_start(
             turn,
             self.event_with_pid("service.ready")
                 .with_ms("after_ms", after),
@@ -398,7 +398,7 @@ impl Machine {
         self.enter(State::Healthy, turn.now);
         self.healthy_since = Some(turn.now);
         let after = turn.now.saturating_sub(self.started);
-        self.tell(
+        self.tell_start(
             turn,
             self.event_with_pid("service.healthy")
                 .with_ms("after_ms", after),
@@ -476,6 +476,12 @@ impl Machine {
             Some(pid) => self.event(name).with("pid", pid),
             None => self.event(name),
         }
+    }
+
+    /// Tells a step of a good start, which is routine for some as long as they have not failed.
+    pub(super) fn tell_start(&self, turn: &mut Turn<'_>, event: Event) {
+        let routine = self.spec.routine_start && self.deaths.iter().all(|d| d.cause.is_success());
+        self.tell(turn, if routine { event.routine() } else { event });
     }
 
     pub(super) fn tell(&self, turn: &mut Turn<'_>, event: Event) {

@@ -45,6 +45,7 @@ mod testing;
 mod writer;
 
 use crate::Time;
+use crate::event::ROUTINE;
 use crate::notifier::Notifier;
 use console::Console;
 pub use console::Target;
@@ -81,7 +82,7 @@ pub const EVENTS_NAME: &str = "init";
 /// What a logger is started with.
 #[derive(Debug)]
 pub struct Options {
-    /// Complete lines of PID 1, shown as they are.
+    /// Complete lines of PID 1, shown as they are, but for those marked as [`ROUTINE`], which are only kept.
     pub events: OwnedFd,
     /// Services.
     pub services: Vec<Service>,
@@ -257,7 +258,11 @@ impl Logger {
         }
     }
 
-    fn event(&mut self, event: &str, now: Time) {
+    fn event(&mut self, line: &str, now: Time) {
+        let (event, shown) = match line.strip_prefix(ROUTINE) {
+            Some(event) => (event, false),
+            None => (line, true),
+        };
         let ended = exits::ended(event);
         let source = ended.and_then(|service| self.outlets.source(service));
         let service = source.and_then(|place| place.checked_sub(1));
@@ -265,7 +270,11 @@ impl Logger {
             // What it began to say it will not go on with.
             service.finish(now, &mut self.outlets);
         }
-        self.outlets.line(EVENTS, now, event);
+        if shown {
+            self.outlets.line(EVENTS, now, event);
+        } else {
+            self.outlets.unshown_line(EVENTS, now, event);
+        }
         if ended.is_some() {
             self.outlets.record_exit(event);
         }

@@ -63,6 +63,11 @@ impl Outlets {
         if !self.console.offer(Some(source), [prefix, text]) {
             self.losses.add(source, Reason::Console, 1);
         }
+        self.unshown_line(source, at, text);
+    }
+
+    /// The same for a line that is not for the console.
+    pub fn unshown_line(&mut self, source: usize, at: Time, text: &str) {
         if !self.keep(source, at, text) {
             self.losses.add(source, Reason::File, 1);
         }

@@ -71,6 +71,8 @@ pub struct Spec {
     pub watchdog: Option<Duration>,
     /// `oom_score_adj`; if none is asked for, 0 where we may set it.
     pub oom_score_adjust: Option<i32>,
+    /// Whether a good start of it is routine ([`crate::event::Event::routine`]), as that of a part of init is.
+    pub routine_start: bool,
     /// Nice value.
     pub nice: i32,
     /// Delay of restarts.

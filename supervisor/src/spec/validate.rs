@@ -223,6 +223,7 @@ fn validate(name: &str, config: ServiceConfig, problems: &mut Problems<'_>) -> S
         restart: restart.unwrap_or(RestartPolicy::OnFailure),
         start_timeout,
         watchdog,
+        routine_start: false,
         oom_score_adjust: oom_score_adjust
             .map(|score| problems.range("oom-score-adjust", score, (-1000, 1000))),
         nice: problems.range("nice", nice.unwrap_or(0), (-20, 19)),

@@ -32,6 +32,8 @@ struct World {
     next_pid: i32,
     /// Everything since the last look, events as `name service`.
     seen: Vec<String>,
+    /// The names of all events that a console shows.
+    shown: Vec<String>,
     probes: Vec<(Id, ProbeKind, u64)>,
 }
 
@@ -42,6 +44,7 @@ impl World {
             now: Time::from_secs(1),
             next_pid: 100,
             seen: Vec::new(),
+            shown: Vec::new(),
             probes: Vec::new(),
         };
         world.feed(Input::Start);
@@ -76,6 +79,9 @@ impl World {
                     Action::CancelProbe(id, kind) => format!("cancel {} {}", id.0, kind.name()),
                     Action::Emit(event) => {
                         let service = event.field("service").unwrap_or_default();
+                        if !event.is_routine() {
+                            self.shown.push(event.name().to_owned());
+                        }
                         format!("{} {service}", event.name())
                     }
                     Action::Reboot { id, .. } => format!("reboot {}", id.0),
@@ -161,4 +167,36 @@ const PROBE: &str = "type = 'notify'\nrestart = 'always'\nwatchdog = '30s'\n\
 
 const fn ms(millis: u64) -> Duration {
     Duration::from_millis(millis)
+}
+
+#[test]
+fn a_good_start_of_a_part_of_init_is_routine_and_what_follows_a_failure_is_not() {
+    let part = |text| Spec {
+        routine_start: true,
+        ..spec("s", text)
+    };
+    let mut world = World::new(&[part("type = 'notify'")]);
+    world.notify(0, Notification::Ready);
+    assert_eq!(world.state(0), State::Healthy);
+    assert!(world.shown.is_empty());
+    world.fail(0);
+    world.notify(0, Notification::Ready);
+    assert_eq!(
+        world.shown,
+        [
+            "service.exit",
+            "service.restart",
+            "service.start",
+            "service.ready",
+            "service.healthy"
+        ]
+    );
+
+    let mut world = World::new(&[part("type = 'oneshot'")]);
+    world.end(0, ExitStatus::Code(0));
+    assert_eq!(world.state(0), State::Healthy);
+    assert!(world.shown.is_empty());
+    let mut world = World::new(&[part("type = 'oneshot'\nrestart = 'never'")]);
+    world.end(0, ExitStatus::Code(1));
+    assert_eq!(world.shown, ["service.exit", "service.failed"]);
 }
