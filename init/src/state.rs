@@ -71,8 +71,11 @@ pub const SLOTS_COPY: StateFile = StateFile {
     ..SLOTS
 };
 
+/// The time when a boot last knew it, see [`crate::system::clock`].
+pub const CLOCK: StateFile = StateFile::small("clock");
+
 /// All of them: for these [`StateDir::reserve`] keeps blocks.
-pub const ALL: [StateFile; 4] = [MACHINE_ID, REBOOTS, SLOTS, SLOTS_COPY];
+pub const ALL: [StateFile; 5] = [MACHINE_ID, REBOOTS, CLOCK, SLOTS, SLOTS_COPY];
 
 impl StateFile {
     /// A file of a line or two: one block of ext4.

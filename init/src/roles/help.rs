@@ -5,7 +5,7 @@ use std::process::ExitCode;
 /// A role that can be called: its name, its arguments, and what it is for.
 type Manual = (&'static str, &'static str, &'static str);
 
-const ROLES: [Manual; 10] = [
+const ROLES: [Manual; 11] = [
     (
         "check",
         "[--root DIR] FILE",
@@ -48,6 +48,11 @@ const ROLES: [Manual; 10] = [
         "update",
         "[--events FD] [--ca FILE] [--keys DIR] SOURCE",
         "Installs the version that the manifest SOURCE tells of into the slot that is not running. Started by `init slots`.",
+    ),
+    (
+        "write-clock",
+        "SECONDS",
+        "Keeps the time, in seconds since 1970, on /var for the next boot. Started by PID 1, which must not wait for a disk.",
     ),
     (
         "write-count",

@@ -8,7 +8,6 @@
 
 mod check;
 mod container;
-mod count;
 mod devices;
 mod end;
 mod grow;
@@ -17,6 +16,7 @@ mod logger;
 mod netcfg;
 mod slots;
 mod update;
+mod write;
 
 use crate::manager::Verb;
 use crate::{ctl, initramfs, system};
@@ -29,11 +29,15 @@ use supervisor::logger::passed;
 /// The role that writes the count of starts, see [`system::budget`]. PID 1 calls it.
 pub const WRITE_COUNT: &str = "write-count";
 
+/// The role that keeps the time for the next boot, see [`system::clock::floor`]. PID 1 calls it.
+pub const WRITE_CLOCK: &str = "write-clock";
+
 /// The role of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Role {
     Initramfs,
     System,
+    Clock,
     Container,
     Count,
     Check,
@@ -98,6 +102,7 @@ fn choose(situation: Situation<'_>) -> Role {
         _ if name == "poweroff" => Role::End(Verb::Poweroff),
         _ if name == "reboot" => Role::End(Verb::Reboot),
         (_, Some("check")) => Role::Check,
+        (_, Some(WRITE_CLOCK)) => Role::Clock,
         (_, Some(WRITE_COUNT)) => Role::Count,
         (_, Some("container")) => Role::Container,
         (_, Some("ctl")) => Role::Ctl,
@@ -137,7 +142,8 @@ pub fn run() -> ExitCode {
         Role::Initramfs => initramfs::run(),
         Role::System => system::run(),
         Role::Container => container::run(rest()),
-        Role::Count => count::run(rest()),
+        Role::Clock => write::clock(rest()),
+        Role::Count => write::count(rest()),
         Role::Ctl if name == "initctl" => ctl::run(arguments.iter().skip(1).cloned()),
         Role::Ctl => ctl::run(rest()),
         Role::Check => check::run(rest()),

@@ -6,7 +6,8 @@
 //!
 //! * **At the start**, before anything runs, a clock from before the program was built is set to when
 //!   it was built: a machine without a battery, or with a hypervisor that keeps no time. The image
-//!   gives all its files that time, so it is read off the program's own file.
+//!   gives all its files that time, so it is read off the program's own file. Once `/var` is there, the same goes
+//!   for the time that the last boot kept ([`floor`]).
 //! * **Until the first offset of this boot that is followed** the clock may be set, once, to a time from
 //!   the build to [`LIFE`] after it. *Forward* by up to [`ALONE_MAX`] whoever says so: programs survive time
 //!   that passed without them. By more only if a configured server or a majority of three or more says
@@ -26,6 +27,8 @@
 //! No timer of this program notices any of it: they are on `CLOCK_BOOTTIME`, which is never set.
 //! The machine's battery clock is written by the kernel, each eleven minutes while it is told that the
 //! clock is synchronised (`STA_UNSYNC` is off; kernel: `kernel/time/ntp.c`).
+
+pub mod floor;
 
 use crate::sys::{self, Correction, Synchronised};
 use std::os::unix::fs::MetadataExt;
@@ -142,7 +145,8 @@ pub enum Decision {
 pub struct Clock {
     /// When the program was built, since 1970. It was never earlier.
     built: Time,
-    /// Whether the clock was before the build when this boot began, so that it is known to be wrong.
+    /// Whether the clock was before the build, or the time that was kept, when this boot began, so that it is known
+    /// to be wrong.
     unset: bool,
     /// Whether an offset was followed in this boot.
     settled: bool,
@@ -150,6 +154,8 @@ pub struct Clock {
     unproven: bool,
     corrected: Option<Time>,
     warned: Option<Time>,
+    /// When the time was last kept for the next boot.
+    kept: Option<Time>,
 }
 
 impl Clock {
@@ -163,6 +169,7 @@ impl Clock {
             unproven: false,
             corrected: None,
             warned: None,
+            kept: None,
         }
     }
 

@@ -49,6 +49,9 @@ const BUTTON: u8 = OWNERS + 2;
 const SLOTS: u8 = OWNERS + 3;
 const HELPER: u8 = OWNERS + 4;
 
+/// Among the helpers, the one that keeps the time; the other one, 0, writes the count of starts.
+const CLOCK_HELPER: u32 = 1;
+
 /// See the module.
 #[derive(Debug)]
 pub struct Machine {
@@ -64,6 +67,8 @@ pub struct Machine {
     given_back: Time,
     /// The child that writes the count of starts.
     helper: Option<Helper>,
+    /// The child that keeps the time for the next boot.
+    clock_helper: Option<Helper>,
     clock: Clock,
     hostname: Hostname,
     versions: Versions,
@@ -127,6 +132,7 @@ impl Machine {
             time: ObservedTime::default(),
             given_back: Time::ZERO,
             helper: None,
+            clock_helper: None,
             clock,
             hostname: Hostname::new(config.system.hostname.is_some()),
             versions,
@@ -254,6 +260,15 @@ impl Machine {
                     }
                 }
             },
+            HELPER if token.number == CLOCK_HELPER => {
+                let answer = self.clock_helper.as_mut().and_then(Helper::read);
+                if let Some(answer) = answer {
+                    self.drop_clock_helper();
+                    if let Err(seen) = answer {
+                        emitter.emit(not_kept(seen));
+                    }
+                }
+            }
             HELPER => {
                 let answer = self.helper.as_mut().and_then(Helper::read);
                 if let Some(answer) = answer {
@@ -291,7 +306,10 @@ impl Machine {
                 self.hostname.take(event, emitter);
                 self.live(life::Input::Address, emitter);
             }
-            "net.time" => self.clock.take(event, now(), emitter),
+            "net.time" => {
+                self.clock.take(event, now(), emitter);
+                self.keep_time(emitter);
+            }
             _ => {}
         }
     }
@@ -362,6 +380,33 @@ impl Machine {
         self.manager.watch(helper.fd(), HELPER, 0)?;
         self.helper = Some(helper);
         Ok(())
+    }
+
+    /// Has a child keep the time for the next boot, if it is time for that. One that has not answered since the last
+    /// time hangs, and is given up.
+    fn keep_time(&mut self, emitter: &mut Emitter) {
+        let Some(time) = self.clock.to_keep(now()) else {
+            return;
+        };
+        self.drop_clock_helper();
+        let seconds = time.as_secs().to_string();
+        let source = self.manager.driver().source();
+        let arguments = [crate::roles::WRITE_CLOCK, &seconds];
+        let started = Helper::start(&source, &arguments).and_then(|helper| {
+            self.manager.watch(helper.fd(), HELPER, CLOCK_HELPER)?;
+            self.clock_helper = Some(helper);
+            Ok(())
+        });
+        if let Err(e) = started {
+            emitter.emit(not_kept(format!("a child to write it: {e}")));
+        }
+    }
+
+    fn drop_clock_helper(&mut self) {
+        if let Some(helper) = self.clock_helper.take() {
+            self.manager.forget(helper.fd());
+            helper.kill();
+        }
     }
 
     /// Takes the helper out of the loop first: a child that is just being started may have a copy of the
@@ -435,6 +480,13 @@ impl Machine {
             let _ = self.manager.watch(fd, BUTTON, number);
         }
     }
+}
+
+/// The time could not be kept for the next boot.
+fn not_kept(seen: String) -> Event {
+    Event::new("clock.warning")
+        .with("seen", seen)
+        .with("then", "the next boot may begin at an earlier time")
 }
 
 /// Whether the law of a service may ask for a reboot of the machine.

@@ -10,7 +10,7 @@
 
 pub mod budget;
 pub mod built_in;
-mod clock;
+pub mod clock;
 mod directories;
 mod ext4;
 pub mod grow;
@@ -82,7 +82,7 @@ fn start(
         .map_err(|e| Failure::new("mounts", "the kernel's file systems", e))?;
     *watchdog = Watchdog::take_over();
     // Before `/var` is mounted and anything is written there.
-    let clock = clock::Clock::start(emitter);
+    let mut clock = clock::Clock::start(emitter);
     // The initramfs stage has judged it; here it only says what follows a failure.
     *cmdline = Cmdline::parse(&std::fs::read_to_string("/proc/cmdline").unwrap_or_default());
     let config = config::load(Path::new(config::PATH))
@@ -96,6 +96,7 @@ fn start(
     emitter.emit(var);
     prepare::prepare(&config, &users, emitter);
     let count = budget::load(durable);
+    clock.begin_at(clock::floor::load(durable), emitter);
     let machine = machine::Machine::new(&config, users, signals, count, clock, emitter)?;
     Ok(machine.with_watchdog(std::mem::take(watchdog), cmdline.watchdog))
 }
