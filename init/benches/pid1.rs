@@ -18,6 +18,7 @@ fn main() {
         std::env::args().skip(1).all(|a| a == "--bench"),
         "the benchmark takes no arguments"
     );
+    layers();
     idle();
     latency();
     orphans();
@@ -40,6 +41,72 @@ fn spread(mut values: Vec<f64>) -> String {
         values[values.len() - 1],
         values.len()
     )
+}
+
+/// PID 1's processor time for 51 services in 25 layers, each of which waits for the one below: from its own exec until
+/// all are healthy, and once more for the start alone, when an operator starts all of them again.
+///
+/// Making the processes is part of both. `/proc/PID/schedstat` counts nanoseconds (kernel:
+/// `Documentation/scheduler/sched-stats.rst`).
+fn layers() {
+    const LAYERS: usize = 25;
+    const RUNS: usize = 5;
+    let name = |service: char, layer: usize| format!("{service}{layer}");
+    let form = |service: char, layer: usize| {
+        let below = layer.checked_sub(1);
+        let below = below.map(|below| format!("{:?}", ['a', 'b'].map(|s| name(s, below))));
+        let order = below.map(|below| format!("after = {below}\nrequires = {below}\n"));
+        format!(
+            "[service.{}]\nexec = [\"SERVICE\", \"notify=READY=1\", \"forever\"]\ntype = \"notify\"\n{}",
+            name(service, layer),
+            order.unwrap_or_default()
+        )
+    };
+    let pairs = (0..LAYERS).flat_map(|layer| [form('a', layer), form('b', layer)]);
+    let services: String = pairs.chain([form('c', LAYERS - 1)]).collect();
+    let last = ['a', 'b', 'c'].map(|service| name(service, LAYERS - 1));
+    let (mut from_exec, mut start, mut wakeups) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..RUNS {
+        let mut container = Container::start("bench-layers", &services);
+        // Whoever follows the events costs PID 1 a wake-up for each of them.
+        container.unfollow();
+        let pid = container.pid();
+        // Asking costs, too, so it is asked seldom.
+        let wait = |container: &Container, state: &str| {
+            for name in &last {
+                while container.status(name)["state"] != state {
+                    std::thread::sleep(Duration::from_secs(1));
+                }
+            }
+        };
+        wait(&container, "healthy");
+        let whole = spent(pid);
+        let answer = container.ask(&json!({"verb": "status", "service": "a0"}));
+        wakeups.push(answer["system"]["init"]["wakeups"].as_f64().unwrap());
+        from_exec.push(whole);
+        container.command("stop", "a0");
+        container.command("stop", "b0");
+        wait(&container, "stopped");
+        let before = spent(pid);
+        for name in &last {
+            container.command("start", name);
+        }
+        wait(&container, "healthy");
+        start.push(spent(pid) - before);
+    }
+    println!(
+        "51 services in 25 layers, PID 1's processor time from its exec, ms: {}",
+        spread(from_exec)
+    );
+    println!("of their start alone, ms: {}", spread(start));
+    println!("wake-ups of PID 1 from its exec: {}", spread(wakeups));
+}
+
+/// Milliseconds of processor time that a process of one thread has used.
+fn spent(pid: u32) -> f64 {
+    let spent = std::fs::read_to_string(format!("/proc/{pid}/schedstat")).unwrap();
+    let nanoseconds: f64 = spent.split_whitespace().next().unwrap().parse().unwrap();
+    nanoseconds / 1e6
 }
 
 fn idle() {
