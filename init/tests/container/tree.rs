@@ -64,7 +64,10 @@ fn ten_thousand_orphans_at_once_are_reaped_and_nobody_waits() {
     while orphans(&container) < 10_000 {
         assert!(std::time::Instant::now() < end, "{}", orphans(&container));
     }
-    assert_eq!(orphans(&container), 10_000);
+    // A child that holds descriptors of strangers while another is started is reaped likewise: one for each start,
+    // of the logger and of the service, at most.
+    let reaped = orphans(&container);
+    assert!((10_000..=10_002).contains(&reaped), "{reaped}");
     let procs = container.cgroup_file("s", "1/cgroup.procs");
     assert_eq!(procs.lines().count(), 1, "the service itself: {procs}");
 }
