@@ -18,11 +18,15 @@
 //! frees or allocates a block. A file of nothing but padding is one that was reserved and not written yet; it
 //! reads as not there.
 //!
+//! **Several processes** read and write: PID 1's children, the slot daemon, the update. They take turns by a lock on the
+//! folder (flock(2)), as two writers would fill one spare, and the file that a reader has open may become the spare
+//! that the next write fills. Nobody but root can open the folder, so nobody else can hold the lock.
+//!
 //! PID 1 uses this only before the services start; after that whoever writes is a child, because a disk can hang.
 
 use crate::beneath;
 use rustix::fd::OwnedFd;
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags};
+use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 use std::fmt;
 use std::fs::File;
@@ -159,6 +163,16 @@ impl From<io::Error> for Problem {
     }
 }
 
+/// The lock on the folder, which ends with it.
+struct Turn<'a>(&'a OwnedFd);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        // The only error would be a descriptor that is none.
+        let _ = rustix::fs::flock(self.0, FlockOperation::Unlock);
+    }
+}
+
 /// The open folder.
 #[derive(Debug)]
 pub struct StateDir {
@@ -207,8 +221,8 @@ impl StateDir {
     /// # Errors
     /// The file is there and cannot be used.
     pub fn read(&self, file: StateFile) -> Result<Option<Vec<u8>>, StateError> {
-        self.read_name(file.name, file.capacity)
-            .map_err(|problem| self.error(file.name, problem))
+        let _turn = self.lock(FlockOperation::LockShared)?;
+        self.contents(file)
     }
 
     /// Replaces the contents, which are on the disk when this returns. Nothing must depend on newlines at
@@ -217,6 +231,16 @@ impl StateDir {
     /// # Errors
     /// The contents are as they were, or the new ones already.
     pub fn write(&self, file: StateFile, contents: &[u8]) -> Result<(), StateError> {
+        let _turn = self.lock(FlockOperation::LockExclusive)?;
+        self.replace(file, contents)
+    }
+
+    fn contents(&self, file: StateFile) -> Result<Option<Vec<u8>>, StateError> {
+        self.read_name(file.name, file.capacity)
+            .map_err(|problem| self.error(file.name, problem))
+    }
+
+    fn replace(&self, file: StateFile, contents: &[u8]) -> Result<(), StateError> {
         if contents.len() > file.capacity {
             let problem = Problem::TooLarge(contents.len() as u64, file.capacity);
             return Err(self.error(file.name, problem));
@@ -247,8 +271,25 @@ impl StateDir {
     /// # Errors
     /// Of the read, or of the write.
     pub fn prove_writable(&self, file: StateFile) -> Result<(), StateError> {
-        let contents = self.read(file)?.unwrap_or_default();
-        self.write(file, &contents)
+        let _turn = self.lock(FlockOperation::LockExclusive)?;
+        let contents = self.contents(file)?.unwrap_or_default();
+        self.replace(file, &contents)
+    }
+
+    /// Waits for this process's turn.
+    fn lock(&self, operation: FlockOperation) -> Result<Turn<'_>, StateError> {
+        loop {
+            match rustix::fs::flock(&self.folder, operation) {
+                Ok(()) => return Ok(Turn(&self.folder)),
+                Err(Errno::INTR) => {}
+                Err(error) => {
+                    return Err(StateError {
+                        path: self.path.clone(),
+                        problem: error.into(),
+                    });
+                }
+            }
+        }
     }
 
     /// Gives every file and its spare their blocks, as long as there are some: once a boot, before any service

@@ -291,3 +291,28 @@ fn a_file_that_not_even_root_may_change_is_changed() {
         assert_eq!(state.read(REBOOTS).unwrap(), Some(b"2".to_vec()));
     }
 }
+
+/// The slot daemon records what the update, which proves meanwhile that the record can be written, must not undo.
+#[test]
+fn two_processes_that_write_take_turns() {
+    const WRITES: u32 = 300;
+    let rig = Rig::new("turns");
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let first = rig.open();
+    first.write(SLOTS, b"0").unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let other = rig.open();
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                other.prove_writable(SLOTS).unwrap();
+            }
+        });
+        let last = (1..=WRITES).find(|number| {
+            let written = number.to_string().into_bytes();
+            first.write(SLOTS, &written).unwrap();
+            first.read(SLOTS).unwrap() != Some(written)
+        });
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert_eq!(last, None, "a write that was undone");
+    });
+}
