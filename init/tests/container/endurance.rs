@@ -33,16 +33,21 @@ fn a_hundred_thousand_restarts_leave_no_trace_in_pid_1() {
     };
     // The queue of a client that follows may grow to its bound at any time.
     container.unfollow();
-    // By then every ring and table is full.
-    container.until_patiently("s", restarts(2_000));
-    let (memory, fds) = holds(container.pid());
-    container.until_patiently("s", restarts(100_000));
-    let (memory_after, fds_after) = holds(container.pid());
-    eprintln!("RssAnon {memory} KiB, then {memory_after} KiB; {fds} descriptors, then {fds_after}");
+    // After the first, every ring and table is full.
+    let held = [2_000, 51_000, 100_000].map(|count| {
+        container.until_patiently("s", restarts(count));
+        holds(container.pid())
+    });
+    let [first, middle, last] = held;
+    eprintln!("RssAnon in KiB and descriptors: {first:?}, {middle:?}, {last:?}");
     // Between two looks a service may be starting or not: its pidfd, its pipe, its leaf.
-    assert!(fds_after <= fds + 4, "{fds} descriptors became {fds_after}");
+    assert!(last.1 <= first.1 + 4, "descriptors: {held:?}");
+    // What leaks does so in both halves, so less than a byte a restart would be seen. A buffer that had to be larger
+    // once, as when the machine had no time for PID 1, stays with the allocator and does not grow in both.
+    let halves = [(first, middle), (middle, last)].map(|(a, b)| b.0.saturating_sub(a.0));
     assert!(
-        memory_after <= memory + 64,
-        "{memory} KiB became {memory_after} KiB"
+        halves.into_iter().any(|growth| growth <= 32),
+        "a leak: {held:?}"
     );
+    assert!(last.0 <= first.0 + 256, "{held:?}");
 }
