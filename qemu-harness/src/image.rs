@@ -295,6 +295,10 @@ fn programs(paths: &Paths, options: &ImageOptions) -> Result<Programs> {
 /// The list that the audit holds the root against, without what is left out on purpose.
 fn executables(options: &ImageOptions, definition: &Path, base: &Base) -> Result<String> {
     let lists = match options.runtime {
+        // Its root is made of ours, without what came out beside that.
+        Runtime::Astromesh if options.kind == Kind::Control => {
+            vec![definition.join("executables.list")]
+        }
         Runtime::Astromesh => vec![
             definition.join("executables.list"),
             base.root.with_file_name("executables.list"),
@@ -440,5 +444,26 @@ mod tests {
         assert_eq!(mode("hellod"), 0o755);
         assert_eq!(mode("data"), 0o644);
         tree::remove(&root).unwrap();
+    }
+
+    /// The root with systemd is made of ours, without the list that came out beside that.
+    #[test]
+    fn the_control_is_held_against_the_written_list_alone() {
+        let folder = std::env::temp_dir().join(format!("control-list-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join("executables.list"), "/usr/sbin/init # init\n").unwrap();
+        let base = Base {
+            root: folder.join("base/root"),
+            small: folder.clone(),
+            initramfs: folder.clone(),
+            boot: folder.clone(),
+            kernel: String::new(),
+            digest: String::new(),
+        };
+        let list = executables(&ImageOptions::control(), &folder, &base);
+        let ours = executables(&ImageOptions::default(), &folder, &base);
+        tree::remove(&folder).unwrap();
+        assert!(list.unwrap().contains("/usr/sbin/init"));
+        assert!(ours.is_err(), "ours has a list of its own");
     }
 }
