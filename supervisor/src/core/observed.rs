@@ -9,10 +9,6 @@
 //! [`ObservedTime`]: the core gives a gap back to its services, the machine's own waits (a trial, lasting
 //! health, the network, the stop of everything) run in observed time, which has no gaps.
 //!
-//! A machine that stands still again and again, such as one whose PID 1 is always some seconds late, must not have all
-//! its waits last for ever. So of the time since the last gap [`LOOK_INTERVAL`] and [`LEAP`] count in any case: that much
-//! of a stop passes unnoticed anyway.
-//!
 //! Only a deadline that was missed shows a gap. Whoever waits long and wants to notice short ones wakes up
 //! in between; see [`ObservedTime::next_look`].
 
@@ -27,9 +23,6 @@ pub const LEAP: Duration = Duration::from_secs(2);
 /// How often a loop looks that has something to observe. A gap up to this long and [`LEAP`] is not noticed.
 pub const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 
-/// What counts as observed from one gap to the end of the next, at least.
-const BETWEEN_GAPS: Duration = LOOK_INTERVAL.saturating_add(LEAP);
-
 /// See the module.
 #[derive(Clone, Debug, Default)]
 pub struct ObservedTime {
@@ -39,26 +32,18 @@ pub struct ObservedTime {
     due: Option<Time>,
     /// All gaps together.
     unobserved: Time,
-    /// Observed since the last gap; none if there was no gap yet.
-    since_gap: Option<Time>,
 }
 
 impl ObservedTime {
     /// Somebody looks, at this time. Gives the gap that ends now, if there was one.
     pub fn look(&mut self, now: Time) -> Option<Time> {
-        let passed = now.saturating_sub(self.last);
+        let gap = now.saturating_sub(self.last);
         self.last = now;
         let missed = |due: Time| now > due.saturating_add(LEAP);
-        let owed = self
-            .since_gap
-            .map_or(Time::ZERO, |since| BETWEEN_GAPS.saturating_sub(since));
-        let gap = passed.saturating_sub(owed);
-        if !self.due.take().is_some_and(missed) || gap.is_zero() {
-            self.since_gap = self.since_gap.map(|since| since.saturating_add(passed));
+        if !self.due.take().is_some_and(missed) {
             return None;
         }
         self.unobserved = self.unobserved.saturating_add(gap);
-        self.since_gap = Some(Time::ZERO);
         Some(gap)
     }
 
@@ -128,42 +113,7 @@ mod tests {
         assert_eq!(time.now(), at(892_999));
     }
 
-    #[test]
-    fn who_is_always_late_gets_only_a_part_of_the_time_back() {
-        let mut time = ObservedTime::default();
-        let mut clock = 0;
-        for _ in 0..100 {
-            time.wait_until(Some(time.next_look()));
-            clock += 10_000;
-            time.look(at(clock));
-        }
-        // Seven of each ten seconds count, but for the first.
-        assert_eq!(time.now(), at(99 * 7_000));
-    }
-
     proptest! {
-        /// However often the machine stands still: between two gaps there is the bound of observed time. So what is
-        /// given back is at most the longest of the stops for each of these bounds.
-        #[test]
-        fn what_is_given_back_is_bounded_by_what_was_observed(
-            course in proptest::collection::vec((1u64..6_000, 0u64..20_000), 1..200),
-        ) {
-            let mut time = ObservedTime::default();
-            let (mut clock, mut gaps, mut longest) = (0, 0u32, Time::ZERO);
-            time.look(at(0));
-            for (awake, stopped) in course {
-                time.wait_until(Some(time.next_look()));
-                clock += awake + stopped;
-                if let Some(gap) = time.look(at(clock)) {
-                    gaps += 1;
-                    longest = longest.max(gap);
-                }
-            }
-            prop_assert!(time.now() >= BETWEEN_GAPS.saturating_mul(gaps.saturating_sub(1)));
-            prop_assert!(time.unobserved() <= longest.saturating_mul(gaps));
-            prop_assert_eq!(time.now() + time.unobserved(), at(clock));
-        }
-
         /// Observed time goes on as the clock does while looks are punctual, and a stop of any length adds
         /// at most what passes unnoticed.
         #[test]

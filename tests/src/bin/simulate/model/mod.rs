@@ -34,9 +34,6 @@ type Time = Duration;
 /// What is noticed so late was missed by the machine.
 const LEAP: Time = Duration::from_secs(2);
 
-/// What counts from one gap to the end of the next, at least.
-const BETWEEN_GAPS: Time = Time::from_secs(7);
-
 /// See the module.
 pub struct Model {
     courses: Vec<Course>,
@@ -48,8 +45,6 @@ pub struct Model {
     last: Time,
     /// Whether time was given back in this step.
     gap: bool,
-    /// Since time was last given back, if it ever was.
-    since_gap: Option<Time>,
     deadline: Option<Time>,
     /// Timers in a row without time passing.
     idle_timers: usize,
@@ -73,7 +68,6 @@ impl Model {
             milestones: Vec::new(),
             last: Time::ZERO,
             gap: false,
-            since_gap: None,
             deadline: None,
             idle_timers: 0,
             due: Vec::new(),
@@ -122,19 +116,11 @@ impl Model {
     }
 
     fn mind_the_gap(&mut self, now: Time) {
-        let passed = now - self.last;
-        let missed = self.deadline.is_some_and(|due| now > due + LEAP);
-        let counts = self
-            .since_gap
-            .map_or(Time::ZERO, |since| BETWEEN_GAPS.saturating_sub(since));
-        let gap = passed.saturating_sub(counts);
-        self.gap = missed && !gap.is_zero();
-        self.since_gap = match self.since_gap {
-            _ if self.gap => Some(Time::ZERO),
-            since => since.map(|since| since + passed),
-        };
-        if self.gap {
+        self.gap = false;
+        if self.deadline.is_some_and(|due| now > due + LEAP) {
             self.gaps += 1;
+            let gap = now - self.last;
+            self.gap = true;
             let (place, token, law) = (NOBODY, Token::Told("time.gap"), Law::Gap);
             self.due.push(Due { place, token, law });
             for course in &mut self.courses {
