@@ -88,6 +88,8 @@ impl Course {
                 next if next < self.spec.pre_start.len() => Program::PreStart(next),
                 _ => Program::Main,
             };
+            // What ran out of memory in a check says nothing about what comes after it.
+            self.oom = false;
             self.must(turn, Token::Spawn(self.program));
             return;
         }
