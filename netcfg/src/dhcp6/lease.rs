@@ -413,6 +413,6 @@ mod tests {
         assert_eq!(refresh(None), Some(86_400));
         assert_eq!(refresh(Some(0)), Some(600));
         assert_eq!(refresh(Some(7200)), Some(7200));
-        assert_eq!(refresh(Some(u32::MAX)), None);
+        assert_eq!(refresh(Some(u32::MAX)), Some(86_400));
     }
 }
