@@ -1,3 +1,5 @@
+//! Environment files: by whose rights they are opened, what is refused, and what their lines become.
+
 use super::*;
 use std::fs::Permissions;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
