@@ -56,8 +56,8 @@ const ROLES: [Manual; 11] = [
     ),
     (
         "write-count",
-        "COUNT",
-        "Writes the count of starts that did not last to /var. Started by PID 1, which must not wait for a disk.",
+        "STARTS RECENT",
+        "Writes to /var how many starts in a row did not last, and how many recent ones ended unasked. Started by PID 1, which must not wait for a disk.",
     ),
     (
         "logger",

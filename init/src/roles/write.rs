@@ -1,4 +1,5 @@
-//! `init write-count COUNT` and `init write-clock SECONDS`: write a number for PID 1, which must not wait for a disk.
+//! `init write-count STARTS RECENT` and `init write-clock SECONDS`: write numbers for PID 1, which must not wait for a
+//! disk.
 
 use crate::state::StateError;
 use crate::system::{budget, clock};
@@ -9,26 +10,31 @@ use supervisor::driver::helper::OK;
 
 /// Writes the count of starts.
 pub fn count(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    run(super::WRITE_COUNT, arguments, budget::store)
+    let wanted = "the numbers of starts in a row and of recent ones";
+    run(super::WRITE_COUNT, arguments, wanted, budget::store)
 }
 
 /// Keeps the time for the next boot.
 pub fn clock(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    run(super::WRITE_CLOCK, arguments, clock::floor::store)
+    run(
+        super::WRITE_CLOCK,
+        arguments,
+        "one number",
+        clock::floor::store,
+    )
 }
 
 /// The answer is one line on the standard output (see [`supervisor::driver::helper`]).
 fn run<N: FromStr>(
     role: &str,
     arguments: impl IntoIterator<Item = OsString>,
+    wanted: &str,
     store: impl Fn(N) -> Result<(), StateError>,
 ) -> ExitCode {
-    let mut arguments = arguments.into_iter();
-    let number = arguments
-        .next()
-        .and_then(|word| word.to_str()?.parse().ok());
-    let (Some(number), None) = (number, arguments.next()) else {
-        return super::usage(&format!("`{role}` wants one number"));
+    let words: Vec<OsString> = arguments.into_iter().collect();
+    let text = words.join(std::ffi::OsStr::new(" "));
+    let Some(number) = text.to_str().and_then(|text| text.parse().ok()) else {
+        return super::usage(&format!("`{role}` wants {wanted}"));
     };
     match store(number) {
         Ok(()) => {

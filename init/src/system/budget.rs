@@ -2,50 +2,110 @@
 //!
 //! A service that used up its restarts may ask for a reboot, which mends what a fresh start can mend. It
 //! does not mend a broken image or a full disk, and a machine that reboots for ever helps nobody and cannot
-//! be looked at. So starts of the machine that did not last are counted in a file that outlives them; after
-//! [`STARTS_MAX`] of them the machine stays up `degraded` and tells.
+//! be looked at. So starts of the machine that ended unasked are counted, in a file that outlives them, and there are
+//! two bounds, at each of which the machine stays up `degraded` and tells:
+//!
+//! * **In a row**: [`STARTS_MAX`] starts that did not last, which is that health lasted for [`SUSTAINED`].
+//! * **Recent**: [`RECENT_MAX`] starts that lasted or not. A fault that comes a little later than health needs to last
+//!   is never in a row. One is forgotten after each [`FORGOTTEN_AFTER`] of lasting health, so a day of the machine's
+//!   time has at most six reboots that services ask for: four at once, and one more after 8 and after 16 hours. No clock is
+//!   trusted for that: only the time counts in which one start was seen to be healthy.
 //!
 //! **A start is counted when it begins**, not when it ends. The disk may be what fails, and then nothing can
 //! be counted any more; a power cut or a panic does not ask before. So the file has, while the machine runs,
 //! what is to be true if it ends now:
 //!
 //! ```text
-//!                      the file has
-//!   start              N, starts in a row before this one that did not last
-//!   from then on       N + 1                    a reboot that a service asks for leaves it so
-//!   health lasted      1, as N is 0 from now on (see [`super::sustained`])
-//!   end on request     N                        a reboot or power-off by a person, an update, a button
+//!                        the file has
+//!   start                N R      before this one: N in a row did not last, R are recent
+//!   from then on         N+1 R+1  a reboot that a service asks for leaves it so
+//!   health lasted        1 R+1    as N is 0 from now on (see [`super::sustained`])
+//!   each 8 h of health   1 R      as R is one less from now on, but never below 0
+//!   end on request       N R      a reboot or power-off by a person, an update, a button
 //! ```
 //!
-//! **A reboot that a service asks for is granted if N is below [`STARTS_MAX`] and the file has N + 1**: it
+//! **A reboot that a service asks for is granted if N and R are below their bounds and the file has N + 1 and R + 1**: it
 //! needs no disk at that moment, and none is granted that the next start would not know of. If the file
 //! could not be written before, writing is tried once more, for [`WRITE_MAX`]; when that fails the reboot is
-//! refused. Where nothing outlives a reboot, because `/var` is in memory, none is granted. A count
+//! refused. Where nothing outlives a reboot, because `/var` is in memory, none is granted. A file
 //! that cannot be read is taken for used up: it is a fault of its own.
 //!
 //! Pure: PID 1 reads the file before its services start; a child writes it ([`store`]), since a disk that
 //! hangs must not hang PID 1.
 
 use crate::state::{REBOOTS, StateDir, StateError};
+use std::fmt;
+use std::str::FromStr;
 use std::time::Duration;
 use supervisor::Time;
 
 /// Starts in a row that need not last.
 pub const STARTS_MAX: u32 = 3;
 
-/// How long the machine must be healthy for the count to start anew, if no service's law looks back
+/// How long the machine must be healthy for the starts in a row to be none, if no service's law looks back
 /// further.
 pub const SUSTAINED: Duration = Duration::from_secs(600);
+
+/// Recent starts that may have ended unasked.
+pub const RECENT_MAX: u32 = 4;
+
+/// How long the machine must be healthy for one of the recent starts to be forgotten, if no service's law looks
+/// back further.
+pub const FORGOTTEN_AFTER: Duration = Duration::from_secs(8 * 3600);
 
 /// How long a write may take. A disk that works takes milliseconds; one that is lost is given up by the
 /// kernel after 30 s (kernel: `drivers/scsi/sd.h`, `SD_TIMEOUT`), and then for good.
 pub const WRITE_MAX: Time = Time::from_secs(10);
 
+/// Starts of the machine that nobody asked to end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Starts {
+    /// So many in a row, up to the last one, did not last.
+    pub in_a_row: u32,
+    /// So many are not forgotten yet.
+    pub recent: u32,
+}
+
+impl Starts {
+    /// With the present start, if it ends now.
+    fn with_this_one(self) -> Self {
+        Self {
+            in_a_row: self.in_a_row.saturating_add(1).min(STARTS_MAX),
+            recent: self.recent.saturating_add(1).min(RECENT_MAX),
+        }
+    }
+}
+
+/// As in the file.
+impl fmt::Display for Starts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.in_a_row, self.recent)
+    }
+}
+
+/// As in the file. One number is what earlier versions wrote: starts in a row, all of them recent.
+impl FromStr for Starts {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut words = text.split_whitespace();
+        let mut number = || words.next().map(str::parse::<u32>);
+        match (number(), number(), number()) {
+            (Some(Ok(in_a_row)), None, _) => Ok(Self {
+                in_a_row,
+                recent: in_a_row,
+            }),
+            (Some(Ok(in_a_row)), Some(Ok(recent)), None) => Ok(Self { in_a_row, recent }),
+            _ => Err("not the two numbers of starts in a row and recent starts".into()),
+        }
+    }
+}
+
 /// What is known of the starts before this one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Count {
-    /// So many in a row did not last.
-    Known(u32),
+    /// So many ended unasked.
+    Known(Starts),
     /// It cannot be read, and why.
     Unreadable(String),
     /// Nothing outlives a reboot.
@@ -69,25 +129,28 @@ pub struct Budget {
     count: Count,
     on_request: bool,
     /// What the file has, as far as this is known.
-    written: Option<u32>,
+    written: Option<Starts>,
     writing: Option<Writing>,
     /// Whether what is to be written now was tried already.
-    tried: Option<u32>,
+    tried: Option<Starts>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Writing {
-    count: u32,
+    starts: Starts,
     due: Time,
 }
 
 impl Budget {
     /// The budget of a machine that found this.
     #[must_use]
-    pub fn new(count: Count) -> Self {
+    pub fn new(mut count: Count) -> Self {
+        if let Count::Known(starts) = &mut count {
+            starts.recent = starts.recent.min(RECENT_MAX);
+        }
         Self {
             written: match count {
-                Count::Known(count) => Some(count),
+                Count::Known(starts) => Some(starts),
                 Count::Unreadable(_) | Count::Nowhere => None,
             },
             count,
@@ -100,26 +163,59 @@ impl Budget {
     /// Decides about a reboot that a service asks for.
     #[must_use]
     pub fn ask(&self) -> Verdict {
-        match &self.count {
+        let starts = match &self.count {
+            Count::Known(starts) => *starts,
             Count::Nowhere => {
-                Verdict::Refused("nothing outlives a reboot, so none can be counted".into())
+                return Verdict::Refused(
+                    "nothing outlives a reboot, so none can be counted".into(),
+                );
             }
             Count::Unreadable(why) => {
-                Verdict::Refused(format!("the count of reboots cannot be read: {why}"))
+                return Verdict::Refused(format!("the count of reboots cannot be read: {why}"));
             }
-            Count::Known(count) if *count >= STARTS_MAX => Verdict::Refused(format!(
-                "{count} starts in a row ended before the machine was healthy for long"
-            )),
-            Count::Known(count) if self.written == Some(count + 1) => Verdict::Granted(count + 1),
-            Count::Known(_) => Verdict::NotWritten,
+        };
+        let Starts { in_a_row, recent } = starts;
+        let needed = starts.with_this_one();
+        if in_a_row >= STARTS_MAX {
+            Verdict::Refused(format!(
+                "{in_a_row} starts in a row ended before the machine was healthy for long"
+            ))
+        } else if recent >= RECENT_MAX {
+            let hours = FORGOTTEN_AFTER.as_secs() / 3600;
+            Verdict::Refused(format!(
+                "{recent} recent starts ended unasked; one is forgotten after each {hours} h of health"
+            ))
+        } else if self.written == Some(needed) {
+            Verdict::Granted(needed.in_a_row)
+        } else {
+            Verdict::NotWritten
         }
     }
 
-    /// The machine was healthy for long enough: whatever was, counts no more.
+    /// The machine was healthy for long enough: no starts in a row did not last.
     pub fn lasted(&mut self) {
-        if self.count != Count::Nowhere {
-            self.count = Count::Known(0);
+        let recent = match &self.count {
+            Count::Known(starts) => starts.recent,
+            Count::Unreadable(_) => RECENT_MAX,
+            Count::Nowhere => return,
+        };
+        self.count = Count::Known(Starts {
+            in_a_row: 0,
+            recent,
+        });
+    }
+
+    /// The machine was healthy for so long that one of the recent starts is forgotten.
+    pub fn forget_one(&mut self) {
+        if let Count::Known(starts) = &mut self.count {
+            starts.recent = starts.recent.saturating_sub(1);
         }
+    }
+
+    /// Whether there is one to be forgotten.
+    #[must_use]
+    pub fn has_recent(&self) -> bool {
+        matches!(&self.count, Count::Known(starts) if starts.recent > 0)
     }
 
     /// The machine is being stopped because somebody wants it so, and not for a fault.
@@ -129,23 +225,23 @@ impl Budget {
 
     /// What is to be written now, once for each count, or `again`. It has to be
     /// [answered](Self::answered) by [`Self::due`].
-    pub fn write(&mut self, now: Time, again: bool) -> Option<u32> {
+    pub fn write(&mut self, now: Time, again: bool) -> Option<Starts> {
         let Count::Known(before) = self.count else {
             return None;
         };
-        let count = if self.on_request {
+        let starts = if self.on_request {
             before
         } else {
-            before.saturating_add(1).min(STARTS_MAX)
+            before.with_this_one()
         };
-        let wanted = self.written != Some(count) && (again || self.tried != Some(count));
+        let wanted = self.written != Some(starts) && (again || self.tried != Some(starts));
         if self.writing.is_some() || !wanted {
             return None;
         }
         let due = now.saturating_add(WRITE_MAX);
-        self.writing = Some(Writing { count, due });
-        self.tried = Some(count);
-        Some(count)
+        self.writing = Some(Writing { starts, due });
+        self.tried = Some(starts);
+        Some(starts)
     }
 
     /// Whether something is being written.
@@ -162,8 +258,8 @@ impl Budget {
 
     /// What was being written is on the disk, or may not be.
     pub fn answered(&mut self, success: bool) {
-        if let Some(Writing { count, .. }) = self.writing.take() {
-            self.written = success.then_some(count);
+        if let Some(Writing { starts, .. }) = self.writing.take() {
+            self.written = success.then_some(starts);
         }
     }
 }
@@ -180,12 +276,12 @@ pub fn load(durable: bool) -> Count {
 fn read(folder: Result<StateDir, StateError>) -> Count {
     let bytes = match folder.and_then(|folder| folder.read(REBOOTS)) {
         Ok(Some(bytes)) => bytes,
-        Ok(None) => return Count::Known(0),
+        Ok(None) => return Count::Known(Starts::default()),
         Err(e) => return Count::Unreadable(e.to_string()),
     };
-    let text = String::from_utf8_lossy(&bytes);
-    text.trim().parse().map_or_else(
-        |_| Count::Unreadable(format!("{}: no number", REBOOTS.path().display())),
+    let starts = String::from_utf8_lossy(&bytes).parse::<Starts>();
+    starts.map_or_else(
+        |e| Count::Unreadable(format!("{}: {e}", REBOOTS.path().display())),
         Count::Known,
     )
 }
@@ -194,102 +290,9 @@ fn read(folder: Result<StateDir, StateError>) -> Count {
 ///
 /// # Errors
 /// Names the file.
-pub fn store(count: u32) -> Result<(), StateError> {
-    StateDir::open()?.write(REBOOTS, count.to_string().as_bytes())
+pub fn store(starts: Starts) -> Result<(), StateError> {
+    StateDir::open()?.write(REBOOTS, starts.to_string().as_bytes())
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const NOW: Time = Time::from_secs(5);
-
-    /// Runs a start of the machine until it has written what is to be true if it ends.
-    fn begin(count: Count) -> Budget {
-        let mut budget = Budget::new(count);
-        while budget.write(NOW, false).is_some() {
-            budget.answered(true);
-        }
-        budget
-    }
-
-    #[test]
-    fn so_many_reboots_are_granted_and_no_more() {
-        for count in 0..STARTS_MAX {
-            let budget = begin(Count::Known(count));
-            assert_eq!(budget.ask(), Verdict::Granted(count + 1));
-            assert_eq!(budget.written, Some(count + 1));
-        }
-        for count in [STARTS_MAX, STARTS_MAX + 1, u32::MAX] {
-            let budget = begin(Count::Known(count));
-            assert!(matches!(budget.ask(), Verdict::Refused(why) if why.contains("in a row")));
-            assert_eq!(budget.written, Some(STARTS_MAX));
-        }
-    }
-
-    #[test]
-    fn lasting_health_and_an_end_on_request_are_not_counted() {
-        let mut budget = begin(Count::Known(2));
-        budget.ends_on_request();
-        assert_eq!(budget.write(NOW, false), Some(2));
-        budget.answered(true);
-        let mut budget = begin(Count::Known(2));
-        budget.lasted();
-        assert_eq!(budget.write(NOW, false), Some(1));
-        budget.answered(true);
-        assert_eq!(budget.ask(), Verdict::Granted(1));
-        budget.ends_on_request();
-        assert_eq!(budget.write(NOW, false), Some(0));
-        let mut budget = begin(Count::Known(0));
-        budget.lasted();
-        assert_eq!(budget.write(NOW, false), None, "the file has 1 already");
-    }
-
-    #[test]
-    fn nothing_is_granted_that_is_not_on_the_disk() {
-        let mut budget = Budget::new(Count::Known(0));
-        assert_eq!(budget.ask(), Verdict::NotWritten);
-        assert_eq!(budget.write(NOW, false), Some(1));
-        assert_eq!(budget.due(), Some(NOW + WRITE_MAX));
-        assert_eq!(budget.write(NOW, true), None, "one at a time");
-        assert_eq!(budget.ask(), Verdict::NotWritten);
-        budget.answered(false);
-        assert_eq!(budget.ask(), Verdict::NotWritten);
-        assert_eq!(budget.write(NOW, false), None, "it was tried");
-        assert_eq!(budget.write(NOW, true), Some(1));
-        budget.answered(true);
-        assert_eq!(budget.ask(), Verdict::Granted(1));
-    }
-
-    #[test]
-    fn what_cannot_be_read_is_taken_for_used_up_until_health_lasts() {
-        let mut budget = begin(Count::Unreadable("a directory".into()));
-        assert!(matches!(budget.ask(), Verdict::Refused(why) if why.contains("a directory")));
-        budget.lasted();
-        assert_eq!(budget.write(NOW, false), Some(1));
-        let mut budget = begin(Count::Nowhere);
-        budget.lasted();
-        assert!(matches!(budget.ask(), Verdict::Refused(why) if why.contains("outlives")));
-        assert_eq!(budget.write(NOW, true), None);
-    }
-
-    #[test]
-    fn the_file_holds_one_number() {
-        let folder = std::env::temp_dir().join(format!("init-budget-{}", std::process::id()));
-        std::fs::create_dir_all(folder.join("state")).unwrap();
-        let owner = rustix::process::geteuid().as_raw();
-        let open = || StateDir::open_below(&folder, "state", owner);
-        assert_eq!(read(open()), Count::Known(0));
-        for (text, count) in [("2", 2), ("3\n", 3), (" 1 \n", 1)] {
-            open().unwrap().write(REBOOTS, text.as_bytes()).unwrap();
-            assert_eq!(read(open()), Count::Known(count));
-        }
-        for text in ["nonsense", "-1", "1 2"] {
-            open().unwrap().write(REBOOTS, text.as_bytes()).unwrap();
-            assert!(matches!(read(open()), Count::Unreadable(why) if why.contains("reboots")));
-        }
-        std::fs::remove_dir_all(&folder).unwrap();
-        assert!(matches!(read(open()), Count::Unreadable(_)));
-        assert_eq!(load(false), Count::Nowhere);
-    }
-}
+mod tests;

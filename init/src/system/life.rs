@@ -19,7 +19,7 @@
 //! Pure: [`Life::step`] takes the observed time (see [`supervisor::core::ObservedTime`]) and what happened
 //! and says what follows; [`super::machine`] does it.
 
-use super::budget::{self, Budget, Count, Verdict};
+use super::budget::{self, Budget, Count, Starts, Verdict};
 use super::sustained::{Look, SustainedHealth};
 use crate::manager::{STOP_MAX, Verb, degraded_by, services_left};
 use supervisor::Time;
@@ -66,8 +66,8 @@ pub enum Action {
     BootSucceeded,
     /// Services that come after `net` may start.
     ReachNet,
-    /// Have this number of starts written to the disk by a child. Answered by `CountWritten`.
-    WriteCount(u32),
+    /// Have the count of starts written to the disk by a child. Answered by `CountWritten`.
+    WriteCount(Starts),
     /// That took too long; the child is of no use any more.
     GiveUpWriting,
     /// The machine is degraded from now on.
@@ -100,7 +100,10 @@ struct Stop {
 pub struct Life {
     budget: Budget,
     booted: bool,
+    /// Until no starts in a row did not last.
     sustained: SustainedHealth,
+    /// Until the next of the recent starts is forgotten.
+    forgetting: SustainedHealth,
     /// When services that wait for the network are let go, until it is there.
     net_due: Option<Time>,
     wish: Option<Wish>,
@@ -121,6 +124,7 @@ impl Life {
             budget: Budget::new(count),
             booted: false,
             sustained: SustainedHealth::new(budget::SUSTAINED.max(looks_back)),
+            forgetting: SustainedHealth::new(budget::FORGOTTEN_AFTER.max(looks_back)),
             net_due: Some(now.saturating_add(NET_WAIT)),
             wish: None,
             escalated: Vec::new(),
@@ -137,10 +141,16 @@ impl Life {
     /// When to [`step`](Self::step) again at the latest, in observed time.
     #[must_use]
     pub fn deadline(&self) -> Option<Time> {
-        let stop = self.stop.as_ref().map(|stop| stop.ends);
-        let lasting = self.sustained.due().filter(|_| stop.is_none());
-        let dues = [self.net_due, lasting, self.budget.due(), stop];
-        dues.into_iter().flatten().min()
+        let dues = [self.net_due, self.budget.due()];
+        let more = match &self.stop {
+            Some(stop) => [Some(stop.ends), None],
+            None => {
+                let forgetting = self.forgetting.due();
+                let forgetting = forgetting.filter(|_| self.budget.has_recent());
+                [self.sustained.due(), forgetting]
+            }
+        };
+        dues.into_iter().chain(more).flatten().min()
     }
 
     /// Takes one input and says what follows from it, in the order to do it.
@@ -181,8 +191,8 @@ impl Life {
             }
         }
         self.expire(now, &mut actions);
-        if let Some(count) = self.budget.write(now, false) {
-            actions.push(Action::WriteCount(count));
+        if let Some(starts) = self.budget.write(now, false) {
+            actions.push(Action::WriteCount(starts));
         }
         if let Some(stop) = &self.stop
             && stop.all_stopped
@@ -198,8 +208,15 @@ impl Life {
             self.booted = true;
             actions.push(Action::BootSucceeded);
         }
-        if self.stop.is_none() && self.sustained.look(now, well, restarts) == Look::Reached {
+        if self.stop.is_some() {
+            return;
+        }
+        if self.sustained.look(now, well, restarts) == Look::Reached {
             self.budget.lasted();
+        }
+        if self.forgetting.look(now, well, restarts) == Look::Reached {
+            self.budget.forget_one();
+            self.forgetting.begin_next();
         }
     }
 

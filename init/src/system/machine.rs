@@ -4,7 +4,7 @@
 //! announcements and buttons come in here. What follows for the machine as a whole [`super::life`] decides,
 //! and what follows for the version that runs, [`super::versions`]; this module carries it out.
 
-use super::budget::Count;
+use super::budget::{Count, Starts};
 use super::built_in;
 use super::clock::Clock;
 use super::hostname::Hostname;
@@ -353,8 +353,8 @@ impl Machine {
             life::Action::Emit(event) => emitter.emit(event),
             life::Action::BootSucceeded => self.boot_succeeded(emitter),
             life::Action::ReachNet => self.manager.feed(Input::Milestone("net"), emitter),
-            life::Action::WriteCount(count) => {
-                if let Err(e) = self.write_count(count) {
+            life::Action::WriteCount(starts) => {
+                if let Err(e) = self.write_count(starts) {
                     let result = Err(format!("a child to write it: {e}"));
                     return Some(life::Input::CountWritten(result));
                 }
@@ -373,9 +373,10 @@ impl Machine {
         None
     }
 
-    fn write_count(&mut self, count: u32) -> io::Result<()> {
+    fn write_count(&mut self, starts: Starts) -> io::Result<()> {
         let source = self.manager.driver().source();
-        let arguments = [crate::roles::WRITE_COUNT, &count.to_string()];
+        let (in_a_row, recent) = (starts.in_a_row.to_string(), starts.recent.to_string());
+        let arguments = [crate::roles::WRITE_COUNT, &in_a_row, &recent];
         let helper = Helper::start(&source, &arguments)?;
         self.manager.watch(helper.fd(), HELPER, 0)?;
         self.helper = Some(helper);

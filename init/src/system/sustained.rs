@@ -1,8 +1,8 @@
 //! Health that lasts: the machine was well for a whole stretch of time, without a break.
 //!
-//! Two laws rest on it: a version on trial is kept ([`super::trial`]), and the count of reboots starts anew
-//! ([`super::budget`]). Both ask for a stretch, not for a moment: a runtime that dies every two minutes is
-//! healthy at nearly every moment that somebody looks.
+//! Three laws rest on it: a version on trial is kept ([`super::trial`]), the count of starts in a row begins anew, and a
+//! recent start is forgotten ([`super::budget`]). All ask for a stretch, not for a moment: a runtime that dies every two
+//! minutes is healthy at nearly every moment that somebody looks.
 //!
 //! The stretch begins anew whenever the machine is not well, and whenever a service was restarted: a
 //! restart can be over before anybody looks. Pure; the times are observed ones
@@ -67,6 +67,14 @@ impl SustainedHealth {
         }
     }
 
+    /// Has another stretch begin where one that was long enough ended.
+    pub fn begin_next(&mut self) {
+        if self.reached {
+            self.since = self.since.map(|since| since.saturating_add(self.needed));
+            self.reached = false;
+        }
+    }
+
     /// When the present stretch will be long enough, unless it was found to be.
     #[must_use]
     pub fn due(&self) -> Option<Time> {
@@ -100,6 +108,24 @@ mod tests {
         assert_eq!(health.look(at(900_000), true, 4), Look::Interrupted);
         assert_eq!(health.due(), Some(at(1_500_000)));
         assert_eq!(health.look(at(1_500_000), true, 4), Look::Reached);
+    }
+
+    #[test]
+    fn one_stretch_can_follow_another() {
+        let mut health = SustainedHealth::new(NEEDED);
+        assert_eq!(health.look(at(1_000), true, 0), Look::Well);
+        health.begin_next();
+        assert_eq!(health.due(), Some(at(601_000)), "it is not over");
+        for count in 1..4 {
+            // Nobody looked at its last moment.
+            let look = health.look(at(600_000 * count + 2_000), true, 0);
+            assert_eq!(look, Look::Reached);
+            health.begin_next();
+            assert_eq!(health.due(), Some(at(600_000 * (count + 1) + 1_000)));
+        }
+        assert_eq!(health.look(at(1_900_000), true, 1), Look::Interrupted);
+        health.begin_next();
+        assert_eq!(health.due(), Some(at(2_500_000)));
     }
 
     #[test]
