@@ -9,6 +9,11 @@
 //! [`ObservedTime`]: the core gives a gap back to its services, the machine's own waits (a trial, lasting
 //! health, the network, the stop of everything) run in observed time, which has no gaps.
 //!
+//! A machine that stands still again and again, such as one whose PID 1 is always some seconds late, must not have all
+//! its waits last for ever. So from one gap to the end of the next [`LOOK_INTERVAL`] counts in any case, which is what a
+//! stop may add unnoticed anyway, but no more than up to the deadline that was missed: it is due when the gap ends, and
+//! nothing is overdue.
+//!
 //! Only a deadline that was missed shows a gap. Whoever waits long and wants to notice short ones wakes up
 //! in between; see [`ObservedTime::next_look`].
 
@@ -32,18 +37,27 @@ pub struct ObservedTime {
     due: Option<Time>,
     /// All gaps together.
     unobserved: Time,
+    /// Observed since the last gap; none if there was no gap yet.
+    since_gap: Option<Time>,
 }
 
 impl ObservedTime {
     /// Somebody looks, at this time. Gives the gap that ends now, if there was one.
     pub fn look(&mut self, now: Time) -> Option<Time> {
-        let gap = now.saturating_sub(self.last);
-        self.last = now;
-        let missed = |due: Time| now > due.saturating_add(LEAP);
-        if !self.due.take().is_some_and(missed) {
+        let last = std::mem::replace(&mut self.last, now);
+        let passed = now.saturating_sub(last);
+        let missed = self.due.take().filter(|due| now > due.saturating_add(LEAP));
+        let Some(due) = missed else {
+            self.since_gap = self.since_gap.map(|since| since.saturating_add(passed));
             return None;
-        }
+        };
+        let counted = self
+            .since_gap
+            .map_or(Time::ZERO, |since| LOOK_INTERVAL.saturating_sub(since))
+            .min(due.saturating_sub(last));
+        let gap = passed.saturating_sub(counted);
         self.unobserved = self.unobserved.saturating_add(gap);
+        self.since_gap = Some(Time::ZERO);
         Some(gap)
     }
 
@@ -113,7 +127,60 @@ mod tests {
         assert_eq!(time.now(), at(892_999));
     }
 
+    #[test]
+    fn who_is_always_late_gets_only_a_part_of_the_time_back() {
+        let mut time = ObservedTime::default();
+        let mut clock = 0;
+        for _ in 0..100 {
+            time.wait_until(Some(time.next_look()));
+            clock += 10_000;
+            time.look(at(clock));
+        }
+        // Five of each ten seconds count, but for the first.
+        assert_eq!(time.now(), at(99 * 5_000));
+    }
+
     proptest! {
+        /// However often the machine stands still: from one gap to the end of the next there is an interval of observed
+        /// time. So what is given back is at most the longest of the stops for each of these intervals.
+        #[test]
+        fn what_is_given_back_is_bounded_by_what_was_observed(
+            course in proptest::collection::vec((1u64..6_000, 0u64..20_000), 1..200),
+        ) {
+            let mut time = ObservedTime::default();
+            let (mut clock, mut gaps, mut longest) = (0, 0u32, Time::ZERO);
+            time.look(at(0));
+            for (awake, stopped) in course {
+                time.wait_until(Some(time.next_look()));
+                clock += awake + stopped;
+                if let Some(gap) = time.look(at(clock)) {
+                    gaps += 1;
+                    longest = longest.max(gap);
+                }
+            }
+            prop_assert!(time.now() >= LOOK_INTERVAL.saturating_mul(gaps.saturating_sub(1)));
+            prop_assert!(time.unobserved() <= longest.saturating_mul(gaps));
+            prop_assert_eq!(time.now() + time.unobserved(), at(clock));
+        }
+
+        /// No deadline passes inside a gap: what is next in observed time when it ends is at most the deadline itself.
+        #[test]
+        fn a_deadline_is_never_overdue_after_a_gap(
+            course in proptest::collection::vec((0u64..10_000, 0u64..20_000), 1..200),
+        ) {
+            let mut time = ObservedTime::default();
+            let mut clock = 0;
+            time.look(at(0));
+            for (wait, late) in course {
+                let due = time.now() + at(wait);
+                time.wait_until(Some(time.by_clock(due)));
+                clock += wait + late;
+                if time.look(at(clock)).is_some() {
+                    prop_assert!(time.now() <= due);
+                }
+            }
+        }
+
         /// Observed time goes on as the clock does while looks are punctual, and a stop of any length adds
         /// at most what passes unnoticed.
         #[test]

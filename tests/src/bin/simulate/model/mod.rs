@@ -34,6 +34,9 @@ type Time = Duration;
 /// What is noticed so late was missed by the machine.
 const LEAP: Time = Duration::from_secs(2);
 
+/// What counts from one gap to the end of the next, if the missed deadline is so far away.
+const BETWEEN_GAPS: Time = Time::from_secs(5);
+
 /// See the module.
 pub struct Model {
     courses: Vec<Course>,
@@ -45,6 +48,8 @@ pub struct Model {
     last: Time,
     /// Whether time was given back in this step.
     gap: bool,
+    /// Since time was last given back, if it ever was.
+    since_gap: Option<Time>,
     deadline: Option<Time>,
     /// Timers in a row without time passing.
     idle_timers: usize,
@@ -68,6 +73,7 @@ impl Model {
             milestones: Vec::new(),
             last: Time::ZERO,
             gap: false,
+            since_gap: None,
             deadline: None,
             idle_timers: 0,
             due: Vec::new(),
@@ -116,11 +122,21 @@ impl Model {
     }
 
     fn mind_the_gap(&mut self, now: Time) {
-        self.gap = false;
-        if self.deadline.is_some_and(|due| now > due + LEAP) {
+        let passed = now - self.last;
+        let missed = self.deadline.filter(|due| now > *due + LEAP);
+        self.gap = missed.is_some();
+        let expected = missed.map_or(Time::ZERO, |due| due.saturating_sub(self.last));
+        let counted = match self.since_gap {
+            Some(since) if since < BETWEEN_GAPS => expected.min(BETWEEN_GAPS - since),
+            _ => Time::ZERO,
+        };
+        let gap = passed - counted;
+        self.since_gap = match self.since_gap {
+            _ if self.gap => Some(Time::ZERO),
+            since => since.map(|since| since + passed),
+        };
+        if self.gap {
             self.gaps += 1;
-            let gap = now - self.last;
-            self.gap = true;
             let (place, token, law) = (NOBODY, Token::Told("time.gap"), Law::Gap);
             self.due.push(Due { place, token, law });
             for course in &mut self.courses {
