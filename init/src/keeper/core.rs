@@ -14,7 +14,7 @@
 //! * In a trial nothing else is begun. Once the running version is kept, trials that wait are armed, and the source
 //!   of updates is looked at.
 //! * A source from which an update failed is looked at ever less often: at twice the interval after each failure in a
-//!   row, up to a day, since an update that fails may have written a whole slot.
+//!   row, up to a day, since an update that fails has fetched files and may have written a whole slot.
 
 use crate::slots::judgement::{Facts, Next, Trial, View};
 use crate::slots::name::EntryName;
@@ -158,9 +158,9 @@ pub enum Action {
 pub enum Ended {
     /// The version is installed, and starts next.
     Installed,
-    /// There is nothing new, or it was refused: nothing was changed.
+    /// There is nothing new, or it was refused by its manifest: nothing was fetched or changed.
     Unchanged,
-    /// It failed, or it was killed.
+    /// It failed, it was killed, or it was refused after files of it had been fetched.
     Failed,
 }
 

@@ -148,11 +148,12 @@ fn judge(
     }
 }
 
-/// What the status of the role `update` says; see `roles/update.rs`.
+/// What the status of the role `update` says; see [`update::End::status`](crate::update::End::status).
 fn end(status: ExitStatus, killed: bool) -> End {
     let (ended, untold) = match (status.code(), status.signal()) {
         (Some(0), _) => (Ended::Installed, None),
         (Some(3 | 4), _) => (Ended::Unchanged, None),
+        (Some(5), _) => (Ended::Failed, None),
         // What it was called with is ours, and it tells nothing of that to the channel.
         (Some(2), _) => (
             Ended::Failed,
@@ -174,6 +175,7 @@ fn end(status: ExitStatus, killed: bool) -> End {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::update;
     use rustix::event::{PollFd, PollFlags, poll};
 
     #[test]
@@ -183,10 +185,17 @@ mod tests {
             (end.ended, end.untold.is_some())
         };
         assert_eq!(told(0, false), (Ended::Installed, false));
-        assert_eq!(told(1 << 8, false), (Ended::Failed, false));
         assert_eq!(told(2 << 8, false), (Ended::Failed, true));
-        assert_eq!(told(3 << 8, false), (Ended::Unchanged, false));
-        assert_eq!(told(4 << 8, false), (Ended::Unchanged, false));
+        let why = || "why".to_owned();
+        for (how, ended) in [
+            (update::End::failed("why"), Ended::Failed),
+            (update::End::Rejected(why()), Ended::Failed),
+            (update::End::Refused(why()), Ended::Unchanged),
+            (update::End::Nothing(why()), Ended::Unchanged),
+        ] {
+            let status = i32::from(how.status()) << 8;
+            assert_eq!(told(status, false), (ended, false), "{how:?}");
+        }
         assert_eq!(told(14, false), (Ended::Failed, true));
         // Whoever killed it has told so.
         assert_eq!(told(9, true), (Ended::Failed, false));

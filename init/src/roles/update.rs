@@ -1,7 +1,7 @@
 //! The role `update`: fetches and installs one version, and ends.
 //!
 //! Below the role `slots` its events go over a channel, one to a message; run alone they are lines on the standard
-//! output. The status says how it ended, see [`status`]. Two of them never run at once: each holds a lock, whose
+//! output. The status says how it ended, see [`End::status`]. Two of them never run at once: each holds a lock, whose
 //! file and folder only root can open, because flock(2) asks for no more than an open descriptor.
 
 use crate::slots::marks;
@@ -66,18 +66,7 @@ pub(super) fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
             Err(end)
         }
     };
-    status(&result).into()
-}
-
-/// What the caller learns from the status alone; 2 is a wrong call.
-fn status(result: &Result<(), End>) -> u8 {
-    match result {
-        // Installed, and the next boot tries it.
-        Ok(()) => 0,
-        Err(End::Failed { .. }) => 1,
-        Err(End::Refused(_)) => 3,
-        Err(End::Nothing(_)) => 4,
-    }
+    result.map_or_else(|end| end.status(), |()| 0).into()
 }
 
 struct Options {
@@ -231,16 +220,5 @@ mod tests {
         drop(held);
         lock(&folder).unwrap();
         std::fs::remove_dir_all(&folder).unwrap();
-    }
-
-    #[test]
-    fn every_end_has_a_status_of_its_own() {
-        let ends = [
-            Ok(()),
-            Err(End::failed("x")),
-            Err(End::Refused("x".into())),
-            Err(End::Nothing("x".into())),
-        ];
-        assert_eq!(ends.map(|end| status(&end)), [0, 1, 3, 4]);
     }
 }

@@ -38,9 +38,12 @@ pub mod verity;
 /// How an update ended that did not install anything.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum End {
-    /// It is not for this machine or not now, and nothing was changed. Trying the same again is of no
-    /// use.
+    /// It is not for this machine or not now, which the manifest alone showed; nothing was changed. Trying the same
+    /// again is of no use.
     Refused(String),
+    /// It was refused as well, and nothing was changed, but only after files of the version had been fetched. Whoever
+    /// looks at the same source again fetches them again.
+    Rejected(String),
     /// The version runs already.
     Nothing(String),
     /// It went wrong.
@@ -59,6 +62,27 @@ impl End {
         Self::Failed {
             reason: reason.to_string(),
             transient: false,
+        }
+    }
+
+    /// The same end, of an update that had begun to fetch the files of the version.
+    #[must_use]
+    pub fn after_fetching(self) -> Self {
+        match self {
+            Self::Refused(reason) => Self::Rejected(reason),
+            other => other,
+        }
+    }
+
+    /// The exit status of the role `update`, from which the slot daemon learns how it ended. 0 is an update that was
+    /// installed, 2 a wrong call.
+    #[must_use]
+    pub fn status(&self) -> u8 {
+        match self {
+            Self::Failed { .. } => 1,
+            Self::Refused(_) => 3,
+            Self::Nothing(_) => 4,
+            Self::Rejected(_) => 5,
         }
     }
 }

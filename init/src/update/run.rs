@@ -63,7 +63,7 @@ pub fn update(
 pub fn conclude(end: &End, version: &str, outlet: &mut dyn Outlet) {
     let version = ("version", version.to_owned());
     match end {
-        End::Refused(reason) => {
+        End::Refused(reason) | End::Rejected(reason) => {
             outlet.event("update.refused", &[version, ("reason", reason.clone())]);
         }
         End::Nothing(reason) => {
@@ -109,19 +109,9 @@ fn attempt(
     );
     let machine = machine().map_err(End::failed)?;
     let plan = plan(&machine, &manifest)?;
-    let uki = fetch_uki(source, &manifest, wait, outlet)?;
-    check_sizes(source, &manifest, wait)?;
-    let mut job = Job {
-        manifest: &manifest,
-        source,
-        uki: &uki,
-        machine: &machine,
-        wait,
-        outlet,
-        written: 0,
-    };
-    job.run(&plan, before)?;
-    let written = job.written;
+    // Whatever ends it from here on has cost the bytes of a version, and would do so again.
+    let written = install(source, &manifest, &machine, &plan, wait, outlet, before)
+        .map_err(End::after_fetching)?;
     outlet.event(
         "update.installed",
         &[
@@ -132,6 +122,31 @@ fn attempt(
         ],
     );
     Ok(())
+}
+
+/// Fetches the files of the version and installs it; how many bytes were written.
+fn install(
+    source: &mut dyn Source,
+    manifest: &Manifest,
+    machine: &Machine,
+    plan: &Plan,
+    wait: Wait<'_>,
+    outlet: &mut dyn Outlet,
+    before: &mut dyn FnMut(&Step) -> Result<(), End>,
+) -> Result<u64, End> {
+    let uki = fetch_uki(source, manifest, wait, outlet)?;
+    check_sizes(source, manifest, wait)?;
+    let mut job = Job {
+        manifest,
+        source,
+        uki: &uki,
+        machine,
+        wait,
+        outlet,
+        written: 0,
+    };
+    job.run(plan, before)?;
+    Ok(job.written)
 }
 
 /// The manifest, once it is known that its bytes were signed; and its version, also if the rest is refused.

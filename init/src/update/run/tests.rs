@@ -12,15 +12,27 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 
-/// Why it was refused; nothing was changed.
+/// Why the manifest was refused; nothing was changed, and nothing of the version was fetched.
 fn refused(rig: &Rig, shelf: &mut Shelf) -> String {
+    let (end, reason) = unchanged(rig, shelf);
+    assert!(matches!(end, End::Refused(_)), "{end:?}");
+    reason
+}
+
+/// Why the version was refused after something of it had been fetched; nothing was changed.
+fn rejected(rig: &Rig, shelf: &mut Shelf) -> String {
+    let (end, reason) = unchanged(rig, shelf);
+    assert!(matches!(end, End::Rejected(_)), "{end:?}");
+    reason
+}
+
+fn unchanged(rig: &Rig, shelf: &mut Shelf) -> (End, String) {
     let before = rig.state();
     let (result, heard) = rig.install(shelf);
     assert!(before == rig.state(), "something was changed: {result:?}");
     let (name, fields) = heard.last();
     assert_eq!(name, "update.refused", "{fields:?}");
-    assert!(matches!(result, Err(End::Refused(_) | End::Nothing(_))));
-    fields["reason"].to_owned()
+    (result.unwrap_err(), fields["reason"].to_owned())
 }
 
 fn failed(rig: &Rig, shelf: &mut Shelf) -> String {
@@ -191,10 +203,6 @@ fn what_is_not_signed_or_not_for_us_changes_nothing() {
             .to_vec())
         .contains("not signed")
     );
-    assert!(change(2, &|bytes| bytes.push(0)).contains("root.raw: it has 524289 bytes"));
-    assert!(change(3, &|bytes| bytes.truncate(9)).contains("verity.raw: it has 9 bytes"));
-    assert!(change(4, &|bytes| bytes[900] ^= 1).contains("os.efi: its SHA-256"));
-    assert!(change(4, &|bytes| bytes.truncate(9)).contains("ends after 9 bytes"));
 
     let with = |change: &dyn Fn(&mut Bundle)| {
         let mut bundle = good.clone();
@@ -206,7 +214,6 @@ fn what_is_not_signed_or_not_for_us_changes_nothing() {
     assert!(manifest("image", "other").contains("the image is other"));
     assert!(manifest("architecture", "vax").contains("vax"));
     assert!(manifest("version", "0.9").contains("older than 1"));
-    assert!(manifest("version", "3").contains("another version than the manifest"));
     assert!(manifest("format", "x").contains("update.json"));
     assert!(
         with(&|b| b.manifest["root"]["size"] = (SLOT_SIZE + 1).into())
@@ -215,20 +222,6 @@ fn what_is_not_signed_or_not_for_us_changes_nothing() {
     assert!(
         with(&|b| b.manifest["verity"]["size"] = (SLOT_SIZE + 1).into())
             .contains("the hash tree has")
-    );
-    assert!(
-        with(&|b| {
-            b.uki = uki("2", OLD);
-            b.describe();
-        })
-        .contains("another roothash")
-    );
-    assert!(
-        with(&|b| {
-            b.uki = vec![b'M'; 5000];
-            b.describe();
-        })
-        .contains("not a whole UKI")
     );
 
     let mut record = Record::default();
@@ -244,6 +237,44 @@ fn what_is_not_signed_or_not_for_us_changes_nothing() {
     assert!(refused(&rig, &mut good.shelf()).contains("not newer than 2"));
     fs::remove_file(rig.path("keys/one.pem")).unwrap();
     assert!(refused(&rig, &mut good.shelf()).contains("no key NAME.pem"));
+}
+
+/// The manifest is signed and the files are not what it says: nothing is changed, and the slot daemon waits longer before
+/// it fetches them again.
+#[test]
+fn a_version_that_is_refused_after_it_was_fetched_counts_as_a_failure() {
+    let (rig, good) = (Rig::new("rejected"), Bundle::new("2"));
+    let change = |file: usize, change: &dyn Fn(&mut Vec<u8>)| {
+        let mut shelf = good.shelf();
+        change(&mut shelf.files[file].1);
+        rejected(&rig, &mut shelf)
+    };
+    assert!(change(2, &|bytes| bytes.push(0)).contains("root.raw: it has 524289 bytes"));
+    assert!(change(3, &|bytes| bytes.truncate(9)).contains("verity.raw: it has 9 bytes"));
+    assert!(change(4, &|bytes| bytes[900] ^= 1).contains("os.efi: its SHA-256"));
+    assert!(change(4, &|bytes| bytes.truncate(9)).contains("ends after 9 bytes"));
+    let with = |change: &dyn Fn(&mut Bundle)| {
+        let mut bundle = good.clone();
+        change(&mut bundle);
+        rejected(&rig, &mut bundle.shelf())
+    };
+    assert!(
+        with(&|b| b.manifest["version"] = "3".into()).contains("another version than the manifest")
+    );
+    assert!(
+        with(&|b| {
+            b.uki = uki("2", OLD);
+            b.describe();
+        })
+        .contains("another roothash")
+    );
+    assert!(
+        with(&|b| {
+            b.uki = vec![b'M'; 5000];
+            b.describe();
+        })
+        .contains("not a whole UKI")
+    );
 }
 
 #[test]
@@ -392,7 +423,7 @@ fn a_version_that_could_not_be_recorded_is_refused_before_anything_is_changed() 
         }
         Ok(())
     });
-    let Err(End::Refused(reason)) = result else {
+    let Err(End::Rejected(reason)) = result else {
         panic!("{result:?}");
     };
     assert!(reason.contains("could not be written down"), "{reason}");
