@@ -117,7 +117,7 @@ pub(super) const VERBS: [Verb; 17] = [
         "SOURCE is the path or URL of a manifest, that of the configuration if not given.\n  \
          --no-reboot  only install it; it is tried at the next boot",
     ),
-    verb("bless", "bless", "keep the version on trial now", ""),
+    verb("bless", "bless", "keep the running version now", ""),
     verb(
         "rollback",
         "rollback",

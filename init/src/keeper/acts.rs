@@ -75,7 +75,7 @@ impl Keeper {
         };
         match &change.fate {
             // Told once, and written down at the next try if not now: the entry's name says it already.
-            Fate::Blessed if !kept && !self.blessed => {
+            Fate::Blessed | Fate::Kept if !kept && !self.blessed => {
                 self.blessed = true;
                 self.tell(
                     &Event::new("slot.blessed")
@@ -97,7 +97,7 @@ impl Keeper {
                     Ok(())
                 })
             }
-            Fate::Armed | Fate::Started | Fate::Blessed => saved,
+            Fate::Armed | Fate::Started | Fate::Blessed | Fate::Kept => saved,
         }
     }
 }

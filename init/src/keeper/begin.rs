@@ -17,6 +17,14 @@ impl Keeper {
         if let Some(damage) = &look.damage {
             self.warn("record", &format!("{damage}; its copy is used"));
         }
+        let running = &look.running.version;
+        if let Some(floor) = look.record.unfounded_floor(running, &look.found) {
+            let seen = format!(
+                "nothing newer than version {floor} is installed, and nothing but the record's floor tells of that version; \
+                 `initctl bless` makes the running version the floor"
+            );
+            self.warn("floor", &seen);
+        }
         let situation = match look.situation(view, self.config.tries) {
             Ok(situation) => situation,
             // A kernel that was started in another way. No look will find another entry, and no harm is done.

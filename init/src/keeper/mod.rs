@@ -279,9 +279,7 @@ impl Keeper {
                 }
                 Err(why) => Err(why),
             },
-            Request::Bless {} => {
-                self.by_hand(Asked::Bless, |situation| Ok(steps::bless(situation)))
-            }
+            Request::Bless {} => self.by_hand(Asked::Bless, |situation| Ok(steps::keep(situation))),
             Request::Rollback {} => self.by_hand(Asked::Rollback, |situation| {
                 steps::roll_back(situation, "initctl rollback")
             }),

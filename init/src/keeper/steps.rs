@@ -91,6 +91,8 @@ pub enum Fate {
     Started,
     /// It is kept; older ones are not installed any more.
     Blessed,
+    /// An operator keeps it: newer ones than it are installed again, whatever the record said.
+    Kept,
     /// It is not, and why.
     Bad(String),
 }
@@ -103,6 +105,7 @@ impl Change {
             Fate::Armed => record.armed(version, roothash),
             Fate::Started => record.started(version, roothash),
             Fate::Blessed => record.blessed(version, roothash),
+            Fate::Kept => record.kept(version, roothash),
             Fate::Bad(reason) => record.bad(version, roothash, reason),
         }
     }
@@ -122,11 +125,21 @@ pub fn begin(situation: &Situation) -> Vec<Step> {
     vec![change(situation, Fate::Started)]
 }
 
-/// The running version is kept. Nothing but the record is written if it is already.
+/// The running version has proven good. Nothing but the record is written if it is kept already.
 #[must_use]
 pub fn bless(situation: &Situation) -> Vec<Step> {
+    good(situation, Fate::Blessed)
+}
+
+/// The running version is kept because somebody wishes it.
+#[must_use]
+pub fn keep(situation: &Situation) -> Vec<Step> {
+    good(situation, Fate::Kept)
+}
+
+fn good(situation: &Situation, fate: Fate) -> Vec<Step> {
     let rename = Step::Rename(situation.entry.clone(), situation.entry.good());
-    let mut steps = vec![rename, change(situation, Fate::Blessed)];
+    let mut steps = vec![rename, change(situation, fate)];
     if situation.entry.is_good() {
         steps.remove(0);
     }
@@ -256,6 +269,31 @@ mod tests {
         );
         let again = bless(&on("a_2.efi", None));
         assert!(matches!(&again[..], [Step::Record(_)]), "{again:?}");
+    }
+
+    #[test]
+    fn an_operators_word_takes_back_a_floor_that_somebody_wrote() {
+        for (entry, steps) in [("a_2+0-1.efi", 2), ("a_2.efi", 1)] {
+            let situation = on(entry, Some("a_1.efi"));
+            let after = |steps: &[Step]| {
+                let mut record = Record {
+                    floor: Some("99999999".into()),
+                    ..Record::default()
+                };
+                for step in steps {
+                    if let Step::Record(change) = step {
+                        change.apply(&mut record);
+                    }
+                }
+                assert!(record.is_bad("2").is_none());
+                record.floor
+            };
+            let kept = keep(&situation);
+            assert_eq!(kept.len(), steps);
+            assert_eq!(after(&kept).as_deref(), Some("2"));
+            // A trial that went well is no such word.
+            assert_eq!(after(&bless(&situation)).as_deref(), Some("99999999"));
+        }
     }
 
     #[test]

@@ -8,6 +8,9 @@
 //! none below a floor is to be installed. Then the copy counts; and if that cannot be read either
 //! ([`Unreadable`]), nothing is installed, tried again or written over until an operator says so by `initctl bless`.
 //!
+//! Nothing proves that a floor was ever reached: whoever writes the disk can write any, and then no update is newer. So an
+//! operator's `initctl bless` sets it to the version that runs.
+//!
 //! A newer version may have written fields that an older
 //! one does not know; they are passed over, since the older one is what a trial falls back to.
 
@@ -33,7 +36,8 @@ const REASON_MAX: usize = 512;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", default)]
 pub struct Record {
-    /// The highest version that was ever blessed: none that is not higher is installed.
+    /// The highest version that was ever blessed, or the one that an operator kept last: none that is not higher is
+    /// installed.
     pub floor: Option<String>,
     /// What became of the newest versions, the newest last; at most 16.
     pub trials: Vec<Trial>,
@@ -254,6 +258,24 @@ impl Record {
         trial.reason.clear();
         let floor = self.floor.as_deref().unwrap_or(version);
         self.floor = Some(higher(floor, version).to_owned());
+    }
+
+    /// An operator keeps a version: it has proven good, and it is the floor whatever the record said. So a floor that
+    /// somebody has written into the record, above any version that will ever be published, ends with this.
+    pub fn kept(&mut self, version: &str, roothash: &[u8; 32]) {
+        self.blessed(version, roothash);
+        self.floor = Some(version.to_owned());
+    }
+
+    /// The floor, if nothing else that is known tells of such a version: neither what became of versions, nor what is
+    /// on the ESP. A blessing leaves more than that.
+    #[must_use]
+    pub fn unfounded_floor(&self, running: &str, found: &[Found]) -> Option<&str> {
+        let floor = self.floor.as_deref()?;
+        let same = |version: &str| version::compare(version, floor) == Ordering::Equal;
+        let on_esp = |f: &Found| f.uki.as_ref().is_ok_and(|uki| same(&uki.version));
+        let known = same(running) || self.trial(floor).is_some() || found.iter().any(on_esp);
+        (!known).then_some(floor)
     }
 
     /// A version is bad, and why.

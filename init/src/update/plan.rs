@@ -222,7 +222,8 @@ fn fits(manifest: &Manifest, facts: &Facts<'_>) -> Result<(), End> {
     }
     if version::compare(offered, &facts.floor) != Ordering::Greater {
         return refuse(format!(
-            "version {offered} is not newer than {}, the newest version that was healthy on this machine; publish a higher version",
+            "version {offered} is not newer than {}, the newest version that was healthy on this machine; publish a higher version, or \
+             have `initctl bless` keep the running one if that never was",
             facts.floor
         ));
     }

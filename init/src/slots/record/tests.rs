@@ -233,6 +233,25 @@ fn the_floor_rises_and_never_falls() {
 }
 
 #[test]
+fn a_floor_that_nothing_else_tells_of_is_told_and_ends_with_an_operators_word() {
+    let mut record = known();
+    let esp = [found("os_7.efi", "os", "7"), found("os_6.efi", "os", "6")];
+    assert_eq!(record.unfounded_floor("6", &esp), None);
+    assert_eq!(Record::default().unfounded_floor("6", &esp), None);
+    // As whoever writes the disk leaves it.
+    record.floor = Some("99999999".into());
+    assert_eq!(record.unfounded_floor("6", &esp), Some("99999999"));
+    assert_eq!(record.floor("6", &esp), "99999999");
+    record.kept("8", &[8; 32]);
+    assert_eq!(record.floor.as_deref(), Some("8"));
+    assert_eq!(record.unfounded_floor("8", &esp), None);
+    // After a rollback the operator keeps the older one: the newer one stays bad.
+    record.kept("6", &[6; 32]);
+    assert_eq!(record.floor("6", &[]), "6");
+    assert!(record.is_bad("7").is_some());
+}
+
+#[test]
 fn a_lost_floor_is_found_on_the_esp() {
     let esp = [
         found("os_2.efi", "os", "2"),

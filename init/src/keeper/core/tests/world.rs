@@ -384,7 +384,7 @@ proptest! {
         let mut world = World::new(TRIAL, Some("os_1.efi"), &kills, &failures).checks();
         world.current.healthy();
         world.run(5);
-        for step in steps::bless(&world.situation()) {
+        for step in steps::keep(&world.situation()) {
             world.step(step);
         }
         world.core.look_again();
