@@ -187,6 +187,11 @@ impl Clock {
         clock
     }
 
+    /// The latest time that can be right.
+    fn latest(&self) -> Time {
+        self.built.saturating_add(LIFE)
+    }
+
     /// By how much the clock is before the build.
     fn missing(&self, wall: Time) -> Option<Time> {
         let missing = self.built.saturating_sub(wall);
@@ -206,7 +211,7 @@ impl Clock {
         } else {
             wall.checked_add(distance)
         };
-        let possible = self.built..=self.built.saturating_add(LIFE);
+        let possible = self.built..=self.latest();
         if !target.is_some_and(|target| possible.contains(&target)) {
             return Decision::Refuse("before the build of this image, or more than 30 years after");
         }

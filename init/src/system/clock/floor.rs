@@ -8,12 +8,13 @@
 //!   condition as for the battery clock: a long step that only one source asked for is not kept. A child writes it
 //!   ([`store`]), since a disk can hang.
 //! * **Read** it is by PID 1 before its services start ([`load`]). A clock that shows an earlier time is set to it, and
-//!   counts as unset. A time from before the build, or beyond [`LIFE`](super::LIFE) after it, is not believed.
+//!   counts as unset. A time from before the build, or beyond [`LIFE`](super::LIFE) after it, is not believed; the latter
+//!   is told, since no boot of ours kept it.
 //! * **A wrong one**, which somebody who could write to the disk left there, is mended as a wrong battery clock is: a
 //!   majority of three or more servers, or two configured ones, set the clock back once a boot, and what it
 //!   shows then is kept.
 
-use super::{Clock, LIFE};
+use super::Clock;
 use crate::state::{CLOCK, StateDir, StateError};
 use crate::sys::Correction;
 use supervisor::Time;
@@ -28,6 +29,15 @@ impl Clock {
     pub fn begin_at(&mut self, kept: Result<Option<Time>, String>, sink: &mut dyn EventSink) {
         match kept {
             Ok(None) => {}
+            Ok(Some(kept)) if kept > self.latest() => sink.emit(
+                Event::new("clock.warning")
+                    .with(
+                        "seen",
+                        "a kept time of more than 30 years after the build of this image",
+                    )
+                    .with("kept", kept.as_secs())
+                    .with("then", "it is not believed"),
+            ),
             Ok(Some(kept)) => {
                 let wall = super::wall();
                 if let Some(forward) = self.missing_of(kept, wall) {
@@ -46,7 +56,7 @@ impl Clock {
 
     /// By how much the clock is before the time that was kept, if that can be true.
     pub(super) fn missing_of(&self, kept: Time, wall: Time) -> Option<Time> {
-        let possible = self.built..=self.built.saturating_add(LIFE);
+        let possible = self.built..=self.latest();
         let forward = kept.checked_sub(wall)?;
         (possible.contains(&kept) && !forward.is_zero()).then_some(forward)
     }

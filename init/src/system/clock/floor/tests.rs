@@ -1,6 +1,6 @@
 //! The kept time: where a clock begins, what is kept, and how a wrong one is mended.
 
-use super::super::{Decision, Measured};
+use super::super::{Decision, LIFE, Measured};
 use super::*;
 use proptest::prelude::*;
 
@@ -46,6 +46,20 @@ fn the_clock_begins_at_the_kept_time_if_that_is_later_and_possible() {
     );
     assert_eq!(clock.missing_of(BUILT + LIFE + s(1), BUILT), None);
     assert_eq!(clock.missing_of(Time::MAX, BUILT), None);
+}
+
+#[test]
+fn a_kept_time_that_cannot_be_right_is_told_and_moves_nothing() {
+    let kept = BUILT + LIFE + s(1);
+    let (mut clock, mut told) = (Clock::new(BUILT), Vec::new());
+    clock.begin_at(Ok(Some(kept)), &mut told);
+    let names: Vec<&str> = told.iter().map(Event::name).collect();
+    assert_eq!(names, ["clock.warning"], "{told:?}");
+    assert_eq!(
+        told[0].field("kept"),
+        Some(kept.as_secs().to_string().as_str())
+    );
+    assert!(!clock.unset);
 }
 
 #[test]
