@@ -11,8 +11,12 @@
 //!    ^                     |
 //!    |   not well, or a    |           too many setbacks, or `timeout` has passed,
 //!    +--- service was -----+           or a service asks for a reboot
-//!         restarted: a setback --------------------------------------> Decided(condemn)
+//!         restarted -------------------------------------------------> Decided(condemn)
 //! ```
+//!
+//! A **setback** is health that ended with the restart of a service. Health that was lost and came back by itself is none:
+//! whoever can slow the answers of a service could condemn any version with three moments of it. The probation begins anew
+//! then, until the timeout.
 //!
 //! Every service counts, those of init's own, too: a machine whose netcfg dies over and over answers
 //! on the loopback and is of no use to anybody. Pure: the loop hands in the observed time
@@ -31,7 +35,7 @@ pub struct Policy {
     pub timeout: Time,
 }
 
-/// Setbacks that a trial may have. One can be bad luck, three are a pattern.
+/// Setbacks that a trial may have, see the module. One can be bad luck, three are a pattern.
 const SETBACKS_MAX: u32 = 2;
 
 /// What is seen of one service.
@@ -58,6 +62,10 @@ pub struct Trial {
     policy: Policy,
     /// Whether it waits for health, or how much of the probation is left.
     probation: SustainedHealth,
+    /// Restarts that the last look has seen.
+    restarts: u64,
+    /// Whether health has ended, has not come back since, and no service was restarted yet.
+    lost: bool,
     setbacks: u32,
     decided: bool,
 }
@@ -69,6 +77,8 @@ impl Trial {
         Self {
             policy,
             probation: SustainedHealth::new(policy.probation),
+            restarts: 0,
+            lost: false,
             setbacks: 0,
             decided: false,
         }
@@ -106,9 +116,7 @@ impl Trial {
             }
         }
         let look = self.probation.look(now, well, restarts);
-        if look == Look::Interrupted {
-            self.setbacks += 1;
-        }
+        self.count_setback(look == Look::Interrupted, well, restarts);
         let culprit = most.filter(|m| m.restarts > 0).map_or_else(
             || "no service was restarted".to_owned(),
             |m| format!("service {} was restarted {} times", m.name, m.restarts),
@@ -131,6 +139,17 @@ impl Trial {
         self.decide(Verdict::Condemn(format!(
             "{state} healthy within {seconds} s of the boot; {culprit}"
         )))
+    }
+
+    /// Counts one setback for all restarts with which health ends, be they seen together with its loss or later.
+    fn count_setback(&mut self, interrupted: bool, well: bool, restarts: u64) {
+        let restarted = restarts > self.restarts;
+        self.restarts = restarts;
+        self.lost |= interrupted;
+        if self.lost && restarted {
+            self.setbacks = self.setbacks.saturating_add(1);
+        }
+        self.lost &= !(well || restarted);
     }
 
     /// A service does not come back by itself, for this reason: what it asks for, a reboot, is the end of
@@ -213,15 +232,43 @@ mod tests {
     }
 
     #[test]
-    fn flapping_health_is_condemned_without_a_restart() {
+    fn a_restart_is_a_setback_also_when_it_is_seen_after_the_loss_of_health() {
         let mut trial = Trial::new(POLICY);
-        for round in 0..2 {
-            assert_eq!(trial.look(at(10 * round + 1), true, seen(0)), None);
-            assert_eq!(trial.look(at(10 * round + 5), false, seen(0)), None);
+        for round in 0..3 {
+            let start = 10 * round;
+            assert_eq!(trial.look(at(start + 1), true, seen(round)), None);
+            assert_eq!(trial.look(at(start + 2), false, seen(round)), None);
+            let verdict = trial.look(at(start + 3), false, seen(round + 1));
+            assert_eq!(verdict.is_some(), round == 2, "{verdict:?}");
         }
-        assert_eq!(trial.look(at(31), true, seen(0)), None);
-        let verdict = trial.look(at(35), false, seen(0));
-        assert!(matches!(verdict, Some(Verdict::Condemn(why)) if why.contains("did not last")));
+        // A service that ends over and over before it was healthy again has lost health once.
+        let mut trial = Trial::new(POLICY);
+        assert_eq!(trial.look(at(1), true, seen(0)), None);
+        for restarts in 1..=5 {
+            assert_eq!(trial.look(at(1 + restarts), false, seen(restarts)), None);
+        }
+    }
+
+    #[test]
+    fn health_that_comes_back_by_itself_is_no_setback_and_begins_the_probation_anew() {
+        let mut trial = Trial::new(POLICY);
+        for round in 0..10 {
+            assert_eq!(trial.look(at(40 * round + 1), true, seen(0)), None);
+            assert_eq!(trial.look(at(40 * round + 39), false, seen(0)), None);
+        }
+        assert_eq!(trial.look(at(401), true, seen(0)), None);
+        assert_eq!(trial.look(at(461), true, seen(0)), Some(Verdict::Bless));
+        // One that never lasts ends with the timeout.
+        let mut trial = Trial::new(POLICY);
+        for round in 0..15 {
+            assert_eq!(trial.look(at(40 * round + 1), true, seen(0)), None);
+            assert_eq!(trial.look(at(40 * round + 39), false, seen(0)), None);
+        }
+        let verdict = trial.look(at(601), true, seen(0));
+        assert!(
+            matches!(&verdict, Some(Verdict::Condemn(why)) if why.contains("not for long enough healthy")),
+            "{verdict:?}"
+        );
     }
 
     #[test]
@@ -251,6 +298,20 @@ mod tests {
     }
 
     proptest! {
+        /// No loss of health condemns a version before its timeout, as long as nothing was restarted.
+        #[test]
+        fn without_a_restart_nothing_is_condemned_before_the_timeout(
+            course in proptest::collection::vec((1u64..40, any::<bool>()), 1..60),
+        ) {
+            let mut trial = Trial::new(POLICY);
+            let mut now = 0;
+            for (wait, well) in course {
+                now += wait;
+                let verdict = trial.look(at(now), well, seen(0));
+                prop_assert!(now >= 600 || !matches!(verdict, Some(Verdict::Condemn(_))), "{:?}", verdict);
+            }
+        }
+
         /// Whatever happens, there is exactly one verdict, by the timeout at the latest, and it is a
         /// blessing only after a whole probation without a blemish.
         #[test]
