@@ -52,6 +52,43 @@ fn a_silent_server_is_asked_in_unicast_then_everybody_until_the_end() {
 }
 
 #[test]
+fn a_lease_without_end_is_renewed_each_day_and_kept_when_nobody_answers() {
+    const DAY: u64 = 86_400;
+    let mut world = bound(u32::MAX);
+    let start = world.now + s(1);
+    world.run_for(s(10 * DAY));
+    let renewing = world.sent_since(start);
+    assert!((10..=11).contains(&renewing.len()), "{renewing:?}");
+    assert!(renewing.iter().all(|to| matches!(to, To::Unicast(_))));
+
+    let (died, address) = (world.now, world.servers[0].address);
+    world.servers[0].dead = vec![(died, s(u64::from(u32::MAX)))];
+    world.run_for(s(DAY * 7 / 2));
+    let asked = world.sent_since(died);
+    for way in [To::BroadcastFromLease, To::Broadcast] {
+        assert!(asked.contains(&way), "{way:?} is missing of {asked:?}");
+    }
+    let lease = world.client.applied().expect("kept");
+    assert_eq!(lease.address.address(), address);
+    assert!(!world.did(|a| matches!(a, Action::Withdraw(_))));
+    assert!(world.noted(|note| matches!(note, Note::Silence { .. })));
+}
+
+#[test]
+fn a_lease_without_end_of_a_server_that_is_gone_gives_way_to_another() {
+    let mut world = bound(u32::MAX);
+    // The one that is there now does not know of the lease and says nothing to it.
+    world.servers = vec![Server::new(7, Manner::Honest, 3600)];
+    let there = world.servers[0].address;
+    let has_moved = move |world: &World| {
+        let lease = world.client.applied();
+        lease.is_some_and(|lease| lease.address.address() == there)
+    };
+    let end = world.now + s(2 * 86_400 + 10);
+    assert!(world.run_until(end, has_moved));
+}
+
+#[test]
 fn a_short_loss_of_carrier_keeps_the_address_and_asks_for_it() {
     let mut world = bound(3600);
     world.step(Event::CarrierDown);

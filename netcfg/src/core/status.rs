@@ -191,15 +191,15 @@ fn dhcp4_status(now: Duration, port: &Port) -> Option<Dhcp4Status> {
     let client = port.client()?;
     let counters = client.counters();
     let lease = client.applied();
-    let end = lease.and_then(|lease| lease.times.end);
+    let questions = lease.map(|lease| lease.times.questions());
     Some(Dhcp4Status {
         phase: client.phase_name().to_owned(),
         address: lease.map(|lease| lease.address.to_string()),
         server: lease.map(|lease| lease.server.to_string()),
         lease_s: lease.and_then(|lease| lease.seconds()),
-        renew_in_s: left(now, end.map(|end| end.renew)),
-        rebind_in_s: left(now, end.map(|end| end.rebind)),
-        expires_in_s: left(now, end.map(|end| end.expire)),
+        renew_in_s: left(now, questions.map(|questions| questions.renew)),
+        rebind_in_s: left(now, questions.map(|questions| questions.rebind)),
+        expires_in_s: left(now, lease.and_then(|lease| lease.times.expire())),
         verified: lease.is_some() && port.verified(),
         counters: Counters {
             sent: counters.sent,

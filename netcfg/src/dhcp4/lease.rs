@@ -14,6 +14,10 @@ pub const SHORTEST_LEASE: Duration = Duration::from_secs(10);
 /// RFC 2131, section 3.3: this lease time means for ever.
 const INFINITE: u32 = u32::MAX;
 
+/// A lease without end is asked for again as one of so many days: it may be the word of a server that is long gone,
+/// and nobody else would be heard until the carrier goes. It does not end by that.
+const ENDLESS: Duration = Duration::from_secs(2 * 86_400);
+
 /// RFC 791: every host must take datagrams of 576 bytes; a smaller "MTU" is a mistake or an
 /// attack. The upper bound is the link's, which the driver knows.
 const SMALLEST_MTU: u16 = 576;
@@ -28,7 +32,7 @@ pub struct Times {
     pub end: Option<End>,
 }
 
-/// The three instants of a lease that ends.
+/// The three instants of a lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct End {
     /// T1: ask the server for more time.
@@ -39,9 +43,19 @@ pub struct End {
     pub expire: Duration,
 }
 
+impl End {
+    /// By the defaults of RFC 2131, section 4.4.5: one half and seven eighths.
+    fn of(granted: Duration, whole: Duration) -> End {
+        End {
+            renew: granted + whole / 2,
+            rebind: granted + whole * 7 / 8,
+            expire: granted + whole,
+        }
+    }
+}
+
 impl Times {
-    /// From the seconds in an ACK. T1 and T2 that are missing or out of order are replaced by
-    /// the defaults of RFC 2131, section 4.4.5: one half and seven eighths.
+    /// From the seconds in an ACK. T1 and T2 that are missing or out of order are replaced by the defaults.
     fn new(granted: Duration, lease: u32, t1: Option<u32>, t2: Option<u32>) -> Times {
         if lease == INFINITE {
             return Times { granted, end: None };
@@ -51,21 +65,28 @@ impl Times {
             let instant = Duration::from_secs(seconds?.into());
             (!instant.is_zero() && instant < whole).then_some(instant)
         };
-        let t2 = usable(t2).unwrap_or(whole * 7 / 8);
-        let t1 = usable(t1).unwrap_or(whole / 2);
-        let (t1, t2) = if t1 < t2 {
-            (t1, t2)
+        let usual = End::of(granted, whole);
+        let renew = usable(t1).map_or(usual.renew, |t1| granted + t1);
+        let rebind = usable(t2).map_or(usual.rebind, |t2| granted + t2);
+        let end = if renew < rebind {
+            End {
+                renew,
+                rebind,
+                ..usual
+            }
         } else {
-            (whole / 2, whole * 7 / 8)
+            usual
         };
         Times {
             granted,
-            end: Some(End {
-                renew: granted + t1,
-                rebind: granted + t2,
-                expire: granted + whole,
-            }),
+            end: Some(end),
         }
+    }
+
+    /// When servers are asked again. For a lease without end the last instant is the one from which it is asked for as
+    /// after a reboot, beside the search for a server, and kept.
+    pub fn questions(&self) -> End {
+        self.end.unwrap_or_else(|| End::of(self.granted, ENDLESS))
     }
 
     /// The same times `by` earlier, for a lease from before this boot: what would lie before the
@@ -329,7 +350,9 @@ mod tests {
 
     #[test]
     fn only_the_largest_lease_time_is_for_ever() {
-        assert_eq!(Times::new(s(1), u32::MAX, Some(1), Some(2)).end, None);
+        let endless = Times::new(s(1), u32::MAX, Some(1), Some(2));
+        assert_eq!(endless.end, None);
+        assert_eq!(endless.questions().renew, s(86_401));
         let almost = Times::new(s(1), u32::MAX - 1, None, None);
         assert_eq!(almost.expire(), Some(s(u64::from(u32::MAX))));
         assert!(almost.is_valid_at(s(u64::from(u32::MAX) - 1)));

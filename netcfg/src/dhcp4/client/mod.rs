@@ -38,6 +38,9 @@
 //!   server that does not know the old address may stay silent, and waiting for it costs seconds.
 //! - each DISCOVER has its own transaction id, the last few of which are answered: a rapid commit
 //!   then tells from when on its lease runs.
+//! - a lease without end (3.3) is asked for again after a day, and after two as at a new carrier: nobody else would be
+//!   heard for as long as the carrier stays if the server that granted it is gone. It is kept until somebody says no
+//!   or grants another one.
 //! - a server that refused or never confirmed its own offer is passed over for a minute when
 //!   there is another.
 
@@ -111,7 +114,7 @@ enum Phase {
     /// The lease is held, and applied when its guard says so.
     Probing,
     Bound {
-        renew: Option<Duration>,
+        renew: Duration,
     },
     /// Renewing and Rebinding: the same but for whom is asked and when it ends.
     Extending {
@@ -224,7 +227,7 @@ impl Client {
             Phase::Selecting { attempt, .. } | Phase::Requesting { attempt, .. } => {
                 Some(attempt.again)
             }
-            Phase::Bound { renew } => *renew,
+            Phase::Bound { renew } => Some(*renew),
             Phase::Extending { again, until, .. } => Some(*again.min(until)),
         };
         let applied = self.held.as_ref().filter(|held| held.applied);
@@ -380,7 +383,7 @@ impl Client {
                     self.request_again(now);
                 }
             }
-            Phase::Bound { renew: Some(renew) } if now >= *renew => self.extend(now),
+            Phase::Bound { renew } if now >= *renew => self.extend(now),
             Phase::Extending { again, until, .. } if now >= *again || now >= *until => {
                 self.extend(now);
             }

@@ -139,11 +139,10 @@ impl Client {
 
     /// Uses a lease that a server confirmed.
     fn install(&mut self, now: Duration, lease: Lease) {
-        let renew = lease.times.end.map(|end| {
-            // RFC 2131, 4.4.5: some fuzz, so that machines that booted together drift apart.
-            let early = self.rng.up_to((end.renew - lease.times.granted) / 32);
-            (end.renew - early).max(now + Duration::from_secs(1))
-        });
+        let renew = lease.times.questions().renew;
+        // RFC 2131, 4.4.5: some fuzz, so that machines that booted together drift apart.
+        let early = self.rng.up_to((renew - lease.times.granted) / 32);
+        let renew = (renew - early).max(now + Duration::from_secs(1));
         self.phase = Phase::Bound { renew };
         self.out.push(Action::Apply {
             lease: Box::new(lease.clone()),

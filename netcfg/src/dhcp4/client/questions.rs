@@ -112,16 +112,16 @@ impl Client {
         self.send(now, To::Broadcast, ask, xid, attempt.started, form);
     }
 
-    /// Asks for more time: the server until T2, everybody after.
+    /// Asks for more time: the server until T2, everybody after. A lease without end that nobody confirms goes on, and
+    /// other servers are looked for beside it.
     pub(super) fn extend(&mut self, now: Duration) {
-        let Some((lease, end)) = self
-            .held
-            .as_ref()
-            .and_then(|held| Some((&held.lease, held.lease.times.end?)))
-        else {
-            // No lease, or one without end: nothing to extend.
+        let Some(lease) = self.held.as_ref().map(|held| &held.lease) else {
             return;
         };
+        let end = lease.times.questions();
+        if now >= end.expire {
+            return self.start(now);
+        }
         let (address, server) = (lease.address.address(), lease.server);
         let any_server = now >= end.rebind;
         let until = if any_server { end.expire } else { end.rebind };
