@@ -14,7 +14,6 @@
 
 #![deny(unsafe_code)]
 
-pub mod beneath;
 pub mod cmdline;
 pub mod config;
 pub mod container;

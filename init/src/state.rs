@@ -24,7 +24,7 @@
 //!
 //! PID 1 uses this only before the services start; after that whoever writes is a child, because a disk can hang.
 
-use crate::beneath;
+use base::beneath;
 use rustix::fd::OwnedFd;
 use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;

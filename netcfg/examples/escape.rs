@@ -162,6 +162,8 @@ fn try_to(
                 fs::File::open(folder.join(of))?.sync_all()?;
                 fs::read_dir(folder.join(of))?.try_for_each(|entry| entry.map(|_| ()))?;
                 fs::remove_file(folder.join(of).join("b"))?;
+                let directory = folder.join(of).join("directory");
+                fs::rename(&directory, folder.join(of).join("aside"))?;
             }
             Ok(())
         }

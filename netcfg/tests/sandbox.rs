@@ -21,6 +21,8 @@ impl Bed {
             ("", 0, 0o755),
             ("state", UID, 0o755),
             ("run", UID, 0o755),
+            ("state/directory", 0, 0o755),
+            ("run/directory", 0, 0o755),
             // Everybody may do everything here, as far as users go.
             ("outside", UID, 0o777),
         ] {

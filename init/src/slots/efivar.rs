@@ -9,8 +9,8 @@
 //!
 //! Without this firmware there is nothing to read, which is no error: the machine was started in another way.
 
-use crate::beneath;
 use crate::devices::gpt::Guid;
+use base::beneath;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use std::io::{self, Read};

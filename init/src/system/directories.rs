@@ -16,7 +16,7 @@
 //! Links further down are followed: `/var` is not mounted with `MS_NOSYMFOLLOW`, because services keep links
 //! among their own data (a cache of models is made of them). No role of init opens anything there by way of a link.
 
-use crate::beneath;
+use base::beneath;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::Mode;
 use rustix::io::Errno;

@@ -5,17 +5,20 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
+use base::beneath;
+
 use crate::core::Setting;
 use crate::link::{self, Device};
 use crate::mac::Mac;
 
 /// Replaces `path`: a reader sees the old text or the new one, never a part. Survives the end of
-/// this process, but a power cut only after [`sync`].
-pub fn replace(path: &Path, text: &str) -> io::Result<()> {
+/// this process, but a power cut only after [`sync`]. A directory that lies in the way is moved aside, and that is told.
+pub fn replace(path: &Path, text: &str) -> io::Result<Option<String>> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let fresh = path.with_file_name(format!(".{name}.new"));
     // What lies there is torn, or not ours: a FIFO would be waited for, a link followed.
-    remove(&fresh)?;
+    let moved = remove(&fresh)?;
+    let also = beneath::make_way(path)?;
     let mut file = OpenOptions::new()
         .write(true)
         .create_new(true)
@@ -23,7 +26,8 @@ pub fn replace(path: &Path, text: &str) -> io::Result<()> {
     // Whatever the umask: everybody's resolver reads `resolv.conf`.
     file.set_permissions(fs::Permissions::from_mode(0o644))?;
     file.write_all(text.as_bytes())?;
-    fs::rename(&fresh, path)
+    fs::rename(&fresh, path)?;
+    Ok(also.or(moved))
 }
 
 /// Makes what was written to `path` last over a power cut.
@@ -53,11 +57,12 @@ pub fn lease_path(state_dir: &Path, mac: Mac) -> PathBuf {
     state_dir.join(format!("lease-{}", mac.to_string().replace(':', "")))
 }
 
-/// Removes a file that may not be there.
-pub fn remove(path: &Path) -> io::Result<()> {
+/// Removes a file that may not be there. A directory in its place is moved aside, and that is told.
+pub fn remove(path: &Path) -> io::Result<Option<String>> {
+    let moved = beneath::make_way(path)?;
     match fs::remove_file(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        result => result,
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(moved),
     }
 }
 
@@ -104,7 +109,7 @@ mod tests {
             mknodat(CWD, path, FileType::Fifo, mode, 0).expect("a FIFO");
         }
         assert_eq!(read_small(&lease), None);
-        replace(&lease, "text").expect("a file");
+        assert_eq!(replace(&lease, "text").expect("a file"), None);
         assert_eq!(read_small(&lease).as_deref(), Some("text"));
         let other = folder.join("other");
         std::os::unix::fs::symlink(&other, &fresh).expect("a link");
@@ -113,6 +118,28 @@ mod tests {
         assert!(!other.exists());
         std::os::unix::fs::symlink(&lease, &other).expect("a link");
         assert_eq!(read_small(&other), None);
+        fs::remove_dir_all(&folder).expect("the folder");
+    }
+
+    #[test]
+    fn a_directory_in_the_way_of_a_file_is_moved_aside_and_told() {
+        let folder = std::env::temp_dir().join(format!("netcfg-way-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&folder);
+        let (lease, fresh) = (folder.join("lease"), folder.join(".lease.new"));
+        for (path, number) in [(&lease, 1), (&fresh, 1), (&lease, 2)] {
+            let _ = fs::remove_file(path);
+            fs::create_dir_all(path.join("full")).expect("a directory");
+            assert_eq!(read_small(path), None);
+            let told = replace(&lease, "text").expect("a file").expect("told");
+            let aside = format!("{}.obstructed-{number}", path.display());
+            assert!(told.ends_with(&aside), "{told}");
+            assert!(Path::new(&aside).join("full").is_dir());
+            assert_eq!(read_small(&lease).as_deref(), Some("text"));
+        }
+        fs::remove_file(&lease).expect("the file");
+        fs::create_dir_all(lease.join("full")).expect("a directory");
+        assert!(remove(&lease).expect("moved").is_some() && !lease.exists());
+        assert_eq!(remove(&lease).expect("nothing there"), None);
         fs::remove_dir_all(&folder).expect("the folder");
     }
 }

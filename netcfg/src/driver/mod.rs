@@ -263,7 +263,7 @@ impl Driver<'_> {
             Command::SaveLease { link, mac, lease } => {
                 let path = files::lease_path(&self.options.state_dir, mac);
                 let text = store::write(&lease, &clock::clocks());
-                or_failed(files::replace(&path, &text), Doing::Storing, link)
+                or_moved(files::replace(&path, &text), link)
             }
             Command::SyncLease { link, mac } => {
                 let path = files::lease_path(&self.options.state_dir, mac);
@@ -271,7 +271,7 @@ impl Driver<'_> {
             }
             Command::RemoveLease { link, mac } => {
                 let path = files::lease_path(&self.options.state_dir, mac);
-                or_failed(files::remove(&path), Doing::Storing, link)
+                or_moved(files::remove(&path), link)
             }
             Command::ReadResolvConf => {
                 let path = self.resolv_conf();
@@ -373,6 +373,12 @@ fn failed(doing: Doing, link: Option<u32>, why: &dyn ToString) -> Input<'static>
         link,
         why: why.to_string(),
     })
+}
+
+/// What is to be told of a lease that was stored: a failure, or what was in the way.
+fn or_moved(result: io::Result<Option<String>>, link: u32) -> Option<Input<'static>> {
+    let why = result.unwrap_or_else(|error| Some(error.to_string()))?;
+    Some(failed(Doing::Storing, Some(link), &why))
 }
 
 fn or_failed(result: io::Result<()>, doing: Doing, link: u32) -> Option<Input<'static>> {

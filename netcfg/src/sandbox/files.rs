@@ -34,9 +34,15 @@ struct Place {
 
 fn places(state_dir: &Path, runtime_dir: &Path) -> Vec<Place> {
     let read = AccessFs::ReadFile | AccessFs::ReadDir;
-    // A file is replaced: a new one written beside it, and renamed over it.
-    let replace =
-        read | AccessFs::WriteFile | AccessFs::Truncate | AccessFs::MakeReg | AccessFs::RemoveFile;
+    // A file is replaced: a new one written beside it, and renamed over it. A directory in the way is renamed, which
+    // Landlock takes for its removal and its making; seccomp has no call that does either.
+    let replace = read
+        | AccessFs::WriteFile
+        | AccessFs::Truncate
+        | AccessFs::MakeReg
+        | AccessFs::RemoveFile
+        | AccessFs::MakeDir
+        | AccessFs::RemoveDir;
     // They are there already, and what is written to them is a value.
     let set = AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::Truncate;
     let place = |path: &Path, access, optional| Place {

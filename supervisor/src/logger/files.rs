@@ -10,6 +10,7 @@
 //! them.
 
 use super::writer::{LogFile, Rotation, tail};
+use base::beneath;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::collections::VecDeque;
@@ -38,6 +39,9 @@ const EXITS: Rotation = Rotation {
     older: 1,
 };
 
+/// What is told at once of what was in the way of files.
+const MOVED_MAX: usize = 16;
+
 /// What is read of the exit records of earlier boots.
 const EXITS_TAIL: usize = 64 * 1024;
 
@@ -63,6 +67,8 @@ pub struct News {
     pub exits: Option<Vec<u8>>,
     /// Why nothing is written, once.
     pub problem: Option<String>,
+    /// What was in the way of files, and where it is now.
+    pub moved: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -179,6 +185,7 @@ impl Files {
             lost: std::mem::replace(&mut state.news.lost, none),
             exits: state.news.exits.take(),
             problem: state.news.problem.take(),
+            moved: std::mem::take(&mut state.news.moved),
         }
     }
 
@@ -221,6 +228,16 @@ impl Shared {
         Some(std::mem::take(&mut state.queue)).filter(|q| !q.is_empty())
     }
 
+    /// What was in the way of files is told. Somebody who puts things there without end is told of no more than that.
+    fn tell_moved(&self, moved: impl Iterator<Item = String>) {
+        let mut state = self.lock();
+        let room = MOVED_MAX.saturating_sub(state.news.moved.len());
+        state.news.moved.extend(moved.take(room));
+        if !state.news.moved.is_empty() {
+            self.ring();
+        }
+    }
+
     /// These lines are in the files, less those that are lost.
     fn settle(&self, batch: &VecDeque<Entry>, lost: &[u64]) {
         let mut state = self.lock();
@@ -253,7 +270,8 @@ fn write_all(shared: &Shared, folder: &Folder, names: &[String], boot: &str) {
     let exits = path.join("exits.jsonl");
     shared.lock().news.exits = Some(tail(&exits, EXITS_TAIL));
     shared.ring();
-    let starts_boot = is_new_boot(path, boot);
+    let (starts_boot, moved) = is_new_boot(path, boot);
+    shared.tell_moved(moved.into_iter());
     let logs = names.iter().map(|name| {
         let path = path.join(format!("{name}.log"));
         LogFile::new(path, folder.rotation, starts_boot, false)
@@ -264,6 +282,7 @@ fn write_all(shared: &Shared, folder: &Folder, names: &[String], boot: &str) {
         .collect();
     let logs = files.iter_mut().take(names.len());
     logs.for_each(LogFile::start);
+    shared.tell_moved(files.iter_mut().flat_map(LogFile::moved));
     while let Some(batch) = shared.wait() {
         let mut lost = vec![0u64; names.len()];
         let mut lose = |owner: usize| {
@@ -280,6 +299,7 @@ fn write_all(shared: &Shared, folder: &Folder, names: &[String], boot: &str) {
         for file in &mut files {
             file.flush(&mut lose);
         }
+        shared.tell_moved(files.iter_mut().flat_map(LogFile::moved));
         shared.settle(&batch, &lost);
     }
     shared.lock().done = true;
@@ -293,16 +313,17 @@ fn make(path: &Path) -> io::Result<()> {
 }
 
 /// Whether this boot has not written here yet. If that cannot be kept, the next start of the
-/// logger is taken for one.
-fn is_new_boot(folder: &Path, boot: &str) -> bool {
+/// logger is taken for one. The second is what was in the way of the file, if anything was.
+fn is_new_boot(folder: &Path, boot: &str) -> (bool, Option<String>) {
     let path = folder.join(BOOT_ID);
     if tail(&path, 64) == boot.as_bytes() {
-        return false;
+        return (false, None);
     }
+    let moved = beneath::make_way(&path).ok().flatten();
     // What lies there may be a FIFO, which is waited for, or a link.
     let _ = std::fs::remove_file(&path);
     let _ = std::fs::write(&path, boot);
-    true
+    (true, moved)
 }
 
 #[cfg(test)]
@@ -333,6 +354,7 @@ mod tests {
             let news = files.news();
             sum.exits = news.exits.or(sum.exits);
             sum.problem = news.problem.or(sum.problem);
+            sum.moved.extend(news.moved);
             for (sum, count) in sum.lost.iter_mut().zip(news.lost) {
                 *sum += count;
             }
@@ -366,6 +388,23 @@ mod tests {
             folder.read("made/here/init.log"),
             "-- boot --\n-- boot --\n"
         );
+    }
+
+    #[test]
+    fn directories_in_the_way_of_files_are_told() {
+        let folder = testing::Folder::new();
+        for name in ["boot-id", "a.log", "exits.jsonl"] {
+            std::fs::create_dir_all(folder.path().join("made/here").join(name)).unwrap();
+        }
+        let files = start(&folder, "1");
+        assert!(files.offer(1, || "line".into()));
+        assert!(files.offer_exit(1, "record"));
+        let news = finish(&files);
+        assert_eq!(news.lost, [0, 0]);
+        assert_eq!(news.moved.len(), 3, "{:?}", news.moved);
+        assert_eq!(folder.read("made/here/boot-id"), "1");
+        assert_eq!(folder.read("made/here/a.log"), "-- boot --\nline\n");
+        assert_eq!(folder.read("made/here/exits.jsonl"), "record\n");
     }
 
     #[test]

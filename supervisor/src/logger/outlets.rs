@@ -168,6 +168,13 @@ impl Outlets {
             self.console.open();
             self.line(EVENTS, now, &event.line(now));
         }
+        for moved in news.moved {
+            let event = Event::new("log.warning")
+                .with("what", "files")
+                .with("error", moved)
+                .with("then", "log files are written as usual");
+            self.line(EVENTS, now, &event.line(now));
+        }
         if let Some(written) = news.exits {
             self.exits.load(&written);
         }

@@ -4,12 +4,15 @@
 //! and the first thing a boot writes into it is the line [`BOOT`]. A file that would grow beyond
 //! its size becomes `NAME.1`, the older ones move on by one, and the oldest goes.
 //!
+//! What lies at one of these names and cannot be a log file is renamed to `NAME.obstructed-N`, and told.
+//!
 //! A disk can refuse at any byte. A line is in the file whole, or it is lost and its owner is
 //! told so: after a failed write the torn rest is cut off again, or, if even that is refused,
 //! ended with a line break at the next occasion. Every line is a new attempt; a disk that has room
 //! again is simply used.
 
-use rustix::fs::{Mode, OFlags};
+use base::beneath;
+use rustix::fs::{CWD, Mode, OFlags};
 use std::fs::File;
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::FileExt;
@@ -24,9 +27,6 @@ const CHUNK: usize = 64 * 1024;
 
 /// The group may read, as it is with log files; the group is the logger's own.
 const MODE: Mode = Mode::from_raw_mode(0o640);
-
-/// What is in the way of a log file is renamed to its name with this at the end.
-const OBSTRUCTED: &str = ".obstructed";
 
 /// When a file is full, and how many full ones are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +54,8 @@ pub struct LogFile {
     prelude: usize,
     /// Where each line of `pending` ends, and whose it is.
     ends: Vec<(usize, usize)>,
+    /// What was in the way of a file, and where it is now.
+    moved: Vec<String>,
 }
 
 impl LogFile {
@@ -70,7 +72,13 @@ impl LogFile {
             pending: Vec::new(),
             prelude: 0,
             ends: Vec::new(),
+            moved: Vec::new(),
         }
+    }
+
+    /// What was in the way since the last call, and where it is now.
+    pub fn moved(&mut self) -> std::vec::Drain<'_, String> {
+        self.moved.drain(..)
     }
 
     /// Opens the file and starts the boot in it. A failure is found again with the first line.
@@ -131,9 +139,10 @@ impl LogFile {
         let file = match open_log(&self.path) {
             Err(_) if std::fs::symlink_metadata(&self.path).is_ok() => {
                 // It is no file, or not ours: it is kept, and another one takes its place.
-                let mut aside = self.path.clone().into_os_string();
-                aside.push(OBSTRUCTED);
-                std::fs::rename(&self.path, aside)?;
+                let aside = beneath::move_aside(CWD, &self.path)?;
+                let path = self.path.display();
+                self.moved
+                    .push(format!("{path}: what was there is now {aside}"));
                 open_log(&self.path)?
             }
             other => other?,
@@ -201,6 +210,9 @@ impl LogFile {
         };
         if self.rotation.older == 0 {
             return missing_is_fine(std::fs::remove_file(&self.path));
+        }
+        for number in 1..=self.rotation.older {
+            self.moved.extend(beneath::make_way(&numbered(number))?);
         }
         for number in (1..self.rotation.older).rev() {
             missing_is_fine(std::fs::rename(numbered(number), numbered(number + 1)))?;
@@ -284,23 +296,49 @@ mod tests {
         use rustix::fs::{CWD, FileType, mknodat};
         let folder = Folder::new();
         let path = folder.path().join("s.log");
-        for kind in ["fifo", "link", "directory"] {
+        for (number, kind) in (1..).zip(["fifo", "link", "directory", "directory"]) {
             let _ = std::fs::remove_file(&path);
             match kind {
                 "fifo" => mknodat(CWD, &path, FileType::Fifo, MODE, 0).unwrap(),
                 "link" => std::os::unix::fs::symlink("/dev/null", &path).unwrap(),
-                _ => {
-                    std::fs::remove_file(folder.path().join("s.log.obstructed")).unwrap();
-                    std::fs::create_dir(&path).unwrap();
-                }
+                _ => std::fs::create_dir_all(path.join("full")).unwrap(),
             }
             let mut file = file(&folder, 1000, 3);
             file.start();
             file.push("now", 0, &mut nothing_lost());
             file.flush(&mut nothing_lost());
             assert_eq!(folder.read("s.log"), "-- boot --\nnow\n", "{kind}");
-            let aside = std::fs::symlink_metadata(folder.path().join("s.log.obstructed"));
-            assert!(!aside.unwrap().is_file(), "{kind}");
+            let aside = format!("s.log.obstructed-{number}");
+            let there = std::fs::symlink_metadata(folder.path().join(&aside));
+            assert!(!there.unwrap().is_file(), "{kind}");
+            let told: Vec<String> = file.moved().collect();
+            assert!(told.len() == 1 && told[0].ends_with(&aside), "{told:?}");
+        }
+    }
+
+    #[test]
+    fn a_directory_in_the_way_of_an_older_file_hinders_no_rotation() {
+        let folder = Folder::new();
+        for older in ["s.log.1", "s.log.3"] {
+            std::fs::create_dir_all(folder.path().join(older).join("full")).unwrap();
+        }
+        let mut file = file(&folder, 22, 3);
+        for number in 10..=30 {
+            file.push(&format!("line {number}"), 0, &mut nothing_lost());
+        }
+        file.flush(&mut nothing_lost());
+        assert_eq!(folder.read("s.log.1"), "line 27\nline 28\n");
+        assert_eq!(folder.read("s.log.3"), "line 23\nline 24\n");
+        let told: Vec<String> = file.moved().collect();
+        assert_eq!(told.len(), 2, "{told:?}");
+        for (told, older) in told.iter().zip(["s.log.1", "s.log.3"]) {
+            assert!(told.ends_with(&format!("{older}.obstructed-1")), "{told}");
+            assert!(
+                folder
+                    .path()
+                    .join(format!("{older}.obstructed-1/full"))
+                    .is_dir()
+            );
         }
     }
 
