@@ -17,6 +17,12 @@ impl Keeper {
         if let Some(damage) = &look.damage {
             self.warn("record", &format!("{damage}; its copy is used"));
         }
+        if let Some(surplus) = &look.surplus {
+            self.warn(
+                "ESP",
+                &format!("{surplus}; no update is installed until then"),
+            );
+        }
         let running = &look.running.version;
         if let Some(floor) = look.record.unfounded_floor(running, &look.found) {
             let seen = format!(

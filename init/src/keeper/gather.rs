@@ -24,6 +24,8 @@ pub struct Look {
     pub layout: Layout,
     /// The entries.
     pub found: Vec<Found>,
+    /// What is to be said if there are more than these.
+    pub surplus: Option<String>,
     /// What the loader said.
     pub variables: BootVariables,
     /// The running version.
@@ -72,8 +74,9 @@ pub fn look(marks: &Marks) -> Result<Look, String> {
     let layout = layout::find(&partitions, &roothash, variables.device)?;
     let device = layout.esp.path();
     let fail = |e| format!("the ESP {}: {e}", device.display());
-    let esp = Esp::mount(&device).map_err(fail)?;
-    let found = esp.list().map_err(fail)?;
+    let esp = Esp::mount(&device, &running.image).map_err(fail)?;
+    let entries = esp.list().map_err(fail)?;
+    let (surplus, found) = (entries.surplus(), entries.found);
     let loaded = StateDir::open()
         .map_err(Unreadable::from)
         .and_then(|state| Record::load(&state));
@@ -88,6 +91,7 @@ pub fn look(marks: &Marks) -> Result<Look, String> {
     Ok(Look {
         layout,
         found,
+        surplus,
         variables,
         running,
         record,

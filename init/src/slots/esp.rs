@@ -13,7 +13,7 @@ mod fat;
 use super::name::EntryName;
 use super::uki::{self, Uki};
 use crate::devices::modules::Modules;
-use fat::Folder;
+use fat::{FILES_MAX, Folder};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
 use std::fs::File;
 use std::io;
@@ -48,6 +48,15 @@ pub struct Esp {
     _mount: Option<OwnedFd>,
 }
 
+/// The boot entries of an ESP.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Entries {
+    /// Those that were looked at, by name: all of our image, and others as long as there is room.
+    pub found: Vec<Found>,
+    /// How many were not.
+    pub left_out: usize,
+}
+
 /// A boot entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
@@ -60,11 +69,11 @@ pub struct Found {
 }
 
 impl Esp {
-    /// Mounts the ESP on this device for this process alone.
+    /// Mounts the ESP on this device for this process alone. The entries of this image are found whatever else is there.
     ///
     /// # Errors
     /// Names the device, and what does not work.
-    pub fn mount(device: &Path) -> io::Result<Self> {
+    pub fn mount(device: &Path, image: &str) -> io::Result<Self> {
         let name = format!("ESP {}", device.display());
         // What is built in has no module; if one is missing, the mount fails and this says why.
         let mut missing = String::new();
@@ -81,17 +90,17 @@ impl Esp {
         let root = PathBuf::from(format!("/proc/self/fd/{}", mount.as_raw_fd()));
         Ok(Self {
             name,
-            folder: Folder(root.join(FOLDER)),
+            folder: folder(&root, image),
             _mount: Some(mount),
         })
     }
 
-    /// The ESP whose root is this folder.
+    /// The ESP whose root is this folder, for tests.
     #[must_use]
-    pub fn at(root: &Path) -> Self {
+    pub fn at(root: &Path, image: &str) -> Self {
         Self {
             name: format!("ESP {}", root.display()),
-            folder: Folder(root.join(FOLDER)),
+            folder: folder(root, image),
             _mount: None,
         }
     }
@@ -102,23 +111,25 @@ impl Esp {
     /// writing into one that a power cut has left could be writing into an entry.
     #[must_use]
     pub fn folder(&self) -> &Path {
-        &self.folder.0
+        &self.folder.path
     }
 
     /// The boot entries, by name. One that is no whole UKI says so itself.
     ///
     /// # Errors
     /// Names what cannot be read.
-    pub fn list(&self) -> io::Result<Vec<Found>> {
+    pub fn list(&self) -> io::Result<Entries> {
         let files = self.folder.files().map_err(|e| self.fault("", &e))?;
-        let found = files
-            .iter()
-            .filter_map(|file| Some(self.found(file, EntryName::parse(file)?)));
-        Ok(found.collect())
+        let names = files.names.iter();
+        let found = names.filter_map(|file| Some(self.found(file, EntryName::parse(file)?)));
+        Ok(Entries {
+            found: found.collect(),
+            left_out: files.left_out,
+        })
     }
 
     fn found(&self, file: &str, name: EntryName) -> Found {
-        let open = File::open(self.folder.path(file));
+        let open = File::open(self.folder.file(file));
         let open = open.and_then(|open| Ok((open.metadata()?.len(), open)));
         let bytes = open.as_ref().map_or(0, |(len, _)| *len);
         let uki = match open {
@@ -180,7 +191,7 @@ impl Esp {
     /// # Errors
     /// Of the file system.
     pub fn free(&self) -> io::Result<u64> {
-        fat::free(&self.folder.0).map_err(|e| self.fault(": free space", &e))
+        fat::free(&self.folder.path).map_err(|e| self.fault(": free space", &e))
     }
 
     /// All of the ESP is on the disk when this returns.
@@ -194,7 +205,7 @@ impl Esp {
     /// The file that an entry is: by its usual name, or by another that reads the same, as `x+3.efi`.
     fn resolve(&self, name: &EntryName) -> io::Result<Option<String>> {
         let usual = name.file();
-        let mut files = self.folder.files()?;
+        let mut files = self.folder.files()?.names;
         files.retain(|file| EntryName::parse(file).as_ref() == Some(name));
         files.sort_by_key(|file| *file != usual);
         Ok(files.into_iter().next())
@@ -202,6 +213,28 @@ impl Esp {
 
     fn fault(&self, what: &str, e: &io::Error) -> io::Error {
         io::Error::new(e.kind(), format!("{}: {FOLDER}{what}: {e}", self.name))
+    }
+}
+
+impl Entries {
+    /// What is to be told if some were not looked at, and what is to be done about it.
+    #[must_use]
+    pub fn surplus(&self) -> Option<String> {
+        let more = self.left_out;
+        (more > 0).then(|| {
+            format!(
+                "{FOLDER} of the ESP has {more} boot entries more than the {FILES_MAX} that are looked at: remove those that are \
+                 not needed"
+            )
+        })
+    }
+}
+
+/// The folder of boot entries below the root of an ESP.
+fn folder(root: &Path, image: &str) -> Folder {
+    Folder {
+        path: root.join(FOLDER),
+        ours: format!("{}_", image.to_ascii_lowercase()),
     }
 }
 

@@ -25,7 +25,7 @@ pub fn find() -> Result<Machine, String> {
         let also: String = unreadable.iter().map(|e| format!("; {e}")).collect();
         format!("{what}{also}")
     })?;
-    let esp = Esp::mount(&layout.esp.path()).map_err(|e| e.to_string())?;
+    let esp = Esp::mount(&layout.esp.path(), &running.image).map_err(|e| e.to_string())?;
     Ok(Machine {
         disk: disk(&layout.disk)?,
         root: place(&layout.other.root)?,

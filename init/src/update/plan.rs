@@ -48,6 +48,8 @@ pub struct Facts<'a> {
     pub leftovers: bool,
     /// The entries.
     pub found: &'a [Found],
+    /// What is to be said if the ESP has more entries than these: one of them may be for the other slot.
+    pub surplus: Option<String>,
     /// Those that must go before the other slot is overwritten, or why it must not be.
     pub removals: Result<Vec<EntryName>, String>,
     /// The entry that the next boot starts once, by its id.
@@ -113,6 +115,9 @@ pub fn decide(manifest: &Manifest, facts: &Facts<'_>) -> Result<Plan, End> {
     fits(manifest, facts)?;
     let refuse = |why: String| Err(End::Refused(why));
     let removals = facts.removals.clone().map_err(End::Refused)?;
+    if let Some(surplus) = &facts.surplus {
+        return refuse(surplus.clone());
+    }
     if let Some(old) = facts.loader.as_deref().filter(|loader| is_old(loader)) {
         return refuse(format!(
             "the boot loader is {old}, with which no trial starts: put systemd-boot {LOADER_MIN} or newer onto the ESP"

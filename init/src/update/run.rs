@@ -170,7 +170,9 @@ fn signed(
 
 /// What is to be done on this machine.
 fn plan(machine: &Machine, manifest: &Manifest) -> Result<Plan, End> {
-    let found = machine.esp.list().map_err(End::failed)?;
+    let entries = machine.esp.list().map_err(End::failed)?;
+    let surplus = entries.surplus();
+    let found = entries.found;
     let variables = efivar::read(&machine.efivars);
     let record = Record::load(&machine.state).map_err(|e| match e {
         Unreadable::Passing(reason) => End::Failed {
@@ -212,6 +214,7 @@ fn plan(machine: &Machine, manifest: &Manifest) -> Result<Plan, End> {
         esp_free: free.saturating_add(left.unwrap_or(0)),
         leftovers: left.is_some(),
         found: &found,
+        surplus,
         removals,
         one_shot: variables.one_shot.clone(),
         loader: variables.loader.clone(),

@@ -31,50 +31,79 @@
 //! Clusters that are freed twice, as with twins, are an error that the kernel tells in its log and that
 //! does nothing else if the mount says `errors=continue` (kernel: `fs/fat/fatent.c`, `fat_free_clusters`).
 
+use crate::slots::name::EntryName;
 use rustix::fs::{CWD, RenameFlags};
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-/// Files that are looked at: a machine has two or three.
-const FILES_MAX: usize = 128;
+/// Boot entries, and files on their way to one, that are looked at: a machine has two or three.
+pub const FILES_MAX: usize = 128;
+
+/// Names that are read. A folder on FAT has no room for more: 65,536 records of 32 bytes.
+const NAMES_MAX: usize = 65_536;
 
 /// Suffixes of files on their way, whoever makes them. The loader takes none for an entry.
 const TEMPORARY: [&str; 2] = [".new", ".twin"];
 
-/// A folder of files.
+/// A folder of boot entries.
 #[derive(Debug)]
-pub struct Folder(pub PathBuf);
+pub struct Folder {
+    /// Where it is.
+    pub path: PathBuf,
+    /// How the names of our image's files begin, in small letters. They are found however many others there are.
+    pub ours: String,
+}
+
+/// What is in a folder.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Files {
+    /// The boot entries and the files on their way to one, sorted.
+    pub names: Vec<String>,
+    /// How many more there are, none of which has a name of ours unless all that were taken have.
+    pub left_out: usize,
+}
 
 impl Folder {
-    /// All regular files, sorted.
-    pub fn files(&self) -> io::Result<Vec<String>> {
-        let mut files = Vec::new();
-        for entry in std::fs::read_dir(&self.0)? {
-            let entry = entry?;
-            // Another encoding than UTF-8 is none that vfat gives.
-            let name = entry.file_name().into_string();
-            if let (true, Ok(file)) = (entry.file_type()?.is_file(), name) {
-                files.push(file);
-            }
-            if files.len() > FILES_MAX {
+    /// All regular files that are boot entries, or are on their way to one. What else lies there is passed over.
+    pub fn files(&self) -> io::Result<Files> {
+        let mut taken = BTreeSet::new();
+        let mut left_out = 0;
+        for (count, entry) in std::fs::read_dir(&self.path)?.enumerate() {
+            if count >= NAMES_MAX {
                 return Err(io::Error::other(format!(
-                    "more than {FILES_MAX} files: remove those that are not needed"
+                    "more than {NAMES_MAX} files: remove those that are not needed"
                 )));
             }
+            let entry = entry?;
+            // Another encoding than UTF-8 is none that vfat gives.
+            let Ok(file) = entry.file_name().into_string() else {
+                continue;
+            };
+            if !concerns(&file) || !entry.file_type()?.is_file() {
+                continue;
+            }
+            let foreign = !file.to_ascii_lowercase().starts_with(&self.ours);
+            taken.insert((foreign, file));
+            if taken.len() > FILES_MAX {
+                taken.pop_last();
+                left_out += 1;
+            }
         }
-        files.sort();
-        Ok(files)
+        let mut names: Vec<String> = taken.into_iter().map(|(_, file)| file).collect();
+        names.sort();
+        Ok(Files { names, left_out })
     }
 
     /// A file's path.
-    pub fn path(&self, file: &str) -> PathBuf {
-        self.0.join(file)
+    pub fn file(&self, file: &str) -> PathBuf {
+        self.path.join(file)
     }
 
     /// Gives a file another name. If both are there already and are the same, a cut has left them so.
     pub fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        let (source, target) = (self.path(from), self.path(to));
+        let (source, target) = (self.file(from), self.file(to));
         match std::fs::symlink_metadata(&target) {
             Ok(there) if there.len() == 0 => std::fs::remove_file(&target)?,
             Ok(_) if self.same(from, to)? => return self.remove(from),
@@ -89,9 +118,9 @@ impl Folder {
     /// Removes a file, and leaves its twins whole.
     pub fn remove(&self, file: &str) -> io::Result<()> {
         let mut copies = Vec::new();
-        for other in self.files()? {
+        for other in self.files()?.names {
             if other != file && self.same(file, &other)? {
-                copies.push((self.copy(&other)?, self.path(&other)));
+                copies.push((self.copy(&other)?, self.file(&other)));
             }
         }
         if !copies.is_empty() {
@@ -104,7 +133,7 @@ impl Folder {
             self.flush()?;
             drop(open);
         }
-        let path = self.path(file);
+        let path = self.file(file);
         let open = File::open(&path)?;
         std::fs::remove_file(&path)?;
         self.flush()?;
@@ -114,8 +143,8 @@ impl Folder {
 
     /// Removes what work that was cut short has left.
     pub fn sweep(&self) -> io::Result<()> {
-        for file in self.files()? {
-            if TEMPORARY.iter().any(|suffix| file.ends_with(suffix)) {
+        for file in self.files()?.names {
+            if is_temporary(&file) {
                 self.remove(&file)?;
             }
         }
@@ -124,7 +153,7 @@ impl Folder {
 
     /// All is on the disk when this returns.
     pub fn flush(&self) -> io::Result<()> {
-        let folder = File::open(&self.0)?;
+        let folder = File::open(&self.path)?;
         rustix::fs::syncfs(&folder)?;
         folder.sync_all()
     }
@@ -133,7 +162,7 @@ impl Folder {
     /// writing into its twin.
     fn copy(&self, file: &str) -> io::Result<PathBuf> {
         let (mut to, path) = self.unused(file)?;
-        let mut from = File::open(self.path(file))?;
+        let mut from = File::open(self.file(file))?;
         io::copy(&mut from, &mut to)?;
         to.sync_all()?;
         Ok(path)
@@ -141,7 +170,7 @@ impl Folder {
 
     fn unused(&self, file: &str) -> io::Result<(File, PathBuf)> {
         for number in 0..FILES_MAX {
-            let path = self.path(&format!("{file}.{number}.twin"));
+            let path = self.file(&format!("{file}.{number}.twin"));
             match File::create_new(&path) {
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
                 created => return Ok((created?, path)),
@@ -152,7 +181,7 @@ impl Folder {
 
     /// Whether two files have the same bytes; empty ones have no clusters to share.
     fn same(&self, a: &str, b: &str) -> io::Result<bool> {
-        let (mut a, mut b) = (File::open(self.path(a))?, File::open(self.path(b))?);
+        let (mut a, mut b) = (File::open(self.file(a))?, File::open(self.file(b))?);
         let len = a.metadata()?.len();
         if len != b.metadata()?.len() || len == 0 {
             return Ok(false);
@@ -169,6 +198,15 @@ impl Folder {
             }
         }
     }
+}
+
+/// Whether a file is a boot entry, or on its way to one.
+fn concerns(file: &str) -> bool {
+    is_temporary(file) || EntryName::parse(file).is_some()
+}
+
+fn is_temporary(file: &str) -> bool {
+    TEMPORARY.iter().any(|suffix| file.ends_with(suffix))
 }
 
 /// Bytes that are free on the file system of a folder.

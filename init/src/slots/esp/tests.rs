@@ -12,15 +12,21 @@ impl Disk {
     fn new(name: &str, files: &[(&str, &[u8])]) -> Self {
         let root = std::env::temp_dir().join(format!("esp-{name}-{}", std::process::id()));
         std::fs::create_dir_all(root.join(FOLDER)).unwrap();
-        let esp = Esp::at(&root);
+        let esp = Esp::at(&root, "os");
         for (file, bytes) in files {
             std::fs::write(esp.folder().join(file), bytes).unwrap();
         }
         Self { root, esp }
     }
 
+    /// All that is there, whatever it is.
     fn files(&self) -> Vec<String> {
-        self.esp.folder.files().unwrap()
+        let files = std::fs::read_dir(self.esp.folder()).unwrap();
+        let mut files: Vec<String> = files
+            .map(|file| file.unwrap().file_name().into_string().unwrap())
+            .collect();
+        files.sort();
+        files
     }
 
     fn inode(&self, file: &str) -> u64 {
@@ -56,7 +62,7 @@ fn entries_are_listed_with_what_they_say() {
     );
     std::fs::create_dir(disk.esp.folder().join("os_1.efi.extra.d")).unwrap();
     std::fs::create_dir(disk.esp.folder().join("folder.efi")).unwrap();
-    let found = disk.esp.list().unwrap();
+    let found = disk.esp.list().unwrap().found;
     let names: Vec<String> = found.iter().map(|f| f.name.file()).collect();
     assert_eq!(names, ["os_1.efi", "os_2+0-0.efi", "os_3.efi"]);
     assert_eq!(found[0].uki.as_ref().unwrap().version, "1");
@@ -203,13 +209,50 @@ fn an_entry_is_found_by_what_its_name_means() {
 }
 
 #[test]
-fn too_many_files_are_told() {
-    let disk = Disk::new("many", &[]);
-    for number in 0..129 {
-        std::fs::write(disk.esp.folder().join(format!("{number}.txt")), b"").unwrap();
+fn our_entries_are_found_whatever_else_is_in_the_folder() {
+    let one = uki("1", &[1; 32]);
+    let disk = Disk::new("many", &[("os_1.efi", &one), ("OS_2+0-1.efi", b"two")]);
+    let file = |name: String| std::fs::write(disk.esp.folder().join(name), b"").unwrap();
+    (0..200).for_each(|number| file(format!("{number}.txt")));
+    let entries = disk.esp.list().unwrap();
+    assert_eq!((entries.found.len(), entries.surplus()), (2, None));
+    // Of other systems, and with names that are sorted before and after ours.
+    (0..100).for_each(|number| file(format!("a_{number}.efi")));
+    (0..100).for_each(|number| file(format!("z_{number}.efi")));
+    let entries = disk.esp.list().unwrap();
+    let names: Vec<String> = entries
+        .found
+        .iter()
+        .map(|found| found.name.file())
+        .collect();
+    for ours in ["os_1.efi", "OS_2+0-1.efi"] {
+        assert!(names.iter().any(|name| name == ours), "{ours}: {names:?}");
+    }
+    assert_eq!((names.len(), entries.left_out), (128, 74));
+    let why = entries.surplus().unwrap();
+    assert!(
+        why.contains("EFI/Linux") && why.contains("74") && why.contains("128"),
+        "{why}"
+    );
+    disk.esp
+        .rename(&name("OS_2+0-1.efi"), &name("OS_2.efi"))
+        .unwrap();
+    disk.esp.remove(&name("os_1.efi")).unwrap();
+    assert!(disk.files().contains(&"OS_2.efi".to_owned()));
+    assert!(!disk.files().contains(&"os_1.efi".to_owned()));
+}
+
+#[test]
+fn a_folder_that_no_fat_could_hold_is_told() {
+    let disk = Disk::new("endless", &[]);
+    for number in 0..=65_536 {
+        std::fs::write(disk.esp.folder().join(number.to_string()), b"").unwrap();
     }
     let error = disk.esp.list().unwrap_err().to_string();
-    assert!(error.contains("EFI/Linux: more than 128 files"), "{error}");
+    assert!(
+        error.contains("EFI/Linux: more than 65536 files"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -219,7 +262,7 @@ fn what_is_missing_is_named() {
     let error = disk.esp.list().unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::NotFound);
     assert!(error.to_string().contains("EFI/Linux"));
-    let error = Esp::mount(Path::new("/dev/no-such-disk"))
+    let error = Esp::mount(Path::new("/dev/no-such-disk"), "os")
         .unwrap_err()
         .to_string();
     assert!(

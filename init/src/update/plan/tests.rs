@@ -36,6 +36,7 @@ fn facts<'a>(running: &'a Uki, found: &'a [Found]) -> Facts<'a> {
         esp_free: 1 << 20,
         leftovers: false,
         found,
+        surplus: None,
         removals: Ok(Vec::new()),
         one_shot: None,
         loader: Some("systemd-boot 257.9-1".into()),
@@ -115,6 +116,7 @@ fn what_is_not_for_this_machine_or_not_newer_is_refused() {
     assert!(with(|f| f.floor = "3".into()).contains("not newer than 3"));
     assert!(with(|f| f.bad = Some("it hung".into())).contains("is bad: it hung"));
     assert!(with(|f| f.removals = Err("on trial".into())).contains("on trial"));
+    assert!(with(|f| f.surplus = Some("74 more".into())).contains("74 more"));
 }
 
 #[test]

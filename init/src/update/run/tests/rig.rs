@@ -143,7 +143,7 @@ impl Rig {
                 path: self.path("verity"),
                 number: 5,
             },
-            esp: Esp::at(&self.path("esp")),
+            esp: Esp::at(&self.path("esp"), "astromesh-os"),
             efivars: self.path("efivars"),
             state: self.var(),
             marks: crate::slots::marks::Marks::new(&self.0),
@@ -190,7 +190,7 @@ impl Rig {
 
     /// What must hold at any moment: the running version boots, and what else would boot is whole.
     pub(super) fn assert_safe(&self, bundle: &Bundle, when: &str) {
-        let found = self.machine().esp.list().unwrap();
+        let found = self.machine().esp.list().unwrap().found;
         let running = found.iter().find(|f| f.name.file() == "astromesh-os_1.efi");
         assert_eq!(
             running.map(|f| f.uki.clone()),
