@@ -21,6 +21,8 @@ const MAX_ADDRESSES: usize = 4;
 /// `IRT_DEFAULT` and `IRT_MINIMUM` (RFC 8415, section 7.6), in seconds. Longer than the former is not waited, though a
 /// server may say that it need never be asked again: whoever answered once, and is gone, would be believed for ever.
 const REFRESH: u32 = 86_400;
+/// An address without end is asked for again as one of so many seconds, for the same reason. It does not end by that.
+const ENDLESS: u32 = 2 * REFRESH;
 const SOONEST_REFRESH: u32 = 600;
 
 /// An address of a lease. It is for this host alone: its prefix length is 128, and what is on the
@@ -242,7 +244,7 @@ fn after(granted: Duration, seconds: u32) -> Option<Duration> {
 
 /// T1 and T2. What the server leaves to us, or what would come after an address is gone, is a half and four
 /// fifths of the shortest preferred lifetime (RFC 8415, section 21.4), or of the valid one
-/// where that is zero.
+/// where that is zero. A T1 or T2 that is infinite is left to us, too.
 fn times(association: &Association, usable: &[&Granted], granted: Duration) -> Times {
     let shortest = |of: fn(&Granted) -> u32| {
         let seconds = usable.iter().map(|granted| of(granted)).min();
@@ -257,21 +259,18 @@ fn times(association: &Association, usable: &[&Granted], granted: Duration) -> T
         let good = seconds != 0 && seconds != INFINITE && valid.is_none_or(|valid| seconds < valid);
         good.then(|| Duration::from_secs(seconds.into()))
     };
-    let part = |numerator, denominator| {
-        preferred.map(|whole| Duration::from_secs(whole.into()) * numerator / denominator)
-    };
-    let renew = given(association.t1).or_else(|| part(1, 2));
-    let rebind = given(association.t2).or_else(|| part(4, 5));
-    let (renew, rebind) = match (renew, rebind) {
-        (Some(renew), Some(rebind)) if renew > rebind => (part(1, 2), part(4, 5)),
-        times => times,
-    };
-    let renew = renew.map(|renew| renew.max(SOONEST_RENEWAL));
-    let rebind = rebind.map(|rebind| rebind.max(renew.unwrap_or(SOONEST_RENEWAL)));
+    let whole = Duration::from_secs(preferred.unwrap_or(ENDLESS).into());
+    let usual = (whole / 2, whole * 4 / 5);
+    let given = (
+        given(association.t1).unwrap_or(usual.0),
+        given(association.t2).unwrap_or(usual.1),
+    );
+    let (renew, rebind) = if given.0 > given.1 { usual } else { given };
+    let renew = renew.max(SOONEST_RENEWAL);
     Times {
         granted,
-        renew: renew.map(|renew| granted + renew),
-        rebind: rebind.map(|rebind| granted + rebind),
+        renew: Some(granted + renew),
+        rebind: Some(granted + rebind.max(renew)),
     }
 }
 
@@ -334,10 +333,11 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_for_ever_is_asked_for_again_only_if_the_server_wants_it() {
+    fn a_lease_for_ever_is_asked_for_again_whoever_says_that_it_need_not_be() {
         let all = u32::MAX;
-        assert_eq!(seconds(0, 0, all, all), (None, None));
-        assert_eq!(seconds(all, all, all, all), (None, None));
+        let derived = (Some(86_400.0), Some(138_240.0));
+        assert_eq!(seconds(0, 0, all, all), derived);
+        assert_eq!(seconds(all, all, all, all), derived);
         assert_eq!(seconds(60, 90, all, all), (Some(60.0), Some(90.0)));
         let lease = lease(0, 0, vec![granted(1, all, all)]).expect("good");
         assert_eq!((lease.expire(), lease.next_expiry()), (None, None));
