@@ -2,14 +2,17 @@
 //! disk.
 
 use crate::state::StateError;
+use crate::sys;
 use crate::system::{budget, clock};
 use std::ffi::OsString;
 use std::process::ExitCode;
 use std::str::FromStr;
 use supervisor::driver::helper::OK;
 
-/// Writes the count of starts.
+/// Writes the count of starts. Before what services want of the disk, as they may want more than it can do, and a
+/// reboot may depend on the count; where there are no priorities, after that.
 pub fn count(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let _ = sys::io_first();
     let wanted = "the numbers of starts in a row and of recent ones";
     run(super::WRITE_COUNT, arguments, wanted, budget::store)
 }

@@ -24,11 +24,12 @@
 //!   end on request       N R      a reboot or power-off by a person, an update, a button
 //! ```
 //!
-//! **A reboot that a service asks for is granted if N and R are below their bounds and the file has N + 1 and R + 1**: it
-//! needs no disk at that moment, and none is granted that the next start would not know of. If the file
-//! could not be written before, writing is tried once more, for [`WRITE_MAX`]; when that fails the reboot is
-//! refused. Where nothing outlives a reboot, because `/var` is in memory, none is granted. A file
-//! that cannot be read is taken for used up: it is a fault of its own.
+//! **A reboot that a service asks for is granted if N and R are below their bounds and the file has no less than N + 1 and
+//! R + 1**: it needs no disk at that moment, and none is granted that the next start would not know of. A write
+//! that was not answered within [`WRITE_MAX`] leaves the file as it was, or as it was to be, so the lesser of both counts. If
+//! the file has too little, writing is tried once more at once, and then again and again with [a backoff](retry_delay);
+//! until it succeeds no reboot is granted. Where nothing outlives a reboot, because `/var` is in memory, none is
+//! granted. A file that cannot be read is taken for used up: it is a fault of its own.
 //!
 //! Pure: PID 1 reads the file before its services start; a child writes it ([`store`]), since a disk that
 //! hangs must not hang PID 1.
@@ -57,6 +58,9 @@ pub const FORGOTTEN_AFTER: Duration = Duration::from_secs(8 * 3600);
 /// kernel after 30 s (kernel: `drivers/scsi/sd.h`, `SD_TIMEOUT`), and then for good.
 pub const WRITE_MAX: Time = Time::from_secs(10);
 
+/// How long to wait after the first write that failed, and after any.
+const RETRY: (Time, Time) = (Time::from_secs(30), Time::from_secs(600));
+
 /// Starts of the machine that nobody asked to end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Starts {
@@ -72,6 +76,14 @@ impl Starts {
         Self {
             in_a_row: self.in_a_row.saturating_add(1).min(STARTS_MAX),
             recent: self.recent.saturating_add(1).min(RECENT_MAX),
+        }
+    }
+
+    /// What is there at least, if it is one or the other.
+    fn at_least(self, other: Self) -> Self {
+        Self {
+            in_a_row: self.in_a_row.min(other.in_a_row),
+            recent: self.recent.min(other.recent),
         }
     }
 }
@@ -128,11 +140,16 @@ pub enum Verdict {
 pub struct Budget {
     count: Count,
     on_request: bool,
-    /// What the file has, as far as this is known.
-    written: Option<Starts>,
+    /// What the file has at least.
+    on_disk: Starts,
+    /// Whether it has just that.
+    is_exact: bool,
     writing: Option<Writing>,
-    /// Whether what is to be written now was tried already.
+    /// What was to be written last, and how often that failed in a row.
     tried: Option<Starts>,
+    failures: u32,
+    /// When it is to be tried again.
+    retry: Option<Time>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -148,15 +165,19 @@ impl Budget {
         if let Count::Known(starts) = &mut count {
             starts.recent = starts.recent.min(RECENT_MAX);
         }
+        let known = match count {
+            Count::Known(starts) => Some(starts),
+            Count::Unreadable(_) | Count::Nowhere => None,
+        };
         Self {
-            written: match count {
-                Count::Known(starts) => Some(starts),
-                Count::Unreadable(_) | Count::Nowhere => None,
-            },
             count,
             on_request: false,
+            on_disk: known.unwrap_or_default(),
+            is_exact: known.is_some(),
             writing: None,
             tried: None,
+            failures: 0,
+            retry: None,
         }
     }
 
@@ -185,7 +206,7 @@ impl Budget {
             Verdict::Refused(format!(
                 "{recent} recent starts ended unasked; one is forgotten after each {hours} h of health"
             ))
-        } else if self.written == Some(needed) {
+        } else if self.on_disk.at_least(needed) == needed {
             Verdict::Granted(needed.in_a_row)
         } else {
             Verdict::NotWritten
@@ -226,6 +247,21 @@ impl Budget {
     /// What is to be written now, once for each count, or `again`. It has to be
     /// [answered](Self::answered) by [`Self::due`].
     pub fn write(&mut self, now: Time, again: bool) -> Option<Starts> {
+        let starts = self.missing().filter(|_| self.writing.is_none())?;
+        if !again && self.tried == Some(starts) {
+            return None;
+        }
+        let due = now.saturating_add(WRITE_MAX);
+        self.writing = Some(Writing { starts, due });
+        self.tried = Some(starts);
+        self.retry = None;
+        self.on_disk = self.on_disk.at_least(starts);
+        self.is_exact = false;
+        Some(starts)
+    }
+
+    /// What the file is to have, unless it has just that.
+    fn missing(&self) -> Option<Starts> {
         let Count::Known(before) = self.count else {
             return None;
         };
@@ -234,14 +270,7 @@ impl Budget {
         } else {
             before.with_this_one()
         };
-        let wanted = self.written != Some(starts) && (again || self.tried != Some(starts));
-        if self.writing.is_some() || !wanted {
-            return None;
-        }
-        let due = now.saturating_add(WRITE_MAX);
-        self.writing = Some(Writing { starts, due });
-        self.tried = Some(starts);
-        Some(starts)
+        (!self.is_exact || self.on_disk != starts).then_some(starts)
     }
 
     /// Whether something is being written.
@@ -256,12 +285,34 @@ impl Budget {
         self.writing.map(|writing| writing.due)
     }
 
-    /// What was being written is on the disk, or may not be.
-    pub fn answered(&mut self, success: bool) {
-        if let Some(Writing { starts, .. }) = self.writing.take() {
-            self.written = success.then_some(starts);
-        }
+    /// When to [write](Self::write) `again`, because the last write failed.
+    #[must_use]
+    pub fn retry(&self) -> Option<Time> {
+        self.retry
     }
+
+    /// What was being written is on the disk, or may not be. Gives how often in a row that failed.
+    pub fn answered(&mut self, now: Time, success: bool) -> u32 {
+        let Some(Writing { starts, .. }) = self.writing.take() else {
+            return self.failures;
+        };
+        if success {
+            self.on_disk = starts;
+            self.is_exact = true;
+            self.failures = 0;
+        } else {
+            self.failures = self.failures.saturating_add(1);
+            self.retry = Some(now.saturating_add(retry_delay(self.failures)));
+        }
+        self.failures
+    }
+}
+
+/// How long to wait after so many writes in a row that failed: 30 s, then twice as long each time, up to 10 min.
+fn retry_delay(failures: u32) -> Time {
+    let (first, most) = RETRY;
+    let times = 2u32.saturating_pow(failures.saturating_sub(1));
+    first.saturating_mul(times).min(most)
 }
 
 /// Reads the count; `durable` says whether `/var` outlives a reboot.

@@ -12,7 +12,8 @@
 //! * **starting** until all required services are healthy, told once as `boot.healthy`;
 //! * **running**;
 //! * **degraded**: a service does not come back and the machine used up its reboots (see [`super::budget`]). It
-//!   stays up with whatever still runs; the service is tried again after its `retry-after`.
+//!   stays up with whatever still runs; the service is tried again after its `retry-after`. Where the reboot could only
+//!   not be counted, that is tried again, and it is made up for if the service is still down by then.
 //! * **stopping** from the first request on. When nothing runs any more, or [`STOP_MAX`] has passed, the
 //!   machine ends. Further requests change nothing.
 //!
@@ -38,6 +39,8 @@ pub enum Input {
         well: bool,
         /// Restarts since the boot of the services whose law may ask for a reboot.
         restarts: u64,
+        /// Whether one of the services that [wait for a reboot](Life::asked_by) is still down.
+        down: bool,
     },
     /// The machine has an address.
     Address,
@@ -85,6 +88,10 @@ pub enum Action {
 struct Wish {
     service: Option<String>,
     why: String,
+    /// All services that asked for it.
+    services: Vec<Id>,
+    /// Whether it was refused for now, because it could not be counted.
+    is_postponed: bool,
 }
 
 /// The stop of everything.
@@ -107,7 +114,7 @@ pub struct Life {
     /// When services that wait for the network are let go, until it is there.
     net_due: Option<Time>,
     wish: Option<Wish>,
-    /// The services that wait for the reboot that they asked for.
+    /// The services that have no answer yet to the reboot that they asked for.
     escalated: Vec<Id>,
     stop: Option<Stop>,
 }
@@ -138,17 +145,23 @@ impl Life {
         self.stop.is_some()
     }
 
+    /// The services whose reboot waits until it can be counted.
+    #[must_use]
+    pub fn asked_by(&self) -> &[Id] {
+        self.wish.as_ref().map_or(&[], |wish| &wish.services)
+    }
+
     /// When to [`step`](Self::step) again at the latest, in observed time.
     #[must_use]
     pub fn deadline(&self) -> Option<Time> {
         let dues = [self.net_due, self.budget.due()];
         let more = match &self.stop {
-            Some(stop) => [Some(stop.ends), None],
-            None => {
-                let forgetting = self.forgetting.due();
-                let forgetting = forgetting.filter(|_| self.budget.has_recent());
-                [self.sustained.due(), forgetting]
-            }
+            Some(stop) => [Some(stop.ends), None, None],
+            None => [
+                self.sustained.due(),
+                self.forgetting.due().filter(|_| self.budget.has_recent()),
+                self.budget.retry(),
+            ],
         };
         dues.into_iter().chain(more).flatten().min()
     }
@@ -157,7 +170,11 @@ impl Life {
     pub fn step(&mut self, now: Time, input: Input) -> Vec<Action> {
         let mut actions = Vec::new();
         match input {
-            Input::Look { well, restarts } => self.look(now, well, restarts, &mut actions),
+            Input::Look {
+                well,
+                restarts,
+                down,
+            } => self.look(now, well, restarts, down, &mut actions),
             Input::Address => {
                 if self.net_due.take().is_some() {
                     actions.push(Action::ReachNet);
@@ -170,8 +187,7 @@ impl Life {
                 }
             }
             Input::Escalated(id, service, why) => {
-                self.escalated.push(id);
-                self.wish(now, Some(service), why, &mut actions);
+                self.wish(now, vec![id], Some(service), why, &mut actions);
             }
             Input::Lost(service, why) => {
                 if self.stop.is_none() {
@@ -180,8 +196,7 @@ impl Life {
                 }
             }
             Input::TrialFailed(services, why) => {
-                self.escalated.extend(services);
-                self.wish(now, None, why, &mut actions);
+                self.wish(now, services, None, why, &mut actions);
             }
             Input::CountWritten(result) => self.written(now, result, &mut actions),
             Input::AllStopped => {
@@ -203,11 +218,24 @@ impl Life {
         actions
     }
 
-    fn look(&mut self, now: Time, well: bool, restarts: u64, actions: &mut Vec<Action>) {
+    fn look(
+        &mut self,
+        now: Time,
+        well: bool,
+        restarts: u64,
+        down: bool,
+        actions: &mut Vec<Action>,
+    ) {
         if well && !self.booted {
             self.booted = true;
             actions.push(Action::BootSucceeded);
         }
+        // A trial may have asked for itself alone.
+        let is_over = |wish: &mut Wish| match wish.services.is_empty() {
+            true => wish.is_postponed && well,
+            false => wish.is_postponed && !down,
+        };
+        self.wish.take_if(is_over);
         if self.stop.is_some() {
             return;
         }
@@ -241,17 +269,45 @@ impl Life {
                 actions,
             );
         }
+        let retry = self.budget.retry().filter(|_| self.stop.is_none());
+        if retry.is_some_and(|due| due <= now) {
+            let again = self.budget.write(now, true);
+            actions.extend(again.map(Action::WriteCount));
+        }
         if let Some(stop) = self.stop.as_ref().filter(|stop| stop.ends <= now) {
             actions.push(Action::Emit(services_left()));
             actions.push(Action::Finish(stop.verb));
         }
     }
 
-    fn wish(&mut self, now: Time, service: Option<String>, why: String, actions: &mut Vec<Action>) {
-        if self.stop.is_none() {
-            self.wish.get_or_insert(Wish { service, why });
-            self.decide(now, actions);
+    fn wish(
+        &mut self,
+        now: Time,
+        services: Vec<Id>,
+        service: Option<String>,
+        why: String,
+        actions: &mut Vec<Action>,
+    ) {
+        if self.stop.is_some() {
+            return;
         }
+        let mut wish = match self.wish.take() {
+            Some(first) if !first.is_postponed => first,
+            postponed => Wish {
+                service,
+                why,
+                services: postponed.map_or_else(Vec::new, |wish| wish.services),
+                is_postponed: false,
+            },
+        };
+        for id in services {
+            self.escalated.push(id);
+            if !wish.services.contains(&id) {
+                wish.services.push(id);
+            }
+        }
+        self.wish = Some(wish);
+        self.decide(now, actions);
     }
 
     /// Decides about the reboot that is wished for, if there is one.
@@ -289,25 +345,28 @@ impl Life {
     }
 
     fn written(&mut self, now: Time, result: Result<(), String>, actions: &mut Vec<Action>) {
-        self.budget.answered(result.is_ok());
-        match (result, self.wish.take()) {
-            (Ok(()), wish) => {
-                self.wish = wish;
-                self.decide(now, actions);
-            }
-            (Err(seen), Some(wish)) => {
-                let seen = format!("the reboot could not be counted: {seen}");
+        let failures = self.budget.answered(now, result.is_ok());
+        let Err(seen) = result else {
+            self.decide(now, actions);
+            return;
+        };
+        match self.wish.take_if(|wish| !wish.is_postponed) {
+            Some(mut wish) => {
+                let seen = format!("the reboot could not be counted, which is tried again: {seen}");
                 self.refuse(&wish, &seen, actions);
+                wish.is_postponed = true;
+                self.wish = Some(wish);
             }
-            (Err(seen), None) => actions.push(Action::Emit(
-                Event::new("boot.warning")
-                    .with("what", "reboot budget")
-                    .with("seen", seen)
-                    .with(
-                        "then",
-                        "written when a service asks for a reboot, or that is refused",
-                    ),
-            )),
+            // Told once, as it may fail for ever.
+            None if failures == 1 => {
+                let then = match self.stop {
+                    Some(_) => "ending all the same",
+                    None => "tried again; no reboot is granted that is not counted",
+                };
+                let event = Event::new("boot.warning").with("what", "reboot budget");
+                actions.push(Action::Emit(event.with("seen", seen).with("then", then)));
+            }
+            None => {}
         }
     }
 

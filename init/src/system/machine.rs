@@ -29,7 +29,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use supervisor::Time;
 use supervisor::config::Escalation;
-use supervisor::core::{Input, ObservedTime, observed};
+use supervisor::core::{Input, ObservedTime, State, observed};
 use supervisor::driver::{CgroupParent, Helper, Outcome, Setup, Token, Users};
 use supervisor::event::{Event, EventSink};
 use supervisor::logger::now;
@@ -67,6 +67,8 @@ pub struct Machine {
     given_back: Time,
     /// The child that writes the count of starts.
     helper: Option<Helper>,
+    /// The one before it, which did not answer in time.
+    late_helper: Option<Helper>,
     /// The child that keeps the time for the next boot.
     clock_helper: Option<Helper>,
     clock: Clock,
@@ -132,6 +134,7 @@ impl Machine {
             time: ObservedTime::default(),
             given_back: Time::ZERO,
             helper: None,
+            late_helper: None,
             clock_helper: None,
             clock,
             hostname: Hostname::new(config.system.hostname.is_some()),
@@ -322,10 +325,13 @@ impl Machine {
             .filter_map(|end| end.warning(now()))
             .for_each(|warning| emitter.emit(warning));
         let core = self.manager.driver().core();
-        let machines = core.machines().iter().filter(|m| may_reboot(m.spec()));
+        let all = core.machines();
+        let machines = all.iter().filter(|m| may_reboot(m.spec()));
+        let mut waiting = self.life.asked_by().iter().filter_map(|id| all.get(id.0));
         let look = life::Input::Look {
             well: core.required_healthy(),
             restarts: machines.map(|machine| machine.restarts()).sum(),
+            down: waiting.any(|m| m.is_wanted() && m.state() != State::Healthy),
         };
         self.live(look, emitter);
         if !self.life.is_stopping() {
@@ -359,7 +365,7 @@ impl Machine {
                     return Some(life::Input::CountWritten(result));
                 }
             }
-            life::Action::GiveUpWriting => self.drop_helper(),
+            life::Action::GiveUpWriting => self.late_helper = self.drop_helper(),
             life::Action::SetDegraded => self.manager.set_degraded(),
             life::Action::RefuseReboot(id) => {
                 self.manager.feed(Input::RebootRefused(id), emitter);
@@ -374,6 +380,11 @@ impl Machine {
     }
 
     fn write_count(&mut self, starts: Starts) -> io::Result<()> {
+        // While it sleeps in the kernel it may hold the lock of the file, and each other one would stay as well.
+        self.late_helper.take_if(|late| late.has_ended());
+        if self.late_helper.is_some() {
+            return Err(io::Error::other("the one before it hangs"));
+        }
         let source = self.manager.driver().source();
         let (in_a_row, recent) = (starts.in_a_row.to_string(), starts.recent.to_string());
         let arguments = [crate::roles::WRITE_COUNT, &in_a_row, &recent];
@@ -412,11 +423,11 @@ impl Machine {
 
     /// Takes the helper out of the loop first: a child that is just being started may have a copy of the
     /// descriptor.
-    fn drop_helper(&mut self) {
-        if let Some(helper) = self.helper.take() {
-            self.manager.forget(helper.fd());
-            helper.kill();
-        }
+    fn drop_helper(&mut self) -> Option<Helper> {
+        let helper = self.helper.take()?;
+        self.manager.forget(helper.fd());
+        helper.kill();
+        Some(helper)
     }
 
     fn boot_succeeded(&mut self, emitter: &mut Emitter) {

@@ -7,6 +7,7 @@
 use super::launch::{self, Progress};
 use crate::received::Source;
 use crate::sys::{self, ChildPlan};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -110,8 +111,42 @@ impl Helper {
         })
     }
 
+    /// Whether it has ended, also if nobody has reaped it yet.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        let mut fds = [PollFd::new(&self.pidfd, PollFlags::IN)];
+        poll(&mut fds, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
+    }
+
     /// Kills it. One that sleeps in the kernel ends when it wakes up.
     pub fn kill(&self) {
         let _ = rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, pidfd_open, waitid};
+    use std::process::Command;
+
+    #[test]
+    fn one_has_ended_before_it_is_reaped_and_not_while_it_runs() {
+        let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
+        let pidfd = pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).unwrap();
+        let (end, _) = pipe_with(PipeFlags::CLOEXEC).unwrap();
+        let helper = Helper {
+            pidfd,
+            answer: end.try_clone().unwrap(),
+            error_pipe: end,
+            text: Vec::new(),
+        };
+        assert!(!helper.has_ended());
+        helper.kill();
+        let ended = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+        waitid(WaitId::PidFd(helper.pidfd.as_fd()), ended).unwrap();
+        assert!(helper.has_ended());
+        child.wait().unwrap();
+        assert!(helper.has_ended());
     }
 }

@@ -19,7 +19,7 @@ fn begin(count: Count) -> Budget {
 
 fn settle(budget: &mut Budget) {
     while budget.write(NOW, false).is_some() {
-        budget.answered(true);
+        budget.answered(NOW, true);
     }
 }
 
@@ -28,12 +28,12 @@ fn so_many_reboots_are_granted_and_no_more() {
     for count in 0..STARTS_MAX {
         let budget = begin(known(count, count));
         assert_eq!(budget.ask(), Verdict::Granted(count + 1));
-        assert_eq!(budget.written.unwrap(), starts(count + 1, count + 1));
+        assert_eq!(budget.on_disk, starts(count + 1, count + 1));
     }
     for count in [STARTS_MAX, STARTS_MAX + 1, u32::MAX] {
         let budget = begin(known(count, 0));
         assert!(matches!(budget.ask(), Verdict::Refused(why) if why.contains("in a row")));
-        assert_eq!(budget.written.unwrap(), starts(STARTS_MAX, 1));
+        assert_eq!(budget.on_disk, starts(STARTS_MAX, 1));
     }
 }
 
@@ -43,14 +43,14 @@ fn starts_that_lasted_are_recent_until_they_are_forgotten() {
         let mut budget = begin(known(2, recent));
         budget.lasted();
         settle(&mut budget);
-        assert_eq!(budget.written.unwrap(), starts(1, recent + 1));
+        assert_eq!(budget.on_disk, starts(1, recent + 1));
         assert_eq!(budget.ask(), Verdict::Granted(1));
     }
     for recent in [RECENT_MAX, RECENT_MAX + 1, u32::MAX] {
         let mut budget = begin(known(0, recent));
         budget.lasted();
         settle(&mut budget);
-        assert_eq!(budget.written.unwrap(), starts(1, RECENT_MAX));
+        assert_eq!(budget.on_disk, starts(1, RECENT_MAX));
         let Verdict::Refused(why) = budget.ask() else {
             panic!("{budget:?}");
         };
@@ -67,7 +67,7 @@ fn starts_that_lasted_are_recent_until_they_are_forgotten() {
     assert!(!budget.has_recent());
     budget.forget_one();
     settle(&mut budget);
-    assert_eq!(budget.written.unwrap(), starts(1, 1));
+    assert_eq!(budget.on_disk, starts(1, 1));
 }
 
 #[test]
@@ -75,11 +75,11 @@ fn lasting_health_and_an_end_on_request_are_not_counted() {
     let mut budget = begin(known(2, 3));
     budget.ends_on_request();
     assert_eq!(budget.write(NOW, false), Some(starts(2, 3)));
-    budget.answered(true);
+    budget.answered(NOW, true);
     let mut budget = begin(known(2, 2));
     budget.lasted();
     assert_eq!(budget.write(NOW, false), Some(starts(1, 3)));
-    budget.answered(true);
+    budget.answered(NOW, true);
     assert_eq!(budget.ask(), Verdict::Granted(1));
     budget.ends_on_request();
     assert_eq!(budget.write(NOW, false), Some(starts(0, 2)));
@@ -96,12 +96,49 @@ fn nothing_is_granted_that_is_not_on_the_disk() {
     assert_eq!(budget.due(), Some(NOW + WRITE_MAX));
     assert_eq!(budget.write(NOW, true), None, "one at a time");
     assert_eq!(budget.ask(), Verdict::NotWritten);
-    budget.answered(false);
+    budget.answered(NOW, false);
     assert_eq!(budget.ask(), Verdict::NotWritten);
     assert_eq!(budget.write(NOW, false), None, "it was tried");
     assert_eq!(budget.write(NOW, true), Some(starts(1, 2)));
-    budget.answered(true);
+    budget.answered(NOW, true);
     assert_eq!(budget.ask(), Verdict::Granted(1));
+}
+
+/// The file has more than it must have, whichever of the writes reached the disk.
+#[test]
+fn a_write_that_is_not_answered_takes_nothing_away_that_is_on_the_disk() {
+    let mut budget = begin(known(2, 2));
+    budget.lasted();
+    budget.forget_one();
+    assert_eq!(budget.write(NOW, false), Some(starts(1, 2)));
+    assert_eq!(budget.ask(), Verdict::Granted(1));
+    budget.answered(NOW, false);
+    assert_eq!(budget.ask(), Verdict::Granted(1));
+    // It may have reached the disk all the same, so it is written again before it has more.
+    assert_eq!(budget.write(NOW, true), Some(starts(1, 2)));
+    budget.answered(NOW, false);
+    budget.ends_on_request();
+    assert_eq!(budget.write(NOW, false), Some(starts(0, 1)));
+    budget.answered(NOW, false);
+    assert_eq!(budget.on_disk, starts(0, 1));
+    assert_eq!(budget.ask(), Verdict::NotWritten);
+}
+
+#[test]
+fn a_write_that_failed_is_tried_again_ever_more_seldom() {
+    let mut budget = Budget::new(known(0, 0));
+    assert!(budget.write(NOW, false).is_some());
+    let mut delays = Vec::new();
+    for failures in 1..9 {
+        assert_eq!(budget.answered(NOW, false), failures);
+        delays.extend(budget.retry().map(|retry| (retry - NOW).as_secs()));
+        assert!(budget.write(NOW, true).is_some());
+        assert_eq!(budget.retry(), None, "it is being written");
+    }
+    assert_eq!(delays, [30, 60, 120, 240, 480, 600, 600, 600]);
+    assert_eq!(retry_delay(u32::MAX), RETRY.1);
+    assert_eq!(budget.answered(NOW, true), 0);
+    assert_eq!(budget.retry(), None);
 }
 
 #[test]
@@ -110,7 +147,7 @@ fn what_cannot_be_read_is_taken_for_used_up_until_health_lasts() {
     assert!(matches!(budget.ask(), Verdict::Refused(why) if why.contains("a directory")));
     budget.lasted();
     assert_eq!(budget.write(NOW, false), Some(starts(1, RECENT_MAX)));
-    budget.answered(true);
+    budget.answered(NOW, true);
     assert!(matches!(budget.ask(), Verdict::Refused(why) if why.contains("recent")));
     budget.forget_one();
     assert_eq!(budget.ask(), Verdict::Granted(1));

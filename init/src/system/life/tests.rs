@@ -1,11 +1,15 @@
 use super::*;
 use proptest::prelude::*;
 
+mod uncounted;
+
 /// A machine with a disk that works or does not, and a clock.
 struct World {
     life: Life,
     now: Time,
     restarts: u64,
+    /// Whether the service is down.
+    down: bool,
     /// What the disk has.
     disk: Starts,
     /// Whether a write is answered: well, with an error, or never.
@@ -29,6 +33,7 @@ impl World {
             life: Life::new(at(2), Count::Known(disk), at(600)),
             now: at(2),
             restarts: 0,
+            down: false,
             disk,
             writes,
             lands: false,
@@ -58,6 +63,7 @@ impl World {
         self.feed(Input::Look {
             well,
             restarts: self.restarts,
+            down: self.down,
         });
     }
 
@@ -68,16 +74,20 @@ impl World {
 
     /// Lets time pass, well all the while, looking whenever something is due.
     fn pass(&mut self, seconds: u64) {
+        self.pass_being(true, seconds);
+    }
+
+    fn pass_being(&mut self, well: bool, seconds: u64) {
         let end = self.now + at(seconds);
         while let Some(due) = self.life.deadline().filter(|due| *due <= end) {
             self.now = self.now.max(due);
-            self.look(true);
+            self.look(well);
             if matches!(self.done.last(), Some(Action::Finish(_))) {
                 return;
             }
         }
         self.now = end;
-        self.look(true);
+        self.look(well);
     }
 
     /// The events that were told, and the other things that were done, since the last call.
@@ -233,6 +243,7 @@ fn lasting_health_is_as_long_as_the_longest_law_looks_back() {
     let well = Input::Look {
         well: true,
         restarts: 0,
+        down: false,
     };
     let first = life.step(at(0), well.clone());
     assert!(first.contains(&Action::WriteCount(starts(2, 3))));
@@ -262,55 +273,6 @@ fn a_disk_that_died_after_the_start_does_not_hold_up_the_reboot() {
     world.feed(Input::AllStopped);
     assert_eq!(world.take(), ["Finish(Reboot)"]);
     assert_eq!(world.disk.in_a_row, 2);
-}
-
-#[test]
-fn a_disk_that_never_answers_means_no_reboot_and_no_waiting_for_ever() {
-    let mut world = World::new(1, None);
-    world.look(true);
-    world.pass(30);
-    let done = world.take();
-    assert!(
-        has(&done, "GiveUpWriting") && has(&done, "boot.warning"),
-        "{done:?}"
-    );
-    world.escalate();
-    assert_eq!(world.take(), ["WriteCount(2 2)"]);
-    world.pass(9);
-    assert_eq!(world.take(), [""; 0]);
-    world.pass(1);
-    let refused = [
-        "GiveUpWriting",
-        "SetDegraded",
-        "boot.degraded service",
-        "RefuseReboot(Id(3))",
-    ];
-    assert_eq!(world.take(), refused);
-    // Nor does it hold up an end that somebody wants.
-    world.feed(Input::Asked(Verb::Reboot, "initctl".into()));
-    world.feed(Input::AllStopped);
-    assert!(!has(&world.take(), "Finish"));
-    world.pass(10);
-    assert!(has(&world.take(), "Finish(Reboot)"));
-}
-
-#[test]
-fn a_count_that_cannot_be_written_is_tried_once_more_and_then_refused() {
-    let mut world = World::new(0, Some(false));
-    assert_eq!(world.take(), ["WriteCount(1 1)", "boot.warning "]);
-    world.pass(700);
-    world.take();
-    world.escalate();
-    let refused = [
-        "WriteCount(1 1)",
-        "SetDegraded",
-        "boot.degraded service",
-        "RefuseReboot(Id(3))",
-    ];
-    assert_eq!(world.take(), refused);
-    world.writes = Some(true);
-    world.escalate();
-    assert!(has(&world.take(), "shutdown.start"));
 }
 
 /// Otherwise it would stay failed for ever: only the refusal lets it be tried again later.
