@@ -20,7 +20,8 @@
 //!
 //! **Several processes** read and write: PID 1's children, the slot daemon, the update. They take turns by a lock on the
 //! folder (flock(2)), as two writers would fill one spare, and the file that a reader has open may become the spare
-//! that the next write fills. Nobody but root can open the folder, so nobody else can hold the lock.
+//! that the next write fills. Nobody but root can open the folder, so nobody else can hold the lock. Whoever holds it may
+//! hang at the disk; so it is waited for no longer than [`LOCK_TRIES`] times [`LOCK_PAUSE`].
 //!
 //! PID 1 uses this only before the services start; after that whoever writes is a child, because a disk can hang.
 
@@ -28,6 +29,7 @@ use base::beneath;
 use rustix::fd::OwnedFd;
 use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
+use rustix::thread::{Timespec, nanosleep};
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
@@ -46,6 +48,14 @@ const PADDING: u8 = b'\n';
 
 /// The end of the name of a spare.
 const SPARE: &str = ".spare";
+
+/// How often the lock is tried for, and how long the pause after each try is: eight seconds in all. That is less than
+/// PID 1 waits for the child that counts starts ([`crate::system::budget::WRITE_MAX`]), so that this can say what is wrong.
+const LOCK_TRIES: u32 = 800;
+const LOCK_PAUSE: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 10_000_000,
+};
 
 /// A file that init keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,6 +131,8 @@ pub enum Problem {
     TooLarge(u64, usize),
     /// It has no bytes at all, which no write of ours leaves.
     Empty,
+    /// The lock on the folder is held, and was for as long as it is waited for.
+    Locked,
     /// The kernel says no.
     Io(io::Error),
 }
@@ -133,6 +145,7 @@ impl fmt::Display for StateError {
             Problem::Foreign(seen) => f.write_str(seen),
             Problem::TooLarge(seen, most) => write!(f, "{seen} bytes, at most {most} belong there"),
             Problem::Empty => f.write_str("an empty file is there"),
+            Problem::Locked => f.write_str("another process holds the lock and does not let go"),
             Problem::Io(error) => error.fmt(f),
         }
     }
@@ -146,6 +159,7 @@ impl From<StateError> for io::Error {
             Problem::Io(error) => error.kind(),
             Problem::TooLarge(..) => io::ErrorKind::FileTooLarge,
             Problem::Kind(_) | Problem::Foreign(_) | Problem::Empty => io::ErrorKind::InvalidData,
+            Problem::Locked => io::ErrorKind::TimedOut,
         };
         Self::new(kind, error)
     }
@@ -180,6 +194,7 @@ pub struct StateDir {
     path: PathBuf,
     /// Whose all of it must be.
     owner: u32,
+    lock_tries: u32,
 }
 
 impl StateDir {
@@ -213,6 +228,7 @@ impl StateDir {
             folder,
             path: whole,
             owner,
+            lock_tries: LOCK_TRIES,
         })
     }
 
@@ -221,7 +237,7 @@ impl StateDir {
     /// # Errors
     /// The file is there and cannot be used.
     pub fn read(&self, file: StateFile) -> Result<Option<Vec<u8>>, StateError> {
-        let _turn = self.lock(FlockOperation::LockShared)?;
+        let _turn = self.lock(FlockOperation::NonBlockingLockShared)?;
         self.contents(file)
     }
 
@@ -231,7 +247,7 @@ impl StateDir {
     /// # Errors
     /// The contents are as they were, or the new ones already.
     pub fn write(&self, file: StateFile, contents: &[u8]) -> Result<(), StateError> {
-        let _turn = self.lock(FlockOperation::LockExclusive)?;
+        let _turn = self.lock(FlockOperation::NonBlockingLockExclusive)?;
         self.replace(file, contents)
     }
 
@@ -256,6 +272,7 @@ impl StateDir {
     /// # Errors
     /// Names the file.
     pub fn set_aside(&self, file: StateFile) -> Result<Option<String>, StateError> {
+        let _turn = self.lock(FlockOperation::NonBlockingLockExclusive)?;
         if beneath::kind(&self.folder, file.name).is_none() {
             return Ok(None);
         }
@@ -271,25 +288,28 @@ impl StateDir {
     /// # Errors
     /// Of the read, or of the write.
     pub fn prove_writable(&self, file: StateFile) -> Result<(), StateError> {
-        let _turn = self.lock(FlockOperation::LockExclusive)?;
+        let _turn = self.lock(FlockOperation::NonBlockingLockExclusive)?;
         let contents = self.contents(file)?.unwrap_or_default();
         self.replace(file, &contents)
     }
 
-    /// Waits for this process's turn.
+    /// Waits for this process's turn. `operation` is one that does not wait.
     fn lock(&self, operation: FlockOperation) -> Result<Turn<'_>, StateError> {
-        loop {
+        let fail = |problem| StateError {
+            path: self.path.clone(),
+            problem,
+        };
+        for _ in 0..self.lock_tries {
             match rustix::fs::flock(&self.folder, operation) {
                 Ok(()) => return Ok(Turn(&self.folder)),
-                Err(Errno::INTR) => {}
-                Err(error) => {
-                    return Err(StateError {
-                        path: self.path.clone(),
-                        problem: error.into(),
-                    });
+                Err(Errno::WOULDBLOCK) => {
+                    let _ = nanosleep(&LOCK_PAUSE);
                 }
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(fail(error.into())),
             }
         }
+        Err(fail(Problem::Locked))
     }
 
     /// Gives every file and its spare their blocks, as long as there are some: once a boot, before any service
@@ -298,11 +318,15 @@ impl StateDir {
     /// # Errors
     /// All that went wrong; each names its file.
     pub fn reserve(&self) -> Vec<StateError> {
+        let _turn = match self.lock(FlockOperation::NonBlockingLockExclusive) {
+            Ok(turn) => turn,
+            Err(error) => return vec![error],
+        };
         let reserve = |file: StateFile| {
-            let contents = self.read(file)?;
+            let contents = self.contents(file)?;
             // The write gives the file its capacity, and what it replaces becomes the spare.
             if !self.is_reserved(file.name, file.capacity) {
-                self.write(file, &contents.unwrap_or_default())?;
+                self.replace(file, &contents.unwrap_or_default())?;
             }
             Ok(())
         };

@@ -79,7 +79,7 @@ pub enum Verdict {
 /// Why there is a record that is not known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Unreadable {
-    /// The disk did not give it; the next try may.
+    /// The disk did not give it, or somebody else had it; the next try may.
     Passing(String),
     /// Neither it nor its copy is a record any more.
     Damaged(String),
@@ -100,7 +100,7 @@ impl fmt::Display for Unreadable {
 impl From<StateError> for Unreadable {
     fn from(e: StateError) -> Self {
         match e.problem {
-            Problem::Io(_) => Self::Passing(e.to_string()),
+            Problem::Io(_) | Problem::Locked => Self::Passing(e.to_string()),
             _ => Self::Damaged(e.to_string()),
         }
     }
@@ -122,14 +122,16 @@ impl Record {
     /// There is one, and it is not known.
     pub fn load(state: &StateDir) -> Result<Loaded, Unreadable> {
         let loaded = |record, damage| Loaded { record, damage };
-        match (Self::read(state, SLOTS), Self::read(state, SLOTS_COPY)) {
-            (Ok(Some(record)), _) => Ok(loaded(record, None)),
-            (Err(Unreadable::Passing(what)), _) => Err(Unreadable::Passing(what)),
-            (Err(Unreadable::Damaged(what)), Ok(Some(copy))) => Ok(loaded(copy, Some(what))),
-            (_, Err(Unreadable::Passing(what))) => Err(Unreadable::Passing(what)),
-            (Err(damaged), Ok(None) | Err(_)) => Err(damaged),
-            (Ok(None), Ok(copy)) => Ok(loaded(copy.unwrap_or_default(), None)),
-            (Ok(None), Err(copy)) => Err(copy),
+        let copy = || Self::read(state, SLOTS_COPY);
+        match Self::read(state, SLOTS) {
+            Ok(Some(record)) => Ok(loaded(record, None)),
+            Ok(None) => Ok(loaded(copy()?.unwrap_or_default(), None)),
+            Err(Unreadable::Passing(what)) => Err(Unreadable::Passing(what)),
+            Err(Unreadable::Damaged(what)) => match copy() {
+                Ok(Some(copy)) => Ok(loaded(copy, Some(what))),
+                Err(Unreadable::Passing(what)) => Err(Unreadable::Passing(what)),
+                Ok(None) | Err(Unreadable::Damaged(_)) => Err(Unreadable::Damaged(what)),
+            },
         }
     }
 

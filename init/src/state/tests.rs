@@ -4,6 +4,9 @@ use super::*;
 use rustix::fs::IFlags;
 use std::os::unix::fs::{PermissionsExt, symlink};
 
+/// Rounds in which two processes race.
+const WRITES: u32 = 300;
+
 /// A root with the folder in it, taken away at the end.
 struct Rig(PathBuf);
 
@@ -295,24 +298,64 @@ fn a_file_that_not_even_root_may_change_is_changed() {
 /// The slot daemon records what the update, which proves meanwhile that the record can be written, must not undo.
 #[test]
 fn two_processes_that_write_take_turns() {
-    const WRITES: u32 = 300;
     let rig = Rig::new("turns");
-    let done = std::sync::atomic::AtomicBool::new(false);
     let first = rig.open();
-    first.write(SLOTS, b"0").unwrap();
-    std::thread::scope(|scope| {
+    let round = std::sync::Barrier::new(2);
+    let undone = std::thread::scope(|scope| {
         scope.spawn(|| {
             let other = rig.open();
-            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+            for _ in 0..WRITES {
+                round.wait();
                 other.prove_writable(SLOTS).unwrap();
+                round.wait();
             }
         });
-        let last = (1..=WRITES).find(|number| {
+        let mut undone = None;
+        for number in 0..WRITES {
             let written = number.to_string().into_bytes();
+            round.wait();
             first.write(SLOTS, &written).unwrap();
-            first.read(SLOTS).unwrap() != Some(written)
-        });
-        done.store(true, std::sync::atomic::Ordering::Relaxed);
-        assert_eq!(last, None, "a write that was undone");
+            round.wait();
+            if first.read(SLOTS).unwrap() != Some(written) {
+                undone = Some(number);
+            }
+        }
+        undone
     });
+    assert_eq!(undone, None, "a write that was undone");
+}
+
+#[test]
+fn a_lock_that_is_not_let_go_is_an_error_of_every_operation() {
+    let rig = Rig::new("locked");
+    let holder = rig.open();
+    holder.write(REBOOTS, b"1 2").unwrap();
+    let before = rig.names();
+    let mut waiting = rig.open();
+    waiting.lock_tries = 2;
+    let turn = holder
+        .lock(FlockOperation::NonBlockingLockExclusive)
+        .unwrap();
+    let refused = [
+        waiting.read(REBOOTS).unwrap_err(),
+        waiting.write(REBOOTS, b"3 4").unwrap_err(),
+        waiting.prove_writable(REBOOTS).unwrap_err(),
+        waiting.set_aside(REBOOTS).unwrap_err(),
+        waiting.reserve().remove(0),
+    ];
+    for error in refused {
+        assert!(matches!(error.problem, Problem::Locked), "{error}");
+        let text = format!("{}: another process holds the lock", waiting.path.display());
+        assert!(error.to_string().starts_with(&text), "{error}");
+        assert_eq!(io::Error::from(error).kind(), io::ErrorKind::TimedOut);
+    }
+    assert_eq!(rig.names(), before);
+    drop(turn);
+    assert_eq!(waiting.read(REBOOTS).unwrap().unwrap(), b"1 2");
+    // Readers do not wait for each other.
+    let turn = holder.lock(FlockOperation::NonBlockingLockShared).unwrap();
+    assert!(waiting.read(REBOOTS).is_ok() && waiting.write(REBOOTS, b"3 4").is_err());
+    drop(turn);
+    assert!(waiting.set_aside(REBOOTS).unwrap().is_some());
+    assert!(waiting.reserve().is_empty());
 }

@@ -127,6 +127,16 @@ fn a_record_that_is_damaged_is_not_an_empty_one() {
     }
 }
 
+/// A new record would be started in place of one that is damaged.
+#[test]
+fn a_record_that_another_process_has_is_not_damaged() {
+    let locked = StateError {
+        path: SLOTS.path(),
+        problem: Problem::Locked,
+    };
+    assert!(matches!(locked.into(), Unreadable::Passing(why) if why.contains("slots.json")));
+}
+
 #[test]
 fn a_record_that_is_read_has_room_for_what_comes() {
     let folder = Folder::new("room");
