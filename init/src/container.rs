@@ -65,7 +65,7 @@ pub fn run(options: &Options) -> Result<Verb, String> {
     let verb = turn(&mut manager, &mut emitter).map_err(|e| format!("epoll: {e}"))?;
     // The logger is gone; the last words go their own way.
     emitter.use_console();
-    leftovers::end(|| ());
+    leftovers::end(&mut emitter, || ());
     // On a machine they go with it; here they are in somebody's hierarchy.
     manager.driver_mut().remove_cgroups();
     emitter.emit(Event::new("shutdown.done").with("verb", verb.name()));

@@ -17,7 +17,7 @@ use supervisor::event::{Event, EventSink};
 /// Ends the machine. Does not return.
 pub fn finish(emitter: &mut Emitter, verb: Verb, watchdog: &mut Watchdog) -> ! {
     emitter.use_console();
-    leftovers::end(|| watchdog.step());
+    leftovers::end(emitter, || watchdog.step());
     watchdog.step();
     rustix::fs::sync();
     watchdog.step();

@@ -93,6 +93,17 @@ fn whoever_was_not_asked_to_stop_in_time_is_asked_before_it_is_killed() {
     assert_eq!(status.code(), Some(0), "{shown:#?}");
     let left = r#"shutdown.warning seen="services left running" waited_ms=90000"#;
     assert!(shown.iter().any(|line| line.contains(left)), "{shown:#?}");
+    // Only `web` needs to be killed: its shell, and a `sleep` that ignores TERM as well.
+    let told = |line: &&String| line.contains(r#"shutdown.warning seen="processes left" "#);
+    let counts: Vec<&str> = shown
+        .iter()
+        .filter(told)
+        .filter_map(|line| line.split_once("after_term=").map(|(_, counts)| counts))
+        .collect();
+    assert!(
+        matches!(counts[..], ["1 after_kill=0" | "2 after_kill=0"]),
+        "{shown:#?}"
+    );
     assert!(
         !shown
             .iter()
