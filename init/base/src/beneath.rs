@@ -99,23 +99,34 @@ pub fn move_aside(parent: impl AsFd, name: impl AsRef<Path>) -> Result<String> {
     rename(aside(now.unwrap_or_default().as_nanos()))
 }
 
-/// Makes way for a file of ours: a directory that lies there is [moved aside](move_aside), and what was done is the
-/// answer, to be told. Anything else gives way to rename(2) and unlink(2) as a file does; a directory stops both.
+/// Makes way for a file of ours: a directory of this name is [moved aside](move_aside), and its new name is the answer.
+/// Anything else gives way to rename(2) and unlink(2) as a file does; a directory stops both.
+///
+/// # Errors
+/// Of rename(2).
+pub fn directory_aside(parent: impl AsFd, name: impl AsRef<Path>) -> Result<Option<String>> {
+    let name = name.as_ref();
+    match statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => {
+            move_aside(parent, name).map(Some)
+        }
+        _ => Ok(None),
+    }
+}
+
+/// The same for a path. What was done is the answer, to be told.
 ///
 /// # Errors
 /// Of rename(2), and says that a directory is there.
 pub fn make_way(path: &Path) -> io::Result<Option<String>> {
-    if !std::fs::symlink_metadata(path).is_ok_and(|there| there.is_dir()) {
-        return Ok(None);
-    }
-    let path = path.display();
-    match move_aside(CWD, path.to_string()) {
-        Ok(aside) => Ok(Some(format!(
-            "{path}: a directory was there and is now {aside}"
-        ))),
+    let there = path.display();
+    match directory_aside(CWD, path) {
+        Ok(aside) => {
+            Ok(aside.map(|aside| format!("{there}: a directory was there and is now {aside}")))
+        }
         Err(e) => {
             let e = io::Error::from(e);
-            let why = format!("{path}: a directory is there and stays: {e}");
+            let why = format!("{there}: a directory is there and stays: {e}");
             Err(io::Error::new(e.kind(), why))
         }
     }

@@ -13,6 +13,7 @@ mod fat;
 use super::name::EntryName;
 use super::uki::{self, Uki};
 use crate::devices::modules::Modules;
+use base::beneath;
 use fat::{FILES_MAX, Folder};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
 use std::fs::File;
@@ -155,6 +156,22 @@ impl Esp {
             (None, None) => Err(io::ErrorKind::NotFound.into()),
         };
         renamed.map_err(|e| self.fault(&format!("/{from}: rename to {to}"), &e))
+    }
+
+    /// Makes way for a file of this name: a directory that lies there is renamed, and what was done is the answer, to be told.
+    ///
+    /// # Errors
+    /// Names the file.
+    pub fn make_way(&self, file: &str) -> io::Result<Option<String>> {
+        let make = || -> io::Result<Option<String>> {
+            let folder = File::open(self.folder())?;
+            Ok(beneath::directory_aside(&folder, file)?)
+        };
+        let aside = make().map_err(|e| self.fault(&format!("/{file}"), &e))?;
+        Ok(aside.map(|aside| {
+            let name = &self.name;
+            format!("{name}: {FOLDER}/{file}: a directory was there and is now {aside}")
+        }))
     }
 
     /// Makes an entry of a finished file of the folder (`*.new`); on the disk when this returns.

@@ -127,7 +127,7 @@ impl Job<'_> {
             Step::WriteVerity => self.write(&self.manifest.verity, &machine.verity.path),
             Step::Prove => prove(machine, self.manifest),
             Step::Label => self.label(),
-            Step::Stage => self.stage(&esp.folder().join(temporary(plan))),
+            Step::Stage => self.stage(plan),
             Step::ReadBack => read_back(&esp.folder().join(temporary(plan)), self.manifest),
             Step::Publish => esp
                 .place(&temporary(plan), &plan.entry)
@@ -202,15 +202,21 @@ impl Job<'_> {
     }
 
     /// Writes the UKI to the ESP under a name that is no entry's.
-    fn stage(&mut self, path: &Path) -> Result<(), End> {
+    fn stage(&mut self, plan: &Plan) -> Result<(), End> {
         let esp = &self.machine.esp;
+        let path = esp.folder().join(temporary(plan));
         let write = || -> io::Result<()> {
-            let mut file = File::create_new(path)?;
+            let mut file = File::create_new(&path)?;
             file.write_all(self.uki)?;
             file.sync_all()
         };
+        for name in [temporary(plan), plan.entry.file()] {
+            if let Some(seen) = esp.make_way(&name).map_err(End::failed)? {
+                self.outlet.event("update.warning", &[("seen", seen)]);
+            }
+        }
         esp.sweep().map_err(End::failed)?;
-        write().map_err(|e| End::failed(at(path, &e)))?;
+        write().map_err(|e| End::failed(at(&path, &e)))?;
         esp.flush().map_err(End::failed)?;
         self.written = self.written.saturating_add(self.uki.len() as u64);
         Ok(())

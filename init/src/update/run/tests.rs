@@ -381,6 +381,26 @@ fn a_device_that_changes_what_it_was_given_is_found_out() {
 }
 
 #[test]
+fn directories_in_the_way_on_the_esp_are_renamed_and_told() {
+    let (rig, bundle) = (Rig::new("way"), Bundle::new("2"));
+    let names = ["astromesh-os_2+0-0.efi.new", "astromesh-os_2+0-0.efi"];
+    for name in names {
+        fs::create_dir_all(rig.linux().join(name).join("full")).unwrap();
+    }
+    let (result, heard) = rig.install(&mut bundle.shelf());
+    assert_eq!(result, Ok(()));
+    rig.assert_safe(&bundle, "installed");
+    let told = heard.0.iter().filter(|(name, _)| name == "update.warning");
+    let told: Vec<&str> = told.map(|(_, fields)| fields[0].1.as_str()).collect();
+    assert_eq!(told.len(), 2, "{told:?}");
+    for (told, name) in told.iter().zip(names) {
+        let aside = format!("{name}.obstructed-1");
+        assert!(told.ends_with(&aside), "{told}");
+        assert!(rig.linux().join(aside).join("full").is_dir());
+    }
+}
+
+#[test]
 fn leftovers_are_swept_and_a_newer_version_replaces_a_waiting_one() {
     let rig = Rig::new("leftovers");
     rig.entry("astromesh-os_2+0-0.efi.new", b"torn");
