@@ -141,6 +141,11 @@ impl Emitter {
         self.newest(count)
     }
 
+    /// Nobody wants to know what happened since the last call of [`Emitter::fresh`].
+    pub fn pass_over_fresh(&mut self) {
+        self.fresh = 0;
+    }
+
     /// Events that found no room on their way to the console, since the start.
     #[must_use]
     pub fn lost_total(&self) -> u64 {

@@ -50,8 +50,8 @@ impl Record {
         let fields = || event.fields().flat_map(|(k, v)| [k, v]);
         let parts = || std::iter::once(event.name()).chain(fields());
         // A NUL inside of a value would end it; no event line shows one as it is anyway.
-        let bytes = || parts().flat_map(|part| part.bytes().filter(|b| *b != 0).chain([0]));
-        let length = bytes().count();
+        let nuls = |part: &str| part.bytes().filter(|b| *b == 0).count();
+        let length: usize = parts().map(|part| part.len() - nuls(part) + 1).sum();
         let Some(written) = u32::try_from(length)
             .ok()
             .filter(|_| HEADER + length <= SIZE)
@@ -64,7 +64,12 @@ impl Record {
         let nanos = u64::try_from(at.as_nanos()).unwrap_or(u64::MAX);
         self.ring.extend(written.to_ne_bytes());
         self.ring.extend(nanos.to_ne_bytes());
-        self.ring.extend(bytes());
+        for part in parts() {
+            for piece in part.split('\0') {
+                self.ring.extend(piece.as_bytes());
+            }
+            self.ring.push_back(0);
+        }
         self.count += 1;
         true
     }

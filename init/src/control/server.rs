@@ -345,11 +345,15 @@ impl Server {
         }
     }
 
+    /// Whether [`Server::publish`] has anybody to send to.
+    #[must_use]
+    pub fn has_followers(&self) -> bool {
+        let mut clients = self.clients.values();
+        clients.any(|c| c.phase() == Phase::Following)
+    }
+
     /// Sends an event to whoever follows.
     pub fn publish(&mut self, event: &EventLine, now: Time) {
-        if !self.clients.values().any(|c| c.phase() == Phase::Following) {
-            return;
-        }
         let line = serde_json::to_string(event).unwrap_or_default();
         self.clients.retain(|_, connection| {
             if connection.phase() != Phase::Following {

@@ -311,6 +311,9 @@ impl Manager {
 
     /// Sends on what happened to whoever follows the events.
     fn publish(&mut self, emitter: &mut Emitter) {
+        if !self.server.has_followers() {
+            return emitter.pass_over_fresh();
+        }
         for (at, event) in emitter.fresh() {
             self.server.publish(&event_line(at, &event), now());
         }

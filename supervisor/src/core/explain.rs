@@ -5,7 +5,7 @@ use super::death::Death;
 use super::machine::Machine;
 use super::probe::{ProbeKind, Track};
 use super::table::State;
-use super::{Core, Id, Program};
+use super::{Core, Id, Missing, Program};
 use crate::Time;
 use crate::config::{Escalation, ServiceType};
 use crate::millis;
@@ -97,13 +97,18 @@ impl Core {
         }
         let outlooks = self.outlooks();
         match (machine.wanted, self.missing(id, &outlooks)) {
-            (true, Some(name)) => match self.find(&name) {
-                Some(other) => {
-                    let state = self.machines.get(other.0).map_or("", |m| m.state.name());
-                    format!("it waits for {name}, which is {state}")
-                }
-                None => format!("it waits for {name}"),
-            },
+            (true, Some(Missing::Milestone(name))) => format!("it waits for {name}"),
+            (true, Some(Missing::Service(other))) => {
+                let other = self.machines.get(other.0);
+                let (name, state) =
+                    other.map_or(("", ""), |m| (m.spec.name.as_str(), m.state.name()));
+                format!("it waits for {name}, which is {state}")
+            }
+            (true, Some(Missing::EndOf(other))) => {
+                let other = self.machines.get(other.0);
+                let name = other.map_or("", |m| m.spec.name.as_str());
+                format!("it waits for the end of {name}")
+            }
             (true, None) => "it is about to start".into(),
             (false, _) if machine.done => "it ended with success, and is not restarted then".into(),
             (false, _) => match machine.deaths.back() {

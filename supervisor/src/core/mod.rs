@@ -212,6 +212,17 @@ pub enum Action {
     AllStopped,
 }
 
+/// What a stopped service waits for.
+#[derive(Clone, Copy, Debug)]
+enum Missing {
+    /// A milestone of this name.
+    Milestone(&'static str),
+    /// Another service.
+    Service(Id),
+    /// The end of another service.
+    EndOf(Id),
+}
+
 /// All services of the machine.
 #[derive(Debug)]
 pub struct Core {
@@ -527,27 +538,25 @@ impl Core {
     }
 
     /// The first thing that a stopped service waits for before it starts.
-    fn missing(&self, id: Id, outlooks: &Outlooks) -> Option<String> {
+    fn missing(&self, id: Id, outlooks: &Outlooks) -> Option<Missing> {
         let machine = self.machines.get(id.0)?;
-        let name = |id: &Id| self.machines.get(id.0).map(|m| m.spec.name.clone());
         let milestones = self.graph.milestones(id).iter();
-        let milestone = milestones.filter(|m| !self.milestones.contains(**m));
+        let mut milestones = milestones.filter(|m| !self.milestones.contains(**m));
         let required = self.graph.requires(id).iter();
         let required = required.filter(|r| !self.machines.get(r.0).is_some_and(Machine::is_ready));
         let before = self.graph.after(id).iter();
         let before = before.filter(|a| outlooks.is_awaited(**a));
         let behind = self.graph.required_by(id).iter();
-        let behind = behind.filter(|b| machine.clean && !self.is_still(**b));
-        milestone
-            .map(|m| (*m).to_owned())
-            .next()
-            .or_else(|| required.chain(before).filter_map(name).next())
-            .or_else(|| {
-                behind
-                    .filter_map(name)
-                    .next()
-                    .map(|n| format!("the end of {n}"))
-            })
+        let mut behind = behind.filter(|b| machine.clean && !self.is_still(**b));
+        let milestone = milestones.next().map(|name| Missing::Milestone(name));
+        let service = || {
+            required
+                .chain(before)
+                .next()
+                .map(|id| Missing::Service(*id))
+        };
+        let end = || behind.next().map(|id| Missing::EndOf(*id));
+        milestone.or_else(service).or_else(end)
     }
 
     /// Whether nothing of a service runs that the end of what it requires could harm.
