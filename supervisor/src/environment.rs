@@ -2,8 +2,8 @@
 //!
 //! The child reads and not PID 1, because such a file may lie on `/var`, whose disk can hang, or be whatever a
 //! service has put there. So this module keeps to what a child may do between `clone3` and `execve`: it makes
-//! raw system calls (rustix has no use for the C library here) and allocates nothing; what it fills was
-//! reserved by PID 1.
+//! raw system calls (rustix has no use for the C library here; [`RawFile`] closes without it, too) and allocates
+//! nothing; what it fills was reserved by PID 1.
 //!
 //! **By whose rights.** systemd reads these files as root, so that a file with secrets need not be readable
 //! by its service, and operators rely on it. But root must not be led to a file of somebody else by whoever may
@@ -13,7 +13,8 @@
 //!
 //! Nothing but a regular file is ever opened, and of that no more is read than [`FILE_MAX`].
 
-use rustix::fd::{AsFd, AsRawFd, OwnedFd};
+use crate::sys::RawFile;
+use rustix::fd::{AsFd, AsRawFd};
 use rustix::fs::{CWD, FileType, Mode, OFlags, Stat, fstat, openat, readlinkat_raw};
 use rustix::io::{Errno, Result, read};
 use std::ffi::{CStr, CString};
@@ -93,13 +94,13 @@ impl EnvironmentFile {
         if !std::mem::take(&mut self.waits) {
             return Ok(());
         }
-        let file = openat(CWD, &*self.path, LOOK, Mode::empty());
+        let file = openat(CWD, &*self.path, LOOK, Mode::empty()).map(RawFile::from);
         self.take(file.map_err(Unread::from).map(Some), buffer)
     }
 
     fn take(
         &mut self,
-        file: std::result::Result<Option<OwnedFd>, Unread>,
+        file: std::result::Result<Option<RawFile>, Unread>,
         buffer: &mut [u8],
     ) -> std::result::Result<(), Unread> {
         match file {
@@ -162,11 +163,11 @@ fn parse(text: &[u8], variables: &mut Vec<u8>) {
 
 /// Walks to a file through folders that nobody but root can change, and gives a handle of it. `None` if a
 /// folder on the way is another's, or another may write to it.
-fn open_below_roots_folders(path: &CStr) -> std::result::Result<Option<OwnedFd>, Unread> {
-    let open = |folder: &OwnedFd, name: &CStr| {
-        openat(folder, name, LOOK | OFlags::NOFOLLOW, Mode::empty())
+fn open_below_roots_folders(path: &CStr) -> std::result::Result<Option<RawFile>, Unread> {
+    let open = |folder: &RawFile, name: &CStr| {
+        openat(folder, name, LOOK | OFlags::NOFOLLOW, Mode::empty()).map(RawFile::from)
     };
-    let root = || openat(CWD, c"/", LOOK | OFlags::DIRECTORY, Mode::empty());
+    let root = || openat(CWD, c"/", LOOK | OFlags::DIRECTORY, Mode::empty()).map(RawFile::from);
     let mut rest = Text::default();
     rest.set(path.to_bytes(), b"")?;
     let mut folder = root()?;
@@ -217,7 +218,7 @@ fn read_regular(handle: impl AsFd, buffer: &mut [u8]) -> std::result::Result<usi
         Digits::of(handle.as_raw_fd()).significant(),
     )?;
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = openat(CWD, path.as_c_str()?, flags, Mode::empty())?;
+    let file = RawFile::from(openat(CWD, path.as_c_str()?, flags, Mode::empty())?);
     let mut length = 0;
     while let Some(room) = buffer.get_mut(length..).filter(|room| !room.is_empty()) {
         match read(&file, room) {

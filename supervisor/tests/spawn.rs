@@ -3,7 +3,6 @@
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::net::sockopt;
-use rustix::pipe::{PipeFlags, pipe_with};
 use std::io::Write;
 use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
@@ -35,7 +34,6 @@ fn a_child_does_not_wait_for_a_stranger_whose_descriptor_it_is_the_last_to_close
     let cgroup = std::fs::File::open(&folder).unwrap();
     let peer = TcpListener::bind("127.0.0.1:0").unwrap();
     let stranger = lingering(&peer);
-    let (error_pipe, theirs) = pipe_with(PipeFlags::CLOEXEC).unwrap();
     // The child is born frozen: it has its copies, and closes them when it is let go.
     freeze("1");
     let plan = ChildPlan {
@@ -48,7 +46,6 @@ fn a_child_does_not_wait_for_a_stranger_whose_descriptor_it_is_the_last_to_close
         cgroup: Some(cgroup.as_fd()),
         descriptors: Vec::new(),
         strangers: true,
-        error_pipe: theirs.as_fd(),
         uid: 0,
         gid: 0,
         groups: Vec::new(),
@@ -59,11 +56,12 @@ fn a_child_does_not_wait_for_a_stranger_whose_descriptor_it_is_the_last_to_close
         listen_pid: false,
         oom_score_adjust: c"0".into(),
         oom_score_wanted: false,
+        shares_memory: false,
     };
     let child = sys::spawn(plan).unwrap();
-    drop((stranger, theirs));
+    drop(stranger);
     freeze("0");
-    let mut ready = [PollFd::new(&error_pipe, PollFlags::IN)];
+    let mut ready = [PollFd::new(&child.error_pipe, PollFlags::IN)];
     let executes = poll(&mut ready, Some(&HUNG)).unwrap();
     let kill = rustix::process::Signal::KILL;
     let _ = rustix::process::pidfd_send_signal(&child.pidfd, kill);

@@ -5,6 +5,7 @@ use super::held::Held;
 use super::launch::{self, Kind, Launch, Progress};
 use super::notify::NotifySocket;
 use super::probe::Attempt;
+use super::sharing::Sharing;
 use super::unix_socket::Access;
 use super::{Setup, Token};
 use crate::core::spawn::{Fault, SpawnFailure};
@@ -14,11 +15,12 @@ use crate::event_limit::EventLimit;
 use crate::poller::{Poller, Watched};
 use crate::received::Source;
 use crate::spec::{ProbeTarget, Spec};
-use crate::sys;
+use crate::sys::{Child, ErrorPipe};
 use rustix::event::epoll::EventFlags;
 use rustix::fd::{AsFd, OwnedFd};
 use std::io;
 use std::path::PathBuf;
+use std::rc::Rc;
 
 /// Where the notify sockets are, in the runtime folder.
 pub(super) const NOTIFY_FOLDER: &str = "notify";
@@ -31,7 +33,7 @@ pub(super) struct Body {
     pub(super) notify: Watched<NotifySocket>,
     pub(super) held: Held,
     /// Says whether the child became its program, and if not, why.
-    pub(super) error_pipe: Option<Watched<OwnedFd>>,
+    pub(super) error_pipe: Option<Watched<ErrorPipe>>,
     /// Why it did not, until its end is told.
     pub(super) not_executed: Option<SpawnFailure>,
     /// Of the main process. In the loop only if that may not be our child.
@@ -53,7 +55,7 @@ pub(super) enum Probing {
         attempt: u64,
         pid: i32,
         leaf: PathBuf,
-        error_pipe: OwnedFd,
+        error_pipe: ErrorPipe,
     },
 }
 
@@ -74,6 +76,7 @@ impl Body {
         spec: &Spec,
         setup: &Setup,
         source: Source,
+        sharing: Rc<Sharing>,
         poller: &Poller,
         sink: &mut dyn EventSink,
     ) -> io::Result<Self> {
@@ -108,7 +111,7 @@ impl Body {
         }
         Ok(Self {
             notify: poller.watch(notify, Token::of(Token::NOTIFY, id), EventFlags::IN)?,
-            launch: Launch::new(identity, source)?,
+            launch: Launch::new(identity, source, sharing)?,
             cgroup,
             held,
             error_pipe: None,
@@ -139,26 +142,22 @@ impl Body {
         poller: &Poller,
     ) -> Input {
         match self.try_spawn(spec, program) {
-            Ok((sys::Child { pid, pidfd }, error_pipe)) => {
-                let mut error_pipe = poller.own(error_pipe, Token::of(Token::EXECUTED, id));
+            Ok(child) => {
+                let mut error_pipe = poller.own(child.error_pipe, Token::of(Token::EXECUTED, id));
                 if program == Program::Main {
                     // If this fails, its end still tells; only its readiness is seen no earlier.
                     let _ = error_pipe.set_interest(EventFlags::IN);
                 }
                 self.not_executed = None;
-                self.pidfd = Some(poller.own(pidfd, Token::of(Token::MAIN, id)));
+                self.pidfd = Some(poller.own(child.pidfd, Token::of(Token::MAIN, id)));
                 self.error_pipe = Some(error_pipe);
-                Input::Spawned(id, pid)
+                Input::Spawned(id, child.pid)
             }
             Err(failure) => Input::SpawnFailed(id, failure),
         }
     }
 
-    fn try_spawn(
-        &mut self,
-        spec: &Spec,
-        program: Program,
-    ) -> Result<(sys::Child, OwnedFd), SpawnFailure> {
+    fn try_spawn(&mut self, spec: &Spec, program: Program) -> Result<Child, SpawnFailure> {
         let leaf = self.cgroup.fresh_leaf()?;
         let made = match program {
             Program::PreStart(number) => {
@@ -190,7 +189,7 @@ impl Body {
         let Some(pipe) = &self.error_pipe else {
             return false;
         };
-        let progress = launch::progress(pipe.as_fd(), &spec.environment_files);
+        let progress = launch::progress(pipe, &spec.environment_files);
         if progress != Progress::OnItsWay {
             self.error_pipe = None;
         }
@@ -225,12 +224,12 @@ impl Body {
                 let leaf = self.cgroup.fresh_probe_leaf();
                 let (path, leaf) = leaf.map_err(|failure| failure.why)?;
                 let started = self.launch.start(spec, command, Kind::Probe, leaf.as_fd());
-                let (child, error_pipe) = started.map_err(|failure| failure.why)?;
+                let child = started.map_err(|failure| failure.why)?;
                 Probing::Command {
                     attempt,
                     pid: child.pid,
                     leaf: path,
-                    error_pipe,
+                    error_pipe: child.error_pipe,
                 }
             }
             ProbeTarget::Tcp(address) => net(Attempt::start(attempt, address, None)?)?,
@@ -271,8 +270,7 @@ impl Body {
                 }) if pid == ended => {
                     // What it left running would be in the way of the next one.
                     let _ = kill_leaf(&leaf);
-                    let result = match launch::progress(error_pipe.as_fd(), &spec.environment_files)
-                    {
+                    let result = match launch::progress(&error_pipe, &spec.environment_files) {
                         Progress::Failed(failure) => Err(failure.why),
                         _ if *status == ExitStatus::Code(0) => Ok(()),
                         _ => Err(status.to_string()),

@@ -45,6 +45,8 @@ pub struct CgroupParent {
     path: PathBuf,
     /// The same as `/proc/PID/cgroup` tells it, if it is below a cgroup2 mount.
     told: Option<String>,
+    /// Whether cgroup2 has the memory controller here, for all that is known.
+    has_memory_controller: bool,
 }
 
 impl CgroupParent {
@@ -55,13 +57,23 @@ impl CgroupParent {
     pub fn new(path: &Path) -> io::Result<Self> {
         std::fs::create_dir_all(path).map_err(|e| at(path, &e))?;
         hand_on(path)?;
+        let controllers = Self::mount_point()
+            .and_then(|point| std::fs::read_to_string(point.join("cgroup.controllers")));
+        let has_memory = |all: String| all.split_whitespace().any(|c| c == "memory");
         Ok(Self {
             path: path.to_owned(),
+            has_memory_controller: controllers.map_or(true, has_memory),
             told: Self::mount().ok().and_then(|(root, point)| {
                 let below = path.strip_prefix(point).ok()?.to_str()?;
                 Some(format!("{}/{below}", root.trim_end_matches('/')))
             }),
         })
+    }
+
+    /// Whether a cgroup may have a limit of memory.
+    #[must_use]
+    pub fn has_memory_controller(&self) -> bool {
+        self.has_memory_controller
     }
 
     /// Where the host mounts cgroup2, as `/proc/self/mountinfo` tells.

@@ -6,7 +6,7 @@
 
 use super::launch::{self, Progress};
 use crate::received::Source;
-use crate::sys::{self, ChildPlan};
+use crate::sys::{self, ChildPlan, ErrorPipe};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
@@ -26,7 +26,7 @@ const ANSWER_MAX: usize = 512;
 pub struct Helper {
     pidfd: OwnedFd,
     answer: OwnedFd,
-    error_pipe: OwnedFd,
+    error_pipe: ErrorPipe,
     text: Vec<u8>,
 }
 
@@ -38,7 +38,6 @@ impl Helper {
     /// If the kernel makes no pipe or no process.
     pub fn start(source: &Source, arguments: &[&str]) -> io::Result<Self> {
         let (answer, their_answer) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
-        let (error_pipe, their_error) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
         let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
         let words = ["init"].iter().chain(arguments);
         let plan = ChildPlan {
@@ -57,7 +56,6 @@ impl Helper {
                 (null.as_fd(), 2),
             ],
             strangers: source.any_open(),
-            error_pipe: their_error.as_fd(),
             uid: 0,
             gid: 0,
             groups: Vec::new(),
@@ -68,12 +66,14 @@ impl Helper {
             listen_pid: false,
             oom_score_adjust: c"0".into(),
             oom_score_wanted: false,
+            // There are a few in a boot.
+            shares_memory: false,
         };
-        let child = sys::spawn(plan)?;
+        let child = sys::spawn(plan).map_err(|(_, e)| e)?;
         Ok(Self {
             pidfd: child.pidfd,
             answer,
-            error_pipe,
+            error_pipe: child.error_pipe,
             text: Vec::new(),
         })
     }
@@ -103,7 +103,7 @@ impl Helper {
             return None;
         }
         let said = String::from_utf8_lossy(line).into_owned();
-        Some(match launch::progress(self.error_pipe.as_fd(), &[]) {
+        Some(match launch::progress(&self.error_pipe, &[]) {
             Progress::Failed(why) => Err(format!("the helper did not start: {why}")),
             _ if whole && said == OK => Ok(()),
             _ if said.is_empty() => Err("the helper ended without an answer".into()),
@@ -138,7 +138,7 @@ mod tests {
         let helper = Helper {
             pidfd,
             answer: end.try_clone().unwrap(),
-            error_pipe: end,
+            error_pipe: end.into(),
             text: Vec::new(),
         };
         assert!(!helper.has_ended());

@@ -7,6 +7,7 @@
 //! The output pipe of a service lives as long as the driver, and the driver keeps both of its
 //! ends: a restart of the service or of whoever reads the pipe loses no line and breaks no pipe.
 
+use super::sharing::Sharing;
 use super::users::Identity;
 use crate::Time;
 use crate::config::RlimitText;
@@ -14,7 +15,7 @@ use crate::core::SpawnFailure;
 use crate::environment::EnvironmentFile;
 use crate::received::Source;
 use crate::spec::{self, Spec};
-use crate::sys::{self, ChildPlan, Resource};
+use crate::sys::{self, ChildPlan, ErrorPipe, Resource};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -22,6 +23,7 @@ use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::io;
 use std::path::Path;
+use std::rc::Rc;
 
 /// Descriptors from 3 on, as systemd's `LISTEN_FDS` protocol has it (sd_listen_fds(3)).
 const FIRST_PASSED: i32 = 3;
@@ -39,6 +41,7 @@ pub struct Launch {
     nofile: u64,
     /// Knows of the descriptors of strangers.
     source: Source,
+    sharing: Rc<Sharing>,
 }
 
 /// What is to be started.
@@ -64,7 +67,7 @@ impl Launch {
     ///
     /// # Errors
     /// If the kernel gives no pipe.
-    pub fn new(identity: Identity, source: Source) -> io::Result<Self> {
+    pub fn new(identity: Identity, source: Source, sharing: Rc<Sharing>) -> io::Result<Self> {
         let (output_read, output_write) = pipe_with(PipeFlags::CLOEXEC)?;
         let own = rustix::process::getrlimit(rustix::process::Resource::Nofile);
         Ok(Self {
@@ -77,6 +80,7 @@ impl Launch {
                 .maximum
                 .map_or(NOFILE_DEFAULT, |max| max.min(NOFILE_DEFAULT)),
             source,
+            sharing,
         })
     }
 
@@ -98,8 +102,7 @@ impl Launch {
         FIRST_PASSED + i32::try_from(self.passed.len()).unwrap_or(i32::MAX) - 1
     }
 
-    /// Starts one process. Returns the child and the pipe on which it tells why it did not
-    /// become its program.
+    /// Starts one process.
     ///
     /// # Errors
     /// What prevented the process.
@@ -109,13 +112,11 @@ impl Launch {
         command: &[String],
         kind: Kind<'_>,
         cgroup: BorrowedFd<'_>,
-    ) -> Result<(sys::Child, OwnedFd), SpawnFailure> {
+    ) -> Result<sys::Child, SpawnFailure> {
         let text = |what: &str, s: &str| {
             CString::new(s)
                 .map_err(|_| SpawnFailure::of_the_service(format!("{what} holds a NUL byte")))
         };
-        let (error_read, error_write) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)
-            .map_err(|e| SpawnFailure::new("error pipe", &e.into()))?;
         let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
             .map_err(|e| SpawnFailure::new("/dev/null", &e.into()))?;
         let output = match kind {
@@ -138,6 +139,8 @@ impl Launch {
             each.map(|variable| text("environment", &variable))
                 .collect()
         };
+        let strangers = self.source.any_open();
+        let oom_score = spec.oom_score_adjust.unwrap_or(0);
         let plan = ChildPlan {
             program: text("exec", command.first().map_or("", String::as_str))?,
             arguments: strings("exec", command)?,
@@ -154,8 +157,7 @@ impl Launch {
             directory: text("working-directory", &spec.working_directory)?,
             cgroup: Some(cgroup),
             descriptors,
-            strangers: self.source.any_open(),
-            error_pipe: error_write.as_fd(),
+            strangers,
             uid: self.identity.uid,
             gid: self.identity.gid,
             groups: self.identity.groups.clone(),
@@ -167,14 +169,11 @@ impl Launch {
             rlimits: self.rlimits(spec),
             nice: spec.nice,
             listen_pid: listens,
-            oom_score_adjust: text(
-                "oom-score-adjust",
-                &spec.oom_score_adjust.unwrap_or(0).to_string(),
-            )?,
+            oom_score_adjust: text("oom-score-adjust", &oom_score.to_string())?,
             oom_score_wanted: spec.oom_score_adjust.is_some(),
+            shares_memory: self.sharing.allows(oom_score, strangers),
         };
-        let child = sys::spawn(plan).map_err(|e| SpawnFailure::new("clone3", &e))?;
-        Ok((child, error_read))
+        sys::spawn(plan).map_err(|(what, e)| SpawnFailure::new(what, &e))
     }
 
     /// The limits of processes. No core is dumped unless somebody wants it: there is nobody to look at it.
@@ -248,9 +247,9 @@ pub enum Progress {
 
 /// Looks at a child's error pipe. `files` are its environment files.
 #[must_use]
-pub fn progress(pipe: BorrowedFd<'_>, files: &[spec::EnvironmentFile]) -> Progress {
+pub fn progress(pipe: &ErrorPipe, files: &[spec::EnvironmentFile]) -> Progress {
     let mut report = [0u8; sys::REPORT];
-    match rustix::io::read(pipe, &mut report) {
+    match pipe.read(&mut report) {
         Ok(0) => Progress::Executed,
         Ok(sys::REPORT) => {
             let [step, file, a, b, c, d] = report;

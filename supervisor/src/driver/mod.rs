@@ -15,16 +15,16 @@ mod launch;
 mod limits;
 mod notify;
 mod probe;
-mod reap;
+mod sharing;
 mod token;
 mod unix_socket;
 mod users;
 
+pub use crate::sys::reap;
 pub use cgroup::{Cgroup, CgroupParent};
 pub use helper::Helper;
 pub use launch::Launch;
 pub use limits::raise_descriptor_limit;
-pub use reap::reap;
 pub use token::Token;
 pub use users::{Identity, Users};
 
@@ -37,15 +37,18 @@ use crate::poller::Poller;
 use crate::received::{Closer, Source};
 use crate::spec::Spec;
 use crate::status::ServiceStatus;
+use crate::sys;
 use body::{Body, NOTIFY_FOLDER, Probing};
 use notify::{Message, Said, Store};
 use probe::Progress;
 use rustix::event::epoll::EventFlags;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::process::Signal;
+use sharing::Sharing;
 use std::collections::VecDeque;
 use std::io;
 use std::path::PathBuf;
+use std::rc::Rc;
 
 /// What the owner of the loop has to see to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -111,9 +114,11 @@ impl Driver {
         std::fs::create_dir_all(&sockets)
             .map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", sockets.display())))?;
         let closer = Closer::new(limits::received_max(&specs))?;
+        let sharing = Rc::new(Sharing::new(&setup.cgroups));
         let mut bodies = Vec::with_capacity(specs.len());
         for (index, spec) in specs.iter().enumerate() {
-            let body = Body::new(Id(index), spec, setup, closer.source(), poller, sink)
+            let (source, sharing) = (closer.source(), Rc::clone(&sharing));
+            let body = Body::new(Id(index), spec, setup, source, sharing, poller, sink)
                 .map_err(|e| io::Error::new(e.kind(), format!("service {}: {e}", spec.name)))?;
             bodies.push(body);
         }
@@ -527,7 +532,7 @@ impl Driver {
     fn look_at_main(&mut self, id: Id) {
         let pidfd = self.bodies.get(id.0).and_then(|b| b.pidfd.as_ref());
         let Some(pidfd) = pidfd else { return };
-        match reap::reap_one(pidfd.as_fd()) {
+        match sys::reap_one(pidfd.as_fd()) {
             Ok(None) => {}
             Ok(Some(status)) => self.main_ended(id, status),
             Err(_) => self.main_ended(id, ExitStatus::Unknown),

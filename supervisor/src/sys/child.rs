@@ -1,9 +1,11 @@
-//! The child's way from `clone3` to its program: raw system calls only, no allocation, no lock.
+//! The child's way from `clone3` to its program: raw system calls only, no allocation, no lock, no errno.
 
+use super::lent::Lent;
+use super::raw::{self, Word};
 use super::{ChildPlan, close};
 use crate::environment::{EnvironmentFile, Unread, buffer, same_name};
 use rustix::fd::{AsRawFd, RawFd};
-use std::ffi::{CStr, CString, c_char, c_int, c_long};
+use std::ffi::{CStr, CString, c_char, c_long};
 use std::ptr;
 
 /// The step at which a child failed, as told through the error pipe.
@@ -33,7 +35,7 @@ const FROM_FILES_MAX: usize = 4096;
 
 /// `SECBIT_NOROOT` and its lock, and `SECBIT_KEEP_CAPS`, which lasts until the exec (kernel:
 /// `include/uapi/linux/securebits.h`).
-const SECURE_BITS: libc::c_ulong = 1 << 0 | 1 << 1 | 1 << 4;
+const SECURE_BITS: usize = 1 << 0 | 1 << 1 | 1 << 4;
 
 /// What stands before the pid in the environment, and room for the digits of any pid and a NUL.
 const LISTEN_PID: &[u8] = b"LISTEN_PID=";
@@ -80,11 +82,9 @@ struct Failure {
 }
 
 impl Failure {
-    /// By what the last call left in errno.
-    fn at(step: u8) -> Self {
-        // SAFETY: `__errno_location` is this thread's errno; a plain read.
-        let errno = unsafe { *libc::__errno_location() };
-        Self {
+    /// By the errno of the call that failed at this step.
+    fn at(step: u8) -> impl Fn(i32) -> Self {
+        move |errno| Self {
             step,
             file: 0,
             errno,
@@ -108,8 +108,8 @@ fn write_pid(text: &mut [u8; LISTEN_PID_ROOM]) {
     for (to, from) in text.iter_mut().zip(LISTEN_PID) {
         *to = *from;
     }
-    // SAFETY: a plain system call without arguments; the C library's `getpid` would do as well.
-    let mut pid = unsafe { libc::syscall(libc::SYS_getpid) };
+    // SAFETY: a plain system call without arguments.
+    let mut pid = unsafe { raw::call(libc::SYS_getpid, []) }.unwrap_or(0);
     let mut digits = [0u8; 20];
     let mut count = 0;
     for digit in &mut digits {
@@ -127,27 +127,40 @@ fn write_pid(text: &mut [u8; LISTEN_PID_ROOM]) {
 }
 
 /// The child's way to its program. Never returns; allocates nothing, takes no lock.
-pub fn run(plan: &mut ChildPlan<'_>, arguments: &[*const c_char], room: &mut Room) -> ! {
-    let mut error_fd = plan.error_pipe.as_raw_fd();
-    let prepared = prepare(plan, room, &mut error_fd);
+///
+/// # Safety
+/// Only as the first function of a child, with what nobody else uses.
+pub unsafe extern "C" fn run(lent: *mut Lent) -> ! {
+    // SAFETY: as the caller promises, this is the only reference.
+    let Lent {
+        plan,
+        arguments,
+        room,
+        error_pipe,
+        ..
+    } = unsafe { &mut *lent };
+    let prepared = prepare(plan, room, error_pipe);
     let prepared = prepared.and_then(|()| assemble_environment(plan, room));
-    let Failure { step, file, errno } = prepared.err().unwrap_or_else(|| {
+    let executed = prepared.and_then(|()| {
+        let (program, environment) = (plan.program.as_ptr(), room.environment.as_ptr());
+        let arguments = [
+            program.word(),
+            arguments.as_ptr().word(),
+            environment.word(),
+        ];
         // SAFETY: all three are NUL-terminated arrays and strings that `plan` and `room` keep alive.
-        unsafe {
-            libc::execve(
-                plan.program.as_ptr(),
-                arguments.as_ptr(),
-                room.environment.as_ptr(),
-            )
-        };
-        Failure::at(8)
+        unsafe { raw::call(libc::SYS_execve, arguments) }.map_err(Failure::at(8))
     });
-    let [a, b, c, d] = errno.to_ne_bytes();
-    let report: [u8; REPORT] = [step, file, a, b, c, d];
-    // SAFETY: `report` outlives the write; `_exit` runs no handlers of the parent's copy.
-    unsafe {
-        libc::write(error_fd, report.as_ptr().cast(), report.len());
-        libc::_exit(127)
+    if let Err(Failure { step, file, errno }) = executed {
+        let [a, b, c, d] = errno.to_ne_bytes();
+        let report: [u8; REPORT] = [step, file, a, b, c, d];
+        let arguments = [error_pipe.word(), report.as_ptr().word(), report.len()];
+        // SAFETY: `report` outlives the write.
+        let _ = unsafe { raw::call(libc::SYS_write, arguments) };
+    }
+    loop {
+        // SAFETY: a plain system call on a value. It ends this process, without the handlers of the parent.
+        let _ = unsafe { raw::call(libc::SYS_exit_group, [127]) };
     }
 }
 
@@ -184,76 +197,43 @@ fn assemble_environment(plan: &ChildPlan<'_>, room: &mut Room) -> Result<(), Fai
 
 /// Everything before `execve`; the error is a step of [`STEPS`].
 fn prepare(plan: &mut ChildPlan<'_>, room: &mut Room, error_fd: &mut RawFd) -> Result<(), Failure> {
-    let check = |result: c_long, step: u8| match result {
-        ..0 => Err(Failure::at(step)),
-        result => Ok(result),
-    };
     let mut holder = plan.strangers.then(close::Holder::start).flatten();
     let closed = move_descriptors(plan, &mut room.moved, error_fd, holder.as_mut());
-    let closed = closed.map_err(|()| Failure::at(1));
     if let Some(holder) = holder {
         holder.end();
     }
-    closed?;
+    closed.map_err(Failure::at(1))?;
     // SAFETY: plain system calls on values; the structures live on this stack.
     unsafe {
-        // The kernel's `struct sigaction` of zeros is SIG_DFL, no flags, an empty mask. The C
-        // library would not let us at the signals that it keeps for itself.
+        // The kernel's `struct sigaction` of zeros is SIG_DFL, no flags, an empty mask.
         let default = [0u64; 4];
         for signal in 1..=64 {
-            libc::syscall(
-                libc::SYS_rt_sigaction,
-                signal,
-                default.as_ptr(),
-                ptr::null_mut::<u64>(),
-                8usize,
-            );
+            let arguments = [signal, default.as_ptr().word(), 0, size_of::<u64>()];
+            let _ = raw::call(libc::SYS_rt_sigaction, arguments);
         }
-        let mut none: libc::sigset_t = std::mem::zeroed();
-        libc::sigemptyset(&raw mut none);
-        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, ptr::null_mut());
-        libc::setsid();
-    }
-    // SAFETY: the path and the text are NUL-terminated; the descriptor is closed again.
-    unsafe {
-        let fd = check(
-            libc::open(
-                c"/proc/self/oom_score_adj".as_ptr(),
-                libc::O_WRONLY | libc::O_CLOEXEC,
-            )
-            .into(),
-            2,
-        )?;
-        let fd = c_int::try_from(fd).unwrap_or(-1);
-        let text = plan.oom_score_adjust.as_bytes();
-        let written = libc::write(fd, text.as_ptr().cast(), text.len());
-        if plan.oom_score_wanted {
-            check(written as c_long, 2)?;
-        }
-        libc::close(fd);
-        libc::umask(plan.umask);
+        let none = ptr::from_ref(&0u64);
+        let arguments = [libc::SIG_SETMASK.word(), none.word(), 0, size_of::<u64>()];
+        let _ = raw::call(libc::SYS_rt_sigprocmask, arguments);
+        let _ = raw::call(libc::SYS_setsid, []);
+        let _ = raw::call(libc::SYS_umask, [plan.umask.word()]);
+        set_oom_score(plan)?;
         for (resource, value) in &plan.rlimits {
             let limit = libc::rlimit {
                 rlim_cur: *value,
                 rlim_max: *value,
             };
-            check(libc::setrlimit(*resource, &raw const limit).into(), 3)?;
+            let arguments = [0, resource.word(), ptr::from_ref(&limit).word(), 0];
+            raw::call(libc::SYS_prlimit64, arguments).map_err(Failure::at(3))?;
         }
         if plan.nice != 0 {
             // The priority of a process group leader and of nobody else: 0 is this process.
-            check(
-                libc::setpriority(libc::PRIO_PROCESS as _, 0, plan.nice).into(),
-                9,
-            )?;
+            let arguments = [libc::PRIO_PROCESS.word(), 0, plan.nice.word()];
+            raw::call(libc::SYS_setpriority, arguments).map_err(Failure::at(9))?;
         }
-        check(
-            libc::syscall(libc::SYS_setgroups, plan.groups.len(), plan.groups.as_ptr()),
-            4,
-        )?;
-        check(
-            libc::syscall(libc::SYS_setresgid, plan.gid, plan.gid, plan.gid),
-            4,
-        )?;
+        let groups = [plan.groups.len(), plan.groups.as_ptr().word()];
+        raw::call(libc::SYS_setgroups, groups).map_err(Failure::at(4))?;
+        let gid = plan.gid.word();
+        raw::call(libc::SYS_setresgid, [gid, gid, gid]).map_err(Failure::at(4))?;
     }
     for (number, file) in plan.environment_files.iter_mut().enumerate() {
         let read = file.read_as_root(&mut room.file);
@@ -265,15 +245,48 @@ fn prepare(plan: &mut ChildPlan<'_>, room: &mut Room, error_fd: &mut RawFd) -> R
         if plan.uid != 0 {
             become_user(plan.uid, plan.capabilities)?;
         }
-        check(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0).into(), 6)?;
+        prctl([libc::PR_SET_NO_NEW_PRIVS.word(), 1, 0, 0, 0], 6)?;
     }
     for (number, file) in plan.environment_files.iter_mut().enumerate() {
         let read = file.read_as_the_service(&mut room.file);
         read.map_err(|unread| Failure::of_file(number, unread))?;
     }
     // SAFETY: the path is NUL-terminated.
-    check(unsafe { libc::chdir(plan.directory.as_ptr()) }.into(), 7)?;
-    Ok(())
+    let changed = unsafe { raw::call(libc::SYS_chdir, [plan.directory.as_ptr().word()]) };
+    changed.map(drop).map_err(Failure::at(7))
+}
+
+/// Sets the OOM score, unless the memory is shared: then it is the wanted one already, and the kernel would set
+/// that of everybody who shares it (kernel: `fs/proc/base.c`, `__set_oom_adj`).
+///
+/// # Safety
+/// Only in a child that is about to exec.
+unsafe fn set_oom_score(plan: &ChildPlan<'_>) -> Result<(), Failure> {
+    if plan.shares_memory {
+        return Ok(());
+    }
+    let path = c"/proc/self/oom_score_adj".as_ptr().word();
+    let flags = libc::O_WRONLY | libc::O_CLOEXEC;
+    let text = plan.oom_score_adjust.as_bytes();
+    // SAFETY: the path is NUL-terminated, and the text as long as it says; the descriptor is closed again.
+    unsafe {
+        let arguments = [libc::AT_FDCWD.word(), path, flags.word(), 0];
+        let fd = raw::call(libc::SYS_openat, arguments).map_err(Failure::at(2))?;
+        let written = raw::call(libc::SYS_write, [fd, text.as_ptr().word(), text.len()]);
+        let _ = raw::call(libc::SYS_close, [fd]);
+        match written {
+            Err(errno) if plan.oom_score_wanted => Err(Failure::at(2)(errno)),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// # Safety
+/// As the call itself has it.
+unsafe fn prctl(arguments: [usize; 5], step: u8) -> Result<(), Failure> {
+    // SAFETY: passed on to the caller.
+    let called = unsafe { raw::call(libc::SYS_prctl, arguments) };
+    called.map(drop).map_err(Failure::at(step))
 }
 
 /// Takes every other capability out of the bounding set (capabilities(7)), so that nothing that is executed
@@ -282,14 +295,13 @@ fn prepare(plan: &mut ChildPlan<'_>, room: &mut Room, error_fd: &mut RawFd) -> R
 /// # Safety
 /// Only in a child that has one thread and is about to exec.
 unsafe fn bound_capabilities(capabilities: u64) -> Result<(), Failure> {
-    for capability in (0..64u64).filter(|c| capabilities >> c & 1 == 0) {
+    for capability in (0..64).filter(|c| capabilities >> c & 1 == 0) {
+        let read = [libc::PR_CAPBSET_READ.word(), capability, 0, 0, 0];
         // SAFETY: plain system calls on values. EINVAL for a number that this kernel has no capability for.
-        let dropped = unsafe {
-            libc::prctl(libc::PR_CAPBSET_READ, capability, 0, 0, 0) <= 0
-                || libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) == 0
-        };
-        if !dropped {
-            return Err(Failure::at(6));
+        unsafe {
+            if raw::call(libc::SYS_prctl, read).unwrap_or(0) > 0 {
+                prctl([libc::PR_CAPBSET_DROP.word(), capability, 0, 0, 0], 6)?;
+            }
         }
     }
     Ok(())
@@ -302,10 +314,6 @@ unsafe fn bound_capabilities(capabilities: u64) -> Result<(), Failure> {
 /// # Safety
 /// Only in a child that has one thread and is about to exec.
 unsafe fn become_user(uid: u32, capabilities: u64) -> Result<(), Failure> {
-    let check = |result: c_long, step: u8| match result {
-        ..0 => Err(Failure::at(step)),
-        _ => Ok(()),
-    };
     // `_LINUX_CAPABILITY_VERSION_3` (kernel: `include/uapi/linux/capability.h`).
     let header: [u32; 2] = [0x2008_0522, 0];
     let low = u32::try_from(capabilities & 0xffff_ffff).unwrap_or(0);
@@ -314,27 +322,14 @@ unsafe fn become_user(uid: u32, capabilities: u64) -> Result<(), Failure> {
     let data: [u32; 6] = [low, low, low, high, high, high];
     // SAFETY: plain system calls on values and on arrays that outlive them.
     unsafe {
-        check(
-            libc::prctl(libc::PR_SET_SECUREBITS, SECURE_BITS, 0, 0, 0).into(),
-            6,
-        )?;
-        check(libc::syscall(libc::SYS_setresuid, uid, uid, uid), 5)?;
-        check(
-            libc::syscall(libc::SYS_capset, header.as_ptr(), data.as_ptr()),
-            6,
-        )?;
-        for capability in (0..64u64).filter(|c| capabilities >> c & 1 == 1) {
-            check(
-                libc::prctl(
-                    libc::PR_CAP_AMBIENT,
-                    libc::PR_CAP_AMBIENT_RAISE,
-                    capability,
-                    0,
-                    0,
-                )
-                .into(),
-                6,
-            )?;
+        prctl([libc::PR_SET_SECUREBITS.word(), SECURE_BITS, 0, 0, 0], 6)?;
+        let uid = uid.word();
+        raw::call(libc::SYS_setresuid, [uid, uid, uid]).map_err(Failure::at(5))?;
+        let sets = [header.as_ptr().word(), data.as_ptr().word()];
+        raw::call(libc::SYS_capset, sets).map_err(Failure::at(6))?;
+        for capability in (0..64).filter(|c| capabilities >> c & 1 == 1) {
+            let raise = libc::PR_CAP_AMBIENT_RAISE.word();
+            prctl([libc::PR_CAP_AMBIENT.word(), raise, capability, 0, 0], 6)?;
         }
     }
     Ok(())
@@ -350,38 +345,36 @@ fn move_descriptors(
     moved: &mut [RawFd],
     error_fd: &mut RawFd,
     mut holder: Option<&mut close::Holder>,
-) -> Result<(), ()> {
-    let check = |result: c_int| if result < 0 { Err(()) } else { Ok(result) };
+) -> Result<(), i32> {
     let targets = plan.descriptors.iter().map(|(_, target)| *target);
     let behind = targets.max().unwrap_or(2).max(2) + 1;
     // SAFETY: plain system calls on descriptor numbers that the plan keeps open.
-    unsafe {
-        *error_fd = check(libc::fcntl(*error_fd, libc::F_DUPFD_CLOEXEC, behind + 2))?;
-        if let Some(holder) = &mut holder {
-            holder.pidfd = check(libc::fcntl(holder.pidfd, libc::F_DUPFD_CLOEXEC, behind + 2))?;
-        }
-        for (slot, (source, _)) in moved.iter_mut().zip(&plan.descriptors) {
-            *slot = check(libc::fcntl(
-                source.as_raw_fd(),
-                libc::F_DUPFD_CLOEXEC,
-                behind + 2,
-            ))?;
-        }
-        for (slot, (_, target)) in moved.iter().zip(&plan.descriptors) {
-            check(libc::dup2(*slot, *target))?;
-        }
-        *error_fd = check(libc::dup3(*error_fd, behind, libc::O_CLOEXEC))?;
-        let mut first = behind + 1;
-        if let Some(holder) = &mut holder {
-            holder.pidfd = check(libc::dup3(holder.pidfd, first, libc::O_CLOEXEC))?;
-            first += 1;
-        }
-        let closed = libc::syscall(
-            libc::SYS_close_range,
-            first,
-            libc::c_uint::MAX,
-            0 as libc::c_uint,
-        );
-        if closed < 0 { Err(()) } else { Ok(()) }
+    let call = |number: c_long, arguments: [usize; 3]| unsafe {
+        raw::call(number, arguments).map(|fd| RawFd::try_from(fd).unwrap_or(-1))
+    };
+    let above = |fd: RawFd| {
+        let command = libc::F_DUPFD_CLOEXEC.word();
+        call(libc::SYS_fcntl, [fd.word(), command, (behind + 2).word()])
+    };
+    let onto = |fd: RawFd, target: RawFd, flags: i32| {
+        call(libc::SYS_dup3, [fd.word(), target.word(), flags.word()])
+    };
+    *error_fd = above(*error_fd)?;
+    if let Some(holder) = &mut holder {
+        holder.pidfd = above(holder.pidfd)?;
     }
+    for (slot, (source, _)) in moved.iter_mut().zip(&plan.descriptors) {
+        *slot = above(source.as_raw_fd())?;
+    }
+    for (slot, (_, target)) in moved.iter().zip(&plan.descriptors) {
+        onto(*slot, *target, 0)?;
+    }
+    *error_fd = onto(*error_fd, behind, libc::O_CLOEXEC)?;
+    let mut first = behind + 1;
+    if let Some(holder) = &mut holder {
+        holder.pidfd = onto(holder.pidfd, first, libc::O_CLOEXEC)?;
+        first += 1;
+    }
+    let last = libc::c_uint::MAX;
+    call(libc::SYS_close_range, [first.word(), last.word(), 0]).map(drop)
 }
