@@ -117,6 +117,11 @@ impl<F: AsFd> Watched<F> {
         Ok(())
     }
 
+    /// Whether it is registered.
+    pub fn is_watched(&self) -> bool {
+        self.interest.is_some()
+    }
+
     /// Takes the registration back: nothing of it is reported any more.
     pub fn unwatch(&mut self) {
         if self.interest.take().is_some() {

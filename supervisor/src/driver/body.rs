@@ -8,6 +8,7 @@ use super::probe::Attempt;
 use super::sharing::Sharing;
 use super::unix_socket::Access;
 use super::{Setup, Token};
+use crate::config::ServiceType;
 use crate::core::spawn::{Fault, SpawnFailure};
 use crate::core::{ExitStatus, Id, Input, ProbeKind, Program};
 use crate::event::{Event, EventSink};
@@ -29,6 +30,8 @@ pub(super) const NOTIFY_FOLDER: &str = "notify";
 #[derive(Debug)]
 pub(super) struct Body {
     pub(super) cgroup: Cgroup,
+    /// Whether it is told when the cgroup becomes empty.
+    tree_watched: bool,
     pub(super) launch: Launch,
     pub(super) notify: Watched<NotifySocket>,
     pub(super) held: Held,
@@ -82,11 +85,6 @@ impl Body {
     ) -> io::Result<Self> {
         let identity = setup.users.identity(spec).map_err(io::Error::other)?;
         let cgroup = setup.cgroups.service(&spec.name)?;
-        poller.add(
-            cgroup.events(),
-            Token::of(Token::CGROUP, id),
-            EventFlags::PRI,
-        )?;
         if let Some(fd) = cgroup.memory_events() {
             poller.add(fd, Token::of(Token::MEMORY, id), EventFlags::PRI)?;
         }
@@ -113,6 +111,7 @@ impl Body {
             notify: poller.watch(notify, Token::of(Token::NOTIFY, id), EventFlags::IN)?,
             launch: Launch::new(identity, source, sharing)?,
             cgroup,
+            tree_watched: false,
             held,
             error_pipe: None,
             not_executed: None,
@@ -133,6 +132,28 @@ impl Body {
         let _ = self.notify.set_interest(interest);
     }
 
+    /// Has it told, or not any more, when the cgroup becomes empty. Nobody wants to know that it is not empty any more,
+    /// which it is told as well, so this is on only while its end is waited for.
+    ///
+    /// # Errors
+    /// What epoll_ctl(2) says.
+    pub(super) fn watch_tree(&mut self, id: Id, poller: &Poller, watch: bool) -> io::Result<()> {
+        let events = self.cgroup.events();
+        match (self.tree_watched, watch) {
+            (false, true) => poller.add(events, Token::of(Token::CGROUP, id), EventFlags::PRI)?,
+            (true, false) => poller.forget(events),
+            _ => {}
+        }
+        self.tree_watched = watch;
+        Ok(())
+    }
+
+    /// Whether this pid, which the core has as that of the main process, is that of the child which was made for it
+    /// and is not reaped: it needs no further proof of being the service's.
+    pub(super) fn is_own_main(&self, main: i32, pid: i32) -> bool {
+        main == pid && self.pidfd.as_ref().is_some_and(|pidfd| !pidfd.is_watched())
+    }
+
     /// Makes a process of the service: the answer to `Spawn`.
     pub(super) fn spawn(
         &mut self,
@@ -144,7 +165,8 @@ impl Body {
         match self.try_spawn(spec, program) {
             Ok(child) => {
                 let mut error_pipe = poller.own(child.error_pipe, Token::of(Token::EXECUTED, id));
-                if program == Program::Main {
+                // Of a service that speaks it is looked at when it does.
+                if program == Program::Main && spec.kind != ServiceType::Notify {
                     // If this fails, its end still tells; only its readiness is seen no earlier.
                     let _ = error_pipe.set_interest(EventFlags::IN);
                 }

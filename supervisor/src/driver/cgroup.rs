@@ -214,7 +214,7 @@ impl Cgroup {
         Ok((path, fd))
     }
 
-    /// `cgroup.events`: polls as `PRI` when it changed.
+    /// `cgroup.events`: polls as `PRI` when it changed since it was read.
     #[must_use]
     pub fn events(&self) -> BorrowedFd<'_> {
         self.events.as_fd()

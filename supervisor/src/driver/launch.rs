@@ -19,7 +19,6 @@ use crate::sys::{self, ChildPlan, ErrorPipe, Resource};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 use rustix::pipe::{PipeFlags, pipe_with};
-use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::io;
 use std::path::Path;
@@ -134,17 +133,12 @@ impl Launch {
         let strings = |what: &str, list: &[String]| -> Result<Vec<CString>, SpawnFailure> {
             list.iter().map(|s| text(what, s)).collect()
         };
-        let variables = |set: &BTreeMap<String, String>| -> Result<Vec<CString>, SpawnFailure> {
-            let each = set.iter().map(|(name, value)| format!("{name}={value}"));
-            each.map(|variable| text("environment", &variable))
-                .collect()
-        };
         let strangers = self.source.any_open();
         let oom_score = spec.oom_score_adjust.unwrap_or(0);
         let plan = ChildPlan {
             program: text("exec", command.first().map_or("", String::as_str))?,
             arguments: strings("exec", command)?,
-            environment: variables(&Self::environment(spec, kind))?,
+            environment: strings("environment", &Self::environment(spec, kind))?,
             environment_files: spec
                 .environment_files
                 .iter()
@@ -153,7 +147,7 @@ impl Launch {
                     Ok(EnvironmentFile::new(path, file.optional))
                 })
                 .collect::<Result<_, _>>()?,
-            environment_defaults: variables(&self.environment_defaults())?,
+            environment_defaults: strings("environment", &self.environment_defaults())?,
             directory: text("working-directory", &spec.working_directory)?,
             cgroup: Some(cgroup),
             descriptors,
@@ -197,39 +191,38 @@ impl Launch {
     }
 
     /// The variables that every service gets, unless its files or its configuration have others.
-    fn environment_defaults(&self) -> BTreeMap<String, String> {
-        let mut variables = BTreeMap::from([
-            ("PATH".to_owned(), "/usr/bin:/usr/sbin".to_owned()),
-            ("HOME".to_owned(), self.identity.home.clone()),
-        ]);
+    fn environment_defaults(&self) -> Vec<String> {
+        let home = format!("HOME={}", self.identity.home);
+        let mut variables = vec!["PATH=/usr/bin:/usr/sbin".to_owned(), home];
         if let Some(name) = &self.identity.name {
-            variables.insert("USER".to_owned(), name.clone());
-            variables.insert("LOGNAME".to_owned(), name.clone());
+            variables.push(format!("USER={name}"));
+            variables.push(format!("LOGNAME={name}"));
         }
         variables
     }
 
-    /// The variables over those of the files: `environment`, then what the protocols define.
-    fn environment(spec: &Spec, kind: Kind<'_>) -> BTreeMap<String, String> {
-        let mut variables = spec.environment.clone();
-        let Kind::Main {
+    /// The variables over those of the files: what the protocols define, then `environment`. Of two of a name the
+    /// first one counts.
+    fn environment(spec: &Spec, kind: Kind<'_>) -> Vec<String> {
+        let mut variables = Vec::new();
+        if let Kind::Main {
             notify,
             held,
             watchdog,
         } = kind
-        else {
-            return variables;
-        };
-        let mut set = |name: &str, value: String| variables.insert(name.to_owned(), value);
-        set("NOTIFY_SOCKET", notify.to_string_lossy().into_owned());
-        if let Some(watchdog) = watchdog {
-            set("WATCHDOG_USEC", watchdog.as_micros().to_string());
+        {
+            variables.push(format!("NOTIFY_SOCKET={}", notify.display()));
+            if let Some(watchdog) = watchdog {
+                variables.push(format!("WATCHDOG_USEC={}", watchdog.as_micros()));
+            }
+            if !held.is_empty() {
+                let names: Vec<&str> = held.iter().map(|(name, _)| name.as_str()).collect();
+                variables.push(format!("LISTEN_FDS={}", held.len()));
+                variables.push(format!("LISTEN_FDNAMES={}", names.join(":")));
+            }
         }
-        if !held.is_empty() {
-            let names: Vec<&str> = held.iter().map(|(name, _)| name.as_str()).collect();
-            set("LISTEN_FDS", held.len().to_string());
-            set("LISTEN_FDNAMES", names.join(":"));
-        }
+        let own = spec.environment.iter();
+        variables.extend(own.map(|(name, value)| format!("{name}={value}")));
         variables
     }
 }

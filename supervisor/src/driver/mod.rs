@@ -431,7 +431,17 @@ impl Driver {
         let Some(body) = self.bodies.get_mut(id.0) else {
             return;
         };
-        for message in body.notify.receive(|pid| body.cgroup.holds(pid)) {
+        let main = self.core.machines().get(id.0).and_then(Machine::main_pid);
+        let own_main = |pid| main.is_some_and(|main| body.is_own_main(main, pid));
+        let holds = |pid| match own_main(pid) {
+            true => Some(true),
+            false => body.cgroup.holds(pid),
+        };
+        let messages = body.notify.receive(holds);
+        if !messages.is_empty() {
+            self.look_at_start(id);
+        }
+        for message in messages {
             match message {
                 Message::Said(said) => match self.refusal(id, said.sender) {
                     None => self.heard(id, said, now, sink),
@@ -558,16 +568,19 @@ impl Driver {
 
     /// Tells the core if nothing is left of a service that is being taken away.
     fn look_at_tree(&mut self, id: Id, sink: &mut dyn EventSink) {
-        let Some(body) = self.bodies.get(id.0) else {
+        let machine = self.core.machines().get(id.0);
+        let stopping = machine.is_some_and(|m| m.state() == State::Stopping);
+        let Some(body) = self.bodies.get_mut(id.0) else {
             return;
         };
-        // Read in any case: reading is what rearms the poll.
+        // Read before it is watched: what happens in between is reported then.
         let populated = body.cgroup.populated();
-        let machine = self.core.machines().get(id.0);
-        if machine.is_none_or(|m| m.state() != State::Stopping) {
+        let waits = stopping && !matches!(populated, Ok(false));
+        let watched = body.watch_tree(id, &self.poller, waits);
+        if !stopping {
             return;
         }
-        match populated {
+        match populated.and_then(|populated| watched.map(|()| populated)) {
             Ok(true) => {}
             Ok(false) => self.inputs.push_back(Input::TreeGone(id)),
             Err(e) => self.warn(id, "cgroup.events", &e, sink),
