@@ -10,6 +10,7 @@ mod rig;
 
 use rig::Container;
 use serde_json::{Value, json};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 fn main() {
@@ -46,7 +47,8 @@ fn spread(mut values: Vec<f64>) -> String {
 /// PID 1's processor time for 51 services in 25 layers, each of which waits for the one below: from its own exec until
 /// all are healthy, and once more for the start alone, when an operator starts all of them again.
 ///
-/// Making the processes is part of both. `/proc/PID/schedstat` counts nanoseconds (kernel:
+/// Making the processes is part of both. They share PID 1's memory as on a machine, unless the host's cgroup2 has the
+/// memory controller (see `supervisor/src/driver/sharing.rs`), which is printed. `/proc/PID/schedstat` counts nanoseconds (kernel:
 /// `Documentation/scheduler/sched-stats.rst`).
 fn layers() {
     const LAYERS: usize = 25;
@@ -66,8 +68,10 @@ fn layers() {
     let services: String = pairs.chain([form('c', LAYERS - 1)]).collect();
     let last = ['a', 'b', 'c'].map(|service| name(service, LAYERS - 1));
     let (mut from_exec, mut start, mut wakeups) = (Vec::new(), Vec::new(), Vec::new());
+    let mut copies = !shows("suid_dumpable", "0\n", Path::new("/proc/sys/fs"));
     for _ in 0..RUNS {
         let mut container = Container::start("bench-layers", &services);
+        copies |= shows("cgroup.controllers", "memory", &container.cgroup);
         // Whoever follows the events costs PID 1 a wake-up for each of them.
         container.unfollow();
         let pid = container.pid();
@@ -99,7 +103,14 @@ fn layers() {
         spread(from_exec)
     );
     println!("of their start alone, ms: {}", spread(start));
+    println!("processes get a copy of its memory, unlike on a machine: {copies}");
     println!("wake-ups of PID 1 from its exec: {}", spread(wakeups));
+}
+
+/// Whether a file of the kernel has this in it.
+fn shows(file: &str, text: &str, folder: &Path) -> bool {
+    let read = std::fs::read_to_string(folder.join(file));
+    read.unwrap().contains(text)
 }
 
 /// Milliseconds of processor time that a process of one thread has used.
