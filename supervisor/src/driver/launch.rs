@@ -165,7 +165,7 @@ impl Launch {
             listen_pid: listens,
             oom_score_adjust: text("oom-score-adjust", &oom_score.to_string())?,
             oom_score_wanted: spec.oom_score_adjust.is_some(),
-            shares_memory: self.sharing.allows(oom_score, strangers),
+            shares_memory: self.sharing.allows(oom_score, &spec.limits, strangers),
         };
         sys::spawn(plan).map_err(|(what, e)| SpawnFailure::new(what, &e))
     }

@@ -3,11 +3,12 @@
 //! A copy is a third of what a start costs PID 1. What two processes with one memory have in common besides, and why
 //! it does no harm here:
 //!
-//! * **Want of memory.** When the kernel kills a process for it, everybody dies who shares its memory, except the
-//!   machine's init (kernel: `mm/oom_kill.c`, `__oom_kill_process`). The child is in the service's cgroup, whose limit
-//!   it may meet on its way. So only the machine's init shares its memory, and a container's where cgroup2 has no
-//!   memory controller: then the child is in the memory cgroup of its PID 1, with as much memory and the same score,
-//!   so that it is chosen where PID 1 might be as well.
+//! * **Want of memory.** When the kernel kills a process for it, everybody dies who shares its memory, in whatever
+//!   cgroup, except the machine's init (kernel: `mm/oom_kill.c`, `__oom_kill_process`). That would be the children of
+//!   other services on their way, too, and it marks PID 1's memory for good. A child may meet the limit of its
+//!   service's cgroup on its way, so that of a service with a limit of memory does not share. Nor do children of a
+//!   container's init, unless cgroup2 has no memory controller there: then the child is in the memory cgroup of its
+//!   PID 1, with as much memory and the same score, so that it is chosen where PID 1 might be as well.
 //! * **The score for that** is set for everybody who shares the memory (`fs/proc/base.c`, `__set_oom_adj`), except the
 //!   machine's init: for other children on their way, too. So a child shares only if it does not have to set it.
 //! * **Who may trace or dump it.** When a process takes another user id, its memory becomes as dumpable as
@@ -18,11 +19,12 @@
 //! * **Locks of the kernel on the memory.** A child that holds copies of strangers' descriptors makes a process of its
 //!   own ([`crate::sys::close`]), and copying the memory for that locks it, for as long as the limit of the
 //!   service's cgroup may keep the child. So such a child does not share. On the rest of its way it takes no such
-//!   lock for longer than a moment, and is charged for no page of the memory, which are PID 1's.
+//!   lock for longer than a moment: its service has no limit of memory that could keep it while it holds one.
 //! * **Signals.** Whoever has the service's user id may stop or kill the child before its exec. It is a process of its
 //!   own with handlers of its own, so nobody else notices.
 
 use super::cgroup::CgroupParent;
+use crate::config::LimitsConfig;
 use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
@@ -57,10 +59,13 @@ impl Sharing {
         }
     }
 
-    /// Whether a child may, that is to have this `oom_score_adj`, and may hold descriptors of `strangers`.
+    /// Whether a child may, that is to have this `oom_score_adj`, is in a cgroup with these `limits`, and may hold
+    /// descriptors of `strangers`.
     #[must_use]
-    pub fn allows(&self, oom_score: i32, strangers: bool) -> bool {
+    pub fn allows(&self, oom_score: i32, limits: &LimitsConfig, strangers: bool) -> bool {
+        let unlimited = limits.memory_max.is_none() && limits.memory_high.is_none();
         self.safe
+            && unlimited
             && !strangers
             && number(self.suid_dumpable.as_ref()) == Some(0)
             && number(self.own_score.as_ref()) == Some(oom_score)
@@ -99,23 +104,37 @@ mod tests {
             suid_dumpable: file(suid_dumpable),
             own_score: file(own_score),
         };
+        let none = LimitsConfig::default();
         let good = sharing(true, "0\n", "0\n");
-        assert!(good.allows(0, false));
-        assert!(!good.allows(-900, false), "it would have to set its score");
-        assert!(!good.allows(0, true), "a stranger's descriptors");
-        assert!(sharing(true, "0\n", "-500\n").allows(-500, false));
-        assert!(!sharing(true, "0\n", "-500\n").allows(0, false));
-        assert!(!sharing(true, "1\n", "0\n").allows(0, false), "dumpable");
-        assert!(!sharing(true, "2\n", "0\n").allows(0, false), "for root");
+        assert!(good.allows(0, &none, false));
         assert!(
-            !sharing(false, "0\n", "0\n").allows(0, false),
+            !good.allows(-900, &none, false),
+            "it would have to set its score"
+        );
+        assert!(!good.allows(0, &none, true), "a stranger's descriptors");
+        for limit in ["memory-max = '64M'", "memory-high = '80%'"] {
+            let limits = toml::from_str(limit).unwrap();
+            assert!(!good.allows(0, &limits, false), "{limit}");
+        }
+        assert!(sharing(true, "0\n", "-500\n").allows(-500, &none, false));
+        assert!(!sharing(true, "0\n", "-500\n").allows(0, &none, false));
+        assert!(
+            !sharing(true, "1\n", "0\n").allows(0, &none, false),
+            "dumpable"
+        );
+        assert!(
+            !sharing(true, "2\n", "0\n").allows(0, &none, false),
+            "for root"
+        );
+        assert!(
+            !sharing(false, "0\n", "0\n").allows(0, &none, false),
             "a container"
         );
         let unknown = Sharing {
             suid_dumpable: None,
             ..good
         };
-        assert!(!unknown.allows(0, false));
+        assert!(!unknown.allows(0, &none, false));
     }
 
     #[test]
