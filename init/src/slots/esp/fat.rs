@@ -32,6 +32,7 @@
 //! does nothing else if the mount says `errors=continue` (kernel: `fs/fat/fatent.c`, `fat_free_clusters`).
 
 use crate::slots::name::EntryName;
+use base::beneath;
 use rustix::fs::{CWD, RenameFlags};
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -87,8 +88,9 @@ impl Folder {
             let foreign = !file.to_ascii_lowercase().starts_with(&self.ours);
             taken.insert((foreign, file));
             if taken.len() > FILES_MAX {
-                taken.pop_last();
-                left_out += 1;
+                // Those on their way to an entry are removed by the next update, so they stand in nobody's way.
+                let last = taken.pop_last();
+                left_out += usize::from(last.is_some_and(|(_, file)| !is_temporary(&file)));
             }
         }
         let mut names: Vec<String> = taken.into_iter().map(|(_, file)| file).collect();
@@ -105,6 +107,9 @@ impl Folder {
     pub fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         let (source, target) = (self.file(from), self.file(to));
         match std::fs::symlink_metadata(&target) {
+            Ok(there) if there.is_dir() => {
+                beneath::move_aside(CWD, &target)?;
+            }
             Ok(there) if there.len() == 0 => std::fs::remove_file(&target)?,
             Ok(_) if self.same(from, to)? => return self.remove(from),
             Ok(_) => return Err(io::ErrorKind::AlreadyExists.into()),

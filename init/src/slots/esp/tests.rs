@@ -216,6 +216,11 @@ fn our_entries_are_found_whatever_else_is_in_the_folder() {
     (0..200).for_each(|number| file(format!("{number}.txt")));
     let entries = disk.esp.list().unwrap();
     assert_eq!((entries.found.len(), entries.surplus()), (2, None));
+    (0..200).for_each(|number| file(format!("{number}.new")));
+    let entries = disk.esp.list().unwrap();
+    assert_eq!((entries.found.len(), entries.surplus()), (2, None));
+    (0..200)
+        .for_each(|n| std::fs::remove_file(disk.esp.folder().join(format!("{n}.new"))).unwrap());
     // Of other systems, and with names that are sorted before and after ours.
     (0..100).for_each(|number| file(format!("a_{number}.efi")));
     (0..100).for_each(|number| file(format!("z_{number}.efi")));
@@ -240,6 +245,17 @@ fn our_entries_are_found_whatever_else_is_in_the_folder() {
     disk.esp.remove(&name("os_1.efi")).unwrap();
     assert!(disk.files().contains(&"OS_2.efi".to_owned()));
     assert!(!disk.files().contains(&"os_1.efi".to_owned()));
+}
+
+#[test]
+fn a_directory_at_the_name_of_a_blessed_entry_gives_way() {
+    let disk = Disk::new("blessed", &[("os_2+2-1.efi", &uki("2", &[2; 32]))]);
+    let (from, to) = (name("os_2+2-1.efi"), name("os_2.efi"));
+    std::fs::create_dir_all(disk.esp.folder().join("os_2.efi/full")).unwrap();
+    disk.esp.rename(&from, &to).unwrap();
+    assert!(disk.esp.folder().join("os_2.efi").is_file());
+    let aside = disk.esp.folder().join("os_2.efi.obstructed-1");
+    assert!(aside.join("full").is_dir());
 }
 
 #[test]
