@@ -69,6 +69,7 @@ pub fn run(options: &Options) -> Result<Verb, String> {
     // On a machine they go with it; here they are in somebody's hierarchy.
     manager.driver_mut().remove_cgroups();
     emitter.emit(Event::new("shutdown.done").with("verb", verb.name()));
+    manager.publish(&mut emitter);
     Ok(verb)
 }
 

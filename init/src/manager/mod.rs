@@ -309,8 +309,9 @@ impl Manager {
         !logger.is_some_and(|m| matches!(m.state(), State::Backoff | State::Failed))
     }
 
-    /// Sends on what happened to whoever follows the events.
-    fn publish(&mut self, emitter: &mut Emitter) {
+    /// Sends on what happened to whoever follows the events. Each turn begins with it; who turns no more does it at the
+    /// end.
+    pub fn publish(&mut self, emitter: &mut Emitter) {
         if !self.server.has_followers() {
             return emitter.pass_over_fresh();
         }

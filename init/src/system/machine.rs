@@ -374,7 +374,10 @@ impl Machine {
                 self.versions.stopping();
                 self.manager.stop(emitter);
             }
-            life::Action::Finish(verb) => shutdown::finish(emitter, verb, &mut self.watchdog),
+            life::Action::Finish(verb) => {
+                self.manager.publish(emitter);
+                shutdown::finish(emitter, verb, &mut self.watchdog)
+            }
         }
         None
     }

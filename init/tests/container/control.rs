@@ -238,6 +238,8 @@ fn the_names_that_the_kernel_calls_end_the_machine_in_order() {
         let mut container = Container::start(name, &services);
         container.until("shutdown.start", &[("verb", name)]);
         container.until("service.exit", &[("service", "app"), ("signal", "15")]);
+        // Who follows hears the last word, too, in whatever turn of the loop it was said.
+        container.until("shutdown.done", &[("verb", name)]);
         assert_eq!(container.end_of_itself().code(), Some(status));
     }
     std::fs::remove_dir_all(&folder).unwrap();
