@@ -35,7 +35,7 @@ fn ready_too_early_twice_and_from_a_stranger() {
     let services = notify(
         "'pause=400', 'notify=READY=1', 'notify=READY=1', 'print=said', 'forever'",
         "environment = { NOTIFY_SOCKET = 'DIR/run/notify/s' }\n\
-         pre-start = [['SERVICE', 'notify=READY=1']]\nnotify-access = 'exec'",
+         pre-start = [['SERVICE', 'notify=READY=1', 'pause=400']]\nnotify-access = 'exec'",
     );
     // Of the same user, but of another cgroup.
     let stranger = "[service.stranger]\n\
