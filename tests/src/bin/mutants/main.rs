@@ -82,11 +82,11 @@ impl Copy {
         if folder.exists() {
             fs::remove_dir_all(&folder).with_context(|| format!("clear {}", folder.display()))?;
         }
-        copy_tree(&root.join("supervisor/src"), &folder.join("supervisor/src"))?;
-        copy_file(
-            &root.join("supervisor/Cargo.toml"),
-            &folder.join("supervisor/Cargo.toml"),
-        )?;
+        for package in ["supervisor", "init/base"] {
+            let (from, to) = (root.join(package), folder.join(package));
+            copy_tree(&from.join("src"), &to.join("src"))?;
+            copy_file(&from.join("Cargo.toml"), &to.join("Cargo.toml"))?;
+        }
         copy_tree(
             &root.join("tests/src/bin/simulate"),
             &folder.join("simulate/src"),
@@ -97,7 +97,7 @@ impl Copy {
         let mut lines: Vec<&str> = manifest.lines().collect();
         let members = lines.iter_mut().find(|line| line.starts_with("members = "));
         *members.context("Cargo.toml has no line with its members")? =
-            "members = [\"supervisor\", \"simulate\"]";
+            "members = [\"supervisor\", \"init/base\", \"simulate\"]";
         fs::write(folder.join("Cargo.toml"), lines.join("\n"))?;
         fs::write(folder.join("simulate/Cargo.toml"), SIMULATE)?;
         let binary = target.join("mutants/target/simulation/simulate");
