@@ -37,9 +37,12 @@ impl Keeper {
         for step in steps {
             match step {
                 Step::Rename(from, to) => {
-                    look.esp
-                        .rename(&from, &to)
-                        .map_err(|e| format!("{} to {}: {e}", from.file(), to.file()))?;
+                    let renamed = look.esp.rename(&from, &to);
+                    let moved =
+                        renamed.map_err(|e| format!("{} to {}: {e}", from.file(), to.file()))?;
+                    if let Some(seen) = moved {
+                        self.warn("ESP", &seen);
+                    }
                 }
                 Step::Record(change) => self.record(look, &change)?,
                 Step::Arm(entry) => {

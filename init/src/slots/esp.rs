@@ -141,13 +141,18 @@ impl Esp {
         Found { name, bytes, uki }
     }
 
-    /// Gives an entry another name; on the disk when this returns. Once done, doing it again is no error.
+    /// Gives an entry another name; on the disk when this returns. Once done, doing it again is no error. What had to
+    /// [make way](Self::make_way) for it is the answer, to be told.
     ///
     /// # Errors
     /// Names the entry; `AlreadyExists` if another one has the name.
-    pub fn rename(&self, from: &EntryName, to: &EntryName) -> io::Result<()> {
+    pub fn rename(&self, from: &EntryName, to: &EntryName) -> io::Result<Option<String>> {
         let source = self.resolve(from).map_err(|e| self.fault("", &e))?;
         let target = self.resolve(to).map_err(|e| self.fault("", &e))?;
+        let moved = match target {
+            Some(_) => None,
+            None => self.make_way(&to.file())?,
+        };
         let renamed = match (source, target) {
             (Some(_), _) if from == to => self.folder.flush(),
             (Some(source), Some(target)) => self.folder.rename(&source, &target),
@@ -155,7 +160,8 @@ impl Esp {
             (None, Some(_)) => self.folder.flush(),
             (None, None) => Err(io::ErrorKind::NotFound.into()),
         };
-        renamed.map_err(|e| self.fault(&format!("/{from}: rename to {to}"), &e))
+        renamed.map_err(|e| self.fault(&format!("/{from}: rename to {to}"), &e))?;
+        Ok(moved)
     }
 
     /// Makes way for a file of this name: a directory that lies there is renamed, and what was done is the answer, to be told.

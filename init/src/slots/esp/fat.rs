@@ -32,7 +32,6 @@
 //! does nothing else if the mount says `errors=continue` (kernel: `fs/fat/fatent.c`, `fat_free_clusters`).
 
 use crate::slots::name::EntryName;
-use base::beneath;
 use rustix::fs::{CWD, RenameFlags};
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -107,9 +106,6 @@ impl Folder {
     pub fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         let (source, target) = (self.file(from), self.file(to));
         match std::fs::symlink_metadata(&target) {
-            Ok(there) if there.is_dir() => {
-                beneath::move_aside(CWD, &target)?;
-            }
             Ok(there) if there.len() == 0 => std::fs::remove_file(&target)?,
             Ok(_) if self.same(from, to)? => return self.remove(from),
             Ok(_) => return Err(io::ErrorKind::AlreadyExists.into()),

@@ -252,7 +252,11 @@ fn a_directory_at_the_name_of_a_blessed_entry_gives_way() {
     let disk = Disk::new("blessed", &[("os_2+2-1.efi", &uki("2", &[2; 32]))]);
     let (from, to) = (name("os_2+2-1.efi"), name("os_2.efi"));
     std::fs::create_dir_all(disk.esp.folder().join("os_2.efi/full")).unwrap();
-    disk.esp.rename(&from, &to).unwrap();
+    let told = disk.esp.rename(&from, &to).unwrap().unwrap();
+    assert!(
+        told.contains("EFI/Linux/os_2.efi: a directory was there"),
+        "{told}"
+    );
     assert!(disk.esp.folder().join("os_2.efi").is_file());
     let aside = disk.esp.folder().join("os_2.efi.obstructed-1");
     assert!(aside.join("full").is_dir());
