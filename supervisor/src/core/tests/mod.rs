@@ -1,7 +1,7 @@
 //! The core in a scripted world: what must happen, told as short stories.
 //!
 //! What must never happen, whatever the world does, is the simulation's matter
-//! (`tests/src/bin/simulate`).
+//! (`simulation/src`).
 
 use super::*;
 use crate::config::ServiceConfig;

@@ -82,24 +82,19 @@ impl Copy {
         if folder.exists() {
             fs::remove_dir_all(&folder).with_context(|| format!("clear {}", folder.display()))?;
         }
-        for package in ["supervisor", "init/base"] {
+        for package in ["supervisor", "init/base", "simulation"] {
             let (from, to) = (root.join(package), folder.join(package));
             copy_tree(&from.join("src"), &to.join("src"))?;
             copy_file(&from.join("Cargo.toml"), &to.join("Cargo.toml"))?;
         }
-        copy_tree(
-            &root.join("tests/src/bin/simulate"),
-            &folder.join("simulate/src"),
-        )?;
         copy_file(&root.join("Cargo.lock"), &folder.join("Cargo.lock"))?;
         // Versions, lints and the profile are the project's own.
         let manifest = fs::read_to_string(root.join("Cargo.toml")).context("read Cargo.toml")?;
         let mut lines: Vec<&str> = manifest.lines().collect();
         let members = lines.iter_mut().find(|line| line.starts_with("members = "));
         *members.context("Cargo.toml has no line with its members")? =
-            "members = [\"supervisor\", \"init/base\", \"simulate\"]";
+            "members = [\"supervisor\", \"init/base\", \"simulation\"]";
         fs::write(folder.join("Cargo.toml"), lines.join("\n"))?;
-        fs::write(folder.join("simulate/Cargo.toml"), SIMULATE)?;
         let binary = target.join("mutants/target/simulation/simulate");
         Ok(Self { folder, binary })
     }
@@ -133,7 +128,7 @@ impl Copy {
                 "--quiet",
                 "--profile",
                 "simulation",
-                "--package",
+                "--bin",
                 "simulate",
             ])
             .current_dir(&self.folder)
@@ -177,16 +172,6 @@ impl Copy {
         }
     }
 }
-
-const SIMULATE: &str = r#"[package]
-name = "simulate"
-version.workspace = true
-edition.workspace = true
-
-[dependencies]
-lexopt.workspace = true
-supervisor.workspace = true
-"#;
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
