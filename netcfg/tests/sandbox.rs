@@ -3,14 +3,24 @@
 //! Needs root, and the programs `unshare` and `setpriv` (util-linux). Each attempt that must fail is also
 //! made outside of the sandbox, where it must not fail in that way: it is the sandbox that stops it.
 
+#[path = "bed/example.rs"]
+mod example;
+
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::OnceLock;
 
 const UID: u32 = 801;
+
+/// `examples/escape.rs`.
+fn escape() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| example::build("escape"))
+}
 
 struct Bed(PathBuf);
 
@@ -36,11 +46,9 @@ impl Bed {
         fs::write(&there, "text").expect("own folder");
         chown(&there, Some(UID), Some(UID)).expect("root");
         // The build folder may be closed to uid 801.
-        let test = std::env::current_exe().expect("a path");
-        let target = test.ancestors().nth(2).expect("a folder");
         let status = Command::new("install")
             .args(["-m", "755"])
-            .arg(target.join("examples/escape"))
+            .arg(escape())
             .arg(folder.join("escape"))
             .status();
         assert!(status.expect("install").success());
@@ -50,9 +58,11 @@ impl Bed {
     /// With what netcfg has on the appliance, in a network namespace of its own.
     fn command(&self, attempt: &str, free: bool) -> Command {
         let caps = "-all,+net_admin,+net_raw,+net_bind_service";
-        let mut command = Command::new("unshare");
+        // Ends as what it runs, unless that hangs.
+        let mut command = Command::new("timeout");
         command
-            .args(["--net", "setpriv", "--clear-groups", "--no-new-privs"])
+            .args(["150", "unshare", "--net"])
+            .args(["setpriv", "--clear-groups", "--no-new-privs"])
             .args([format!("--reuid={UID}"), format!("--regid={UID}")])
             .args(["--inh-caps", caps, "--ambient-caps", caps])
             .args(["--bounding-set", caps])

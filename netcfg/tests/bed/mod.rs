@@ -18,6 +18,7 @@
 )]
 
 pub mod capture;
+pub mod example;
 pub mod frame;
 pub mod process;
 pub mod relay;
@@ -33,6 +34,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -243,7 +245,7 @@ impl Bed {
 
     /// Starts netcfg with what it has on the appliance, and no more.
     pub fn netcfg(&self) -> Process {
-        let mut command = self.confined(&example());
+        let mut command = self.confined(netcfg());
         command.args([
             self.folder.join("config.toml"),
             self.folder.join("state"),
@@ -385,18 +387,8 @@ fn veth((a_netns, a): (&str, &str), (b_netns, b): (&str, &str)) {
     ip(&[&near[..], &far].concat());
 }
 
-/// The program under test: `examples/netcfg`, which cargo builds along with the tests.
-fn example() -> PathBuf {
-    let test = std::env::current_exe().expect("own path");
-    let profile = test
-        .parent()
-        .and_then(Path::parent)
-        .expect("target/PROFILE/deps");
-    let path = profile.join("examples/netcfg");
-    assert!(
-        path.exists(),
-        "{} is missing: cargo build -p netcfg --examples",
-        path.display()
-    );
-    path
+/// The program under test.
+fn netcfg() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| example::build("netcfg"))
 }
