@@ -81,6 +81,11 @@ impl Dhcp {
         octets.into()
     }
 
+    /// RFC 2131, section 2: the flag of a client that wants to be answered by broadcast.
+    pub fn wants_broadcast(&self) -> bool {
+        self.message[10] & 0x80 != 0
+    }
+
     /// The value of the first option with this code.
     pub fn option(&self, code: u8) -> Option<&[u8]> {
         let mut area = self.message.get(OPTIONS_AT..)?;

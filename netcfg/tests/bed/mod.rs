@@ -31,13 +31,17 @@ pub mod wire;
 
 use std::cell::RefCell;
 use std::fs;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::{PermissionsExt as _, chown};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use serde_json::Value;
 
 use self::capture::Capture;
 pub use self::process::{Event, Process};
@@ -288,14 +292,21 @@ impl Bed {
 
     /// Waits until netcfg keeps a lease on disk, which it does after it has told the address.
     pub fn wait_kept(&self) {
+        self.wait_kept_leases(1);
+    }
+
+    /// The same for so many leases.
+    pub fn wait_kept_leases(&self, wanted: usize) {
         let deadline = Instant::now() + PATIENCE;
-        let kept = |name: String| name.starts_with("lease-");
-        while !fs::read_dir(self.folder.join("state"))
-            .expect("own folder")
-            .flatten()
-            .any(|entry| kept(entry.file_name().to_string_lossy().into_owned()))
-        {
-            assert!(Instant::now() < deadline, "no lease is kept");
+        let kept = || {
+            let entries = fs::read_dir(self.folder.join("state")).expect("own folder");
+            let names = entries.flatten().map(|entry| entry.file_name());
+            names
+                .filter(|name| name.to_string_lossy().starts_with("lease-"))
+                .count()
+        };
+        while kept() < wanted {
+            assert!(Instant::now() < deadline, "{wanted} leases are not kept");
             thread::yield_now();
         }
     }
@@ -350,9 +361,44 @@ impl Bed {
         text.lines().filter_map(cidr).collect()
     }
 
+    /// Waits until these are the IPv4 addresses of the client's link.
+    pub fn wait_addresses(&self, wanted: &[&str]) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let addresses = self.addresses();
+            if addresses == wanted {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{addresses:?} stay");
+        }
+    }
+
     /// The IPv4 routes of the client, one per line.
     pub fn routes(&self) -> String {
         self.client_ip(&["-4", "route", "show"])
+    }
+
+    /// Waits until `resolv.conf` says this.
+    pub fn wait_resolv_conf(&self, wanted: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        while !self.resolv_conf().contains(wanted) {
+            assert!(Instant::now() < deadline, "{}", self.resolv_conf());
+            thread::yield_now();
+        }
+    }
+
+    /// What netcfg shows of its first link.
+    pub fn shown(&self) -> Value {
+        let mut control = UnixStream::connect(self.folder.join("run/control")).expect("it serves");
+        control.set_read_timeout(Some(PATIENCE)).expect("not zero");
+        control
+            .write_all(b"{\"verb\":\"net\"}\n")
+            .expect("it serves");
+        let mut answer = String::new();
+        let mut control = BufReader::new(control);
+        control.read_line(&mut answer).expect("an answer");
+        let mut answer: Value = serde_json::from_str(&answer).expect("JSON");
+        answer["net"]["links"][0].take()
     }
 
     /// What `resolv.conf` says.

@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use super::PATIENCE;
-use super::tools::run;
 
 /// One event of netcfg.
 #[derive(Debug, Clone)]
@@ -180,8 +179,22 @@ impl Process {
 
     /// Asks it to end, and waits for that.
     pub fn terminate(mut self) {
-        run(Command::new("kill").arg(self.child.id().to_string()));
-        self.child.wait().expect("a child");
+        self.signal(Signal::TERM);
+        let deadline = Instant::now() + PATIENCE;
+        while self.is_alive() {
+            assert!(Instant::now() < deadline, "{} does not end", self.name);
+            thread::yield_now();
+        }
+    }
+
+    /// Ends it at once; nothing that it ever said contains any of `words`.
+    pub fn never_said(self, words: &[&str]) {
+        let name = self.name.clone();
+        let said = self.kill();
+        let line = said
+            .iter()
+            .find(|line| words.iter().any(|word| line.contains(word)));
+        assert_eq!(line, None, "{name} said:\n{}", said.join("\n"));
     }
 
     fn stop(&mut self) {

@@ -76,7 +76,7 @@ pub struct Server {
     /// Says no to who asks for an address of another network, instead of nothing.
     pub authoritative: bool,
     /// Answers only by broadcast, as a server that cannot send to an address which nobody has
-    /// yet.
+    /// yet. udhcpd always does.
     pub broadcast_only: bool,
     /// dnsmasq alone: sends a ping to an address, and waits for three seconds, before it offers it.
     pub ping_check: bool,

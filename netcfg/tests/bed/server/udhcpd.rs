@@ -8,9 +8,6 @@ pub fn cannot(server: &Server) -> Option<&'static str> {
     if server.rapid_commit {
         return Some("udhcpd has no rapid commit");
     }
-    if server.broadcast_only {
-        return Some("udhcpd broadcasts to clients that ask for it, and to no others");
-    }
     // Or rather, it always does where there is something to say no to.
     (!server.authoritative).then_some("udhcpd says no to every address that it does not know")
 }
