@@ -3,9 +3,13 @@
 
 mod bed;
 
-use bed::Bed;
+use std::time::Instant;
+
+use serde_json::json;
+
 use bed::capture::judge;
 use bed::tools::run;
+use bed::{Bed, PATIENCE};
 
 /// The server's end gets a global address; dnsmasq advertises its network.
 fn with_router(bed: &Bed) {
@@ -45,13 +49,8 @@ fn a_network_of_ipv6_alone() {
     let routes = bed.client_ip(&["-6", "route", "show", "default"]);
     assert!(routes.contains("proto ra metric 10"), "{routes}");
     // The option may come before or after the address; then it is in the file.
-    while !bed
-        .resolv_conf()
-        .contains("nameserver fd00:7::53\nsearch lan.example\n")
-    {
-        bed.server.ip(&["addr", "show", "dev", "srv"]);
-    }
-    assert!(!netcfg.said("warning"), "{:?}", netcfg.seen);
+    bed.wait_resolv_conf("nameserver fd00:7::53\nsearch lan.example\n");
+    netcfg.never_said(&["warning"]);
 }
 
 #[test]
@@ -59,7 +58,7 @@ fn information_by_dhcpv6_when_the_router_says_so() {
     let bed = Bed::new();
     with_router(&bed);
     let capture = bed.capture();
-    let mut server = bed.dnsmasq(
+    let _server = bed.dnsmasq(
         7,
         &[
             "--enable-ra",
@@ -69,9 +68,15 @@ fn information_by_dhcpv6_when_the_router_says_so() {
     );
     let mut netcfg = bed.netcfg();
     netcfg.event("net.address", &[("gateway", "10.7.0.1")]);
-    server.wait_line("an INFORMATION-REQUEST", |line| {
-        line.contains("DHCPINFORMATION-REQUEST").then_some(())
-    });
+    // A router advertises no time servers: that one is known can only come from the answer.
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let shown = bed.shown();
+        if shown["ntp"] == json!(["fd00:7::123"]) {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{shown}");
+    }
     drop(netcfg);
     assert_eq!(judge(&[capture.stop()], &bed.folder), []);
 }
@@ -125,19 +130,39 @@ fn ipv6_that_is_fixed() {
         via = "fd00:9::1"
         "#,
     );
+    let mut monitor = bed.monitor();
     let mut netcfg = bed.netcfg();
     netcfg.event(
         "net.address",
         &[("address", "fd00:9::10/64"), ("gateway", "fe80::1")],
     );
-    let routes = bed.client_ip(&["-6", "route", "show"]);
-    for wanted in [
-        "default via fe80::1 dev eth0 proto dhcp metric 50",
+    let default = "default via fe80::1 dev eth0 proto dhcp metric 50";
+    let others = [
         "fd00:77::/48 via fd00:9::1 dev eth0 proto dhcp metric 50",
         "fd00:9::/64 dev eth0 proto dhcp metric 50",
-    ] {
+    ];
+    let routes = bed.client_ip(&["-6", "route", "show"]);
+    for wanted in others.into_iter().chain([default]) {
         assert!(routes.contains(wanted), "{wanted}: {routes}");
     }
-    // Nothing to do a second time: no route of ours is set again and again.
-    assert!(!netcfg.said("warning"), "{:?}", netcfg.seen);
+    // Nothing to do a second time: what is there is not set again when something else is missing. The default route
+    // comes last, so that all that was set before it has been told when it is back.
+    for _ in 0..2 {
+        bed.client_ip(&["-6", "route", "del", "default", "dev", "eth0"]);
+        monitor.wait_line("its end", |line| {
+            (line.contains("Deleted") && line.contains("default via fe80::1")).then_some(())
+        });
+        monitor.wait_line("the default route", |line| {
+            (!line.contains("Deleted") && line.contains(default)).then_some(())
+        });
+    }
+    let times = |what: &str| {
+        let lines = monitor.seen.iter();
+        let set = lines.filter(|line| line.contains(what) && !line.contains("Deleted"));
+        set.count()
+    };
+    for (what, expected) in [(others[0], 1), (others[1], 1), (default, 3)] {
+        assert_eq!(times(what), expected, "{what}: {:?}", monitor.seen);
+    }
+    netcfg.never_said(&["warning"]);
 }

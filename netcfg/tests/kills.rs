@@ -10,9 +10,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
+use std::time::Instant;
 
 use bed::server::{Kind, Server};
-use bed::{Bed, Event, sys};
+use bed::{Bed, Event, PATIENCE, sys};
 use netcfg::rng::Rng;
 
 const KILLS: u64 = 100;
@@ -48,6 +49,7 @@ fn sink(
     let port = listener.local_addr().expect("bound").port();
     let thread = thread::spawn(move || {
         let (mut stream, _) = listener.accept().expect("the client connects");
+        stream.set_read_timeout(Some(PATIENCE)).expect("not zero");
         let (mut count, mut sum, mut buffer) = (0, 0, [0; CHUNK]);
         loop {
             let length = stream.read(&mut buffer).expect("no reset");
@@ -74,6 +76,7 @@ fn source(
     thread::spawn(move || {
         sys::enter(&netns).expect("root");
         let mut stream = TcpStream::connect(to).expect("somebody listens");
+        stream.set_write_timeout(Some(PATIENCE)).expect("not zero");
         let mut rng = Rng::new(4);
         let (mut count, mut sum) = (0, 0);
         while !transfer.stop.load(Ordering::Acquire) {
@@ -83,7 +86,11 @@ fn source(
             stream.write_all(&chunk).expect("no reset");
             sum = digest(sum, &chunk);
             count += u64::try_from(chunk.len()).expect("a chunk");
-            while arrived.recv().expect("the other end lives") < count {}
+            while arrived
+                .recv_timeout(PATIENCE)
+                .expect("it arrives, and the other end lives")
+                < count
+            {}
         }
         (count, sum)
     })
@@ -141,10 +148,11 @@ fn a_hundred_kills_break_no_connection() {
     assert!(!monitor.said("Deleted"), "{:?}", monitor.seen);
 }
 
-/// Waits until more has arrived than `before`. A connection that stalls for good never gets there,
-/// and its ends give up with an error.
+/// Waits until more has arrived than `before`.
 fn wait_for_more(transfer: &Transfer, before: u64) {
+    let deadline = Instant::now() + PATIENCE;
     while transfer.arrived.load(Ordering::Acquire) <= before {
+        assert!(Instant::now() < deadline, "stalled at byte {before}");
         thread::yield_now();
     }
 }
