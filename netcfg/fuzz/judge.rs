@@ -19,18 +19,27 @@ use dhcproto::v4::Message;
 use dhcproto::{Decodable, Decoder};
 use netcfg::dhcp4::arp::{self, Arp};
 use netcfg::dhcp4::frame::{self, Checksum};
-use netcfg::dhcp4::lease::{Lease, SHORTEST_LEASE};
+use netcfg::dhcp4::lease::Lease;
 use netcfg::dhcp4::reply::Reply;
-use netcfg::dhcp4::walk::{OPTIONS_AT, walk};
+use netcfg::dhcp4::walk::walk;
 use netcfg::dhcp6::lease::Lease6;
 use netcfg::dhcp6::{self, hosts};
 use netcfg::mac::Mac;
-use netcfg::ntp::packet::{self, MAX_DISTANCE};
-use netcfg::ra::{self, Facts, MAX_DOMAINS, MAX_SERVERS, What};
+use netcfg::ntp::packet;
+use netcfg::ra::{self, Facts, What};
 use netcfg::rtnl;
 use netcfg::store::{self, Clocks};
 use netlink_packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
+
+/// RFC 2131, section 2: the fixed part, cookie included.
+const OPTIONS_AT: usize = 240;
+
+/// What a lease lasts at least, in seconds.
+const SHORTEST_LEASE: u32 = 10;
+
+/// Servers, or domains, that are kept of routers.
+const MOST_OF_ROUTERS: usize = 8;
 
 /// When leases begin, as time since boot.
 const START: Duration = Duration::from_secs(100);
@@ -97,7 +106,7 @@ fn sane(lease: &Lease) {
     if let Some(end) = lease.times.end {
         let order = [lease.times.granted, end.renew, end.rebind, end.expire];
         assert!(order.is_sorted_by(|a, b| a < b), "{order:?}");
-        assert!(end.expire - lease.times.granted >= SHORTEST_LEASE);
+        assert!(end.expire - lease.times.granted >= s(SHORTEST_LEASE));
     }
 }
 
@@ -305,7 +314,7 @@ fn hear(facts: &mut Facts, now: Duration, datagram: &[u8]) {
         let changed = facts.step(now, option);
         let (dns, search) = (facts.dns(), facts.search());
         assert_eq!(changed, before != (dns.clone(), search.clone()));
-        assert!(dns.len() <= MAX_SERVERS && search.len() <= MAX_DOMAINS);
+        assert!(dns.len() <= MOST_OF_ROUTERS && search.len() <= MOST_OF_ROUTERS);
         assert!(distinct(&dns) && distinct(&search));
         assert!(facts.deadline().is_none_or(|deadline| deadline > now));
         assert!(!facts.expire(now), "nothing stays that is over");
@@ -358,7 +367,7 @@ fn sane6(lease: &Lease6, now: Duration) {
     for address in &lease.addresses {
         assert!(hosts::may_be_ours(&address.address) && address.is_valid_at(now));
         if let Some(valid) = address.valid {
-            assert!(valid - lease.times.granted >= SHORTEST_LEASE);
+            assert!(valid - lease.times.granted >= s(SHORTEST_LEASE));
             assert!(address.preferred.is_some_and(|until| until <= valid));
         }
     }
@@ -400,7 +409,8 @@ pub fn ntp(bytes: &[u8]) {
         return;
     };
     assert!(answer.leap < 3 && (1..16).contains(&answer.stratum));
-    assert!(answer.distance <= MAX_DISTANCE);
+    // As ntpd has it.
+    assert!(answer.distance <= Duration::from_millis(1500));
     // 2025-01-01. Whatever it says, it means one time in the 136 years after that.
     let floor = Duration::from_secs(1_735_689_600);
     for time in [answer.received, answer.sent] {

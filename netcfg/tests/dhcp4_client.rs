@@ -56,6 +56,7 @@ fn bad() -> impl Strategy<Value = Manner> {
         Just(Manner::Forgetful),
         Just(Manner::Refusing),
         Just(Manner::Stingy),
+        Just(Manner::Meddling),
         Just(Manner::Lying),
     ]
 }

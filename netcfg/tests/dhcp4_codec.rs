@@ -11,11 +11,14 @@ use netcfg::dhcp4::arp::Arp;
 use netcfg::dhcp4::frame::{self, Checksum};
 use netcfg::dhcp4::lease::{Lease, Refused};
 use netcfg::dhcp4::reply::Reply;
-use netcfg::dhcp4::walk::{OPTIONS_AT, walk};
+use netcfg::dhcp4::walk::walk;
 use proptest::prelude::*;
 
 /// The client's address.
 const MAC: [u8; 6] = [2, 0, 0, 0, 0, 9];
+
+/// RFC 2131, section 2: the fixed part, cookie included.
+const OPTIONS_AT: usize = 240;
 
 /// So many cases; `PROPTEST_CASES` in the environment overrides it for a longer run.
 fn config(cases: u32) -> ProptestConfig {

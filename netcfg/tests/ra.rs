@@ -3,11 +3,17 @@
 use std::net::Ipv6Addr;
 use std::time::Duration;
 
-use netcfg::ra::{Facts, LONGEST, MAX_DOMAINS, MAX_SERVERS, Parsed, UserOption, What, parse};
+use netcfg::ra::{Facts, Parsed, UserOption, What, parse};
 use proptest::prelude::*;
 
 const ROUTER: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 const LINK: u32 = 7;
+
+/// What is kept at most of each kind.
+const KEPT: usize = 8;
+
+/// And for how long: three times the longest interval of advertisements (RFC 8319, section 4).
+const LONGEST: Duration = Duration::from_secs(3 * 65_535);
 
 /// So many cases, unless `PROPTEST_CASES` in the environment says otherwise.
 fn config(cases: u32) -> ProptestConfig {
@@ -210,7 +216,7 @@ fn of_too_many_the_longest_lived_are_kept() {
     assert!(!facts.step(s(0), said(100, What::Servers(vec![server(20)]))));
     assert!(facts.step(s(0), said(u32::MAX, What::Servers(vec![server(21)]))));
     let kept = facts.dns();
-    assert_eq!(kept.len(), MAX_SERVERS);
+    assert_eq!(kept.len(), KEPT);
     assert!(!kept.contains(&server(0)) && kept.contains(&server(1)));
     assert!(kept.contains(&server(21)));
 }
@@ -270,7 +276,7 @@ proptest! {
             let (dns, search) = (facts.dns(), facts.search());
             let changed = facts.step(now, option.clone());
             prop_assert_eq!(changed, (facts.dns(), facts.search()) != (dns, search));
-            prop_assert!(facts.dns().len() <= MAX_SERVERS && facts.search().len() <= MAX_DOMAINS);
+            prop_assert!(facts.dns().len() <= KEPT && facts.search().len() <= KEPT);
             prop_assert!(facts.deadline().is_none_or(|deadline| deadline > now));
             let (servers, domains) = match &option.what {
                 What::Servers(all) => (all.clone(), vec![]),
@@ -279,7 +285,7 @@ proptest! {
             if option.lifetime == 0 {
                 prop_assert!(servers.iter().all(|server| !facts.dns().contains(server)));
                 prop_assert!(domains.iter().all(|domain| !facts.search().contains(domain)));
-            } else if option.lifetime == u32::MAX && facts.dns().len() < MAX_SERVERS {
+            } else if option.lifetime == u32::MAX && facts.dns().len() < KEPT {
                 prop_assert!(servers.iter().all(|server| facts.dns().contains(server)));
             }
             now += s(gap);

@@ -9,17 +9,28 @@ use dhcproto::{Decodable, Decoder};
 use netcfg::dhcp4::arp::Arp;
 use netcfg::dhcp4::client::To;
 use netcfg::dhcp4::lease::Lease;
-use netcfg::dhcp4::pace::Budget;
 use netcfg::dhcp4::walk::walk;
 
 use super::MAC;
+
+/// What may be sent in any minute: ten at once, and one every four seconds.
+const MOST: usize = 10 + 15;
 
 /// What the client asked under one transaction id.
 #[derive(Debug, Clone, Copy, Default)]
 struct Asked {
     /// A DISCOVER that may be answered by a rapid commit.
     rapid: Option<Duration>,
-    request: Option<(Duration, Ipv4Addr)>,
+    request: Option<Requested>,
+}
+
+/// What a REQUEST was for.
+#[derive(Debug, Clone, Copy)]
+struct Requested {
+    at: Duration,
+    address: Ipv4Addr,
+    /// Option 54: the one server that may grant it. Without it anybody may.
+    chosen: Option<Ipv4Addr>,
 }
 
 /// A lease as the server that granted it knows it.
@@ -81,8 +92,16 @@ impl Checker {
         let rapid = asked
             .rapid
             .filter(|_| ack.opts().contains(OptionCode::RapidCommit));
+        let server = address_of(&ack, OptionCode::ServerIdentifier);
         let from = match asked.request {
-            Some((from, requested)) if requested == address => from,
+            Some(requested) if requested.address == address => {
+                let chosen = requested.chosen;
+                assert!(
+                    chosen.is_none() || server == chosen,
+                    "{server:?} confirms, not {chosen:?}"
+                );
+                requested.at
+            }
             _ => rapid.expect("nobody asked for this address"),
         };
         let seconds = match ack.opts().get(OptionCode::AddressLeaseTime) {
@@ -131,19 +150,14 @@ impl Checker {
         while sends.front().is_some_and(|sent| *sent + minute <= now) {
             sends.pop_front();
         }
-        let refilled = minute.as_millis() / Budget::REFILL.as_millis();
-        let most = u128::from(Budget::BURST) + refilled;
-        assert!(sends.len() as u128 <= most, "a flood: {}", sends.len());
+        assert!(sends.len() <= MOST, "a flood: {}", sends.len());
     }
 
     pub fn send(&mut self, now: Duration, to: To, payload: &[u8]) {
         Checker::count(&mut self.sends, now);
         let message = Message::decode(&mut Decoder::new(payload)).expect("legal");
         assert_eq!(message.chaddr(), MAC.0);
-        let requested = match message.opts().get(OptionCode::RequestedIpAddress) {
-            Some(DhcpOption::RequestedIpAddress(address)) => Some(*address),
-            _ => None,
-        };
+        let requested = address_of(&message, OptionCode::RequestedIpAddress);
         let bound = !message.ciaddr().is_unspecified();
         // Property 6, and table 5 of RFC 2131.
         assert_eq!(bound, to != To::Broadcast, "ciaddr when bound only");
@@ -163,7 +177,12 @@ impl Checker {
             asked.rapid.get_or_insert(now);
         } else if kind == MessageType::Request {
             let address = requested.unwrap_or_else(|| message.ciaddr());
-            asked.request.get_or_insert((now, address));
+            let chosen = address_of(&message, OptionCode::ServerIdentifier);
+            asked.request.get_or_insert(Requested {
+                at: now,
+                address,
+                chosen,
+            });
         }
     }
 
@@ -176,5 +195,15 @@ impl Checker {
             arp.sender.is_unspecified() || applied == Some(arp.sender),
             "claims an address that is not there"
         );
+    }
+}
+
+/// The value of an option that is one address.
+fn address_of(message: &Message, code: OptionCode) -> Option<Ipv4Addr> {
+    match message.opts().get(code)? {
+        DhcpOption::ServerIdentifier(address) | DhcpOption::RequestedIpAddress(address) => {
+            Some(*address)
+        }
+        _ => None,
     }
 }

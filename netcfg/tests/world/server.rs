@@ -26,6 +26,8 @@ pub enum Manner {
     Refusing,
     /// Grants leases that are too short to live on.
     Stingy,
+    /// Confirms whatever is asked for, whoever was asked.
+    Meddling,
     /// Answers with wrong transaction ids, other people's addresses, cut messages.
     Lying,
 }
@@ -97,6 +99,7 @@ impl Server {
             _ if discover => MessageType::Offer,
             Manner::Refusing => MessageType::Nak,
             Manner::Forgetful => return None,
+            Manner::Meddling => MessageType::Ack,
             _ if chosen.is_some_and(|chosen| chosen != self.id) => return None,
             _ if wanted != self.address && chosen.is_none() => {
                 // Not authoritative for other people's networks: silence.
@@ -110,7 +113,11 @@ impl Server {
         } else {
             self.lease
         };
-        let mut message = message(asked.xid(), kind, self.id, self.address, lease);
+        let address = match self.manner {
+            Manner::Meddling if !discover => wanted,
+            _ => self.address,
+        };
+        let mut message = message(asked.xid(), kind, self.id, address, lease);
         if discover && kind == MessageType::Ack {
             message.opts_mut().insert(DhcpOption::RapidCommit);
         }
