@@ -2,13 +2,14 @@
 
 use anyhow::{Context, Result, ensure};
 use appliance_tests::appliance::{BOOT, POWER_OFF, host, image, in_order, pinned_version};
+use qemu_harness::api::Answer;
 use qemu_harness::bundle::Run;
 use qemu_harness::classify::intruders;
 use qemu_harness::event::Event;
 use qemu_harness::gpt;
 use qemu_harness::image::ImageOptions;
 use qemu_harness::vm::VmConfig;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::time::Duration;
 
 /// A run of an agent fails at once without a provider; the runtime may try its name server first.
@@ -101,7 +102,7 @@ fn the_appliance_boots_serves_and_switches_off() -> Result<()> {
     })
 }
 
-/// An agent is made and run. No provider is configured, so the run fails in the runtime; it is
+/// An agent is made, deployed and run; one that is not deployed does not run. No provider is there, so the run fails in the runtime; it is
 /// the runtime's own answer that shows that the way there and back is whole.
 fn talk_to_the_runtime(vm: &qemu_harness::vm::Vm) -> Result<()> {
     let api = vm.api()?;
@@ -127,15 +128,42 @@ fn talk_to_the_runtime(vm: &qemu_harness::vm::Vm) -> Result<()> {
         listed.status == 200 && listed.body.contains("greeter"),
         "{listed:?}"
     );
-    let ran = api.post(
-        "/v1/agents/greeter/run",
-        &json!({"query": "hello", "session_id": "one"}),
-        CALL,
+    let run = || {
+        let query = json!({"query": "hello", "session_id": "one"});
+        api.post("/v1/agents/greeter/run", &query, CALL)
+    };
+    answers(
+        &run()?,
+        404,
+        &json!({"detail": "Agent 'greeter' not found"}),
     )?;
-    // Whatever the provider did: JSON of the runtime, not a page of something in between.
-    ran.json()?;
+    let deployed = api.post("/v1/agents/greeter/deploy", &json!({}), CALL)?;
+    answers(
+        &deployed,
+        200,
+        &json!({"agent": "greeter", "status": "deployed"}),
+    )?;
+    answers(&run()?, 502, &no_provider())?;
     let unknown = api.post("/v1/agents/nobody/run", &json!({}), CALL)?;
     ensure!(unknown.status == 422, "the run is not checked: {unknown:?}");
+    Ok(())
+}
+
+/// What the pinned runtime says when nobody listens where the agent's model is.
+fn no_provider() -> Value {
+    json!({"detail": {
+        "error": "model_all_providers_failed",
+        "message": "All model providers failed. Last error: All connection attempts failed",
+        "hint": "Attempted this request: primary. Registered: primary. \
+                 Verify endpoints, API keys, and that services are reachable.",
+    }})
+}
+
+fn answers(answer: &Answer, status: u16, body: &Value) -> Result<()> {
+    ensure!(
+        answer.status == status && answer.json()? == *body,
+        "expected {status} {body}: {answer:?}"
+    );
     Ok(())
 }
 
