@@ -1,6 +1,6 @@
 //! Limits that only a machine of its own can set: memory and processes of a cgroup.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use appliance_tests::appliance::{BOOT, POWER_OFF, host, image, with_config};
 use qemu_harness::bundle::Run;
 use qemu_harness::vm::{Vm, VmConfig};
@@ -59,16 +59,30 @@ fn out_of_memory(vm: &Vm) -> Result<()> {
     Ok(())
 }
 
-/// While it rages within its limit, another service is killed and is back three times, and then it is
-/// gone as a tree.
+/// While it rages at its limit, before each kill and after it, another service is killed and is back at once, three
+/// times; and then it is gone as a tree.
 fn fork_bomb(vm: &Vm) -> Result<()> {
-    ensure!(
-        told_by_reporter(vm, "bomb")? == "40",
-        "it is not at its limit"
-    );
+    let mut from = 0;
     for turn in 0..3 {
-        let millis = told_by_reporter(vm, &format!("restarted {turn}"))?;
+        let told = told_by_reporter(vm, &format!("restarted {turn}"))?;
+        let [millis, pid, before, after] = told.split(' ').collect::<Vec<_>>()[..] else {
+            bail!("it told {told}");
+        };
         eprintln!("killed beside the bomb, started again after {millis} ms");
+        ensure!(
+            (before, after) == ("40", "40"),
+            "around kill {turn} the bomb had {before} and {after} tasks of 40"
+        );
+        let killed = [("service", "victim"), ("pid", pid), ("signal", "9")];
+        let exit = vm.wait(from, "service.exit", &killed, BOOT)?;
+        let at_once = [("service", "victim"), ("delay_ms", "0")];
+        let restart = vm.wait(exit.index, "service.restart", &[at_once[0]], BOOT)?;
+        ensure!(
+            restart.event.is("service.restart", &at_once),
+            "restart {turn} waits: {}",
+            restart.event
+        );
+        from = restart.index;
     }
     let gone = told_by_reporter(vm, "gone")?;
     ensure!(gone == "stopped 0", "after the stop it is {gone}");
