@@ -9,6 +9,7 @@ use appliance_tests::dhcp::Kea;
 use appliance_tests::ntp::chronyd;
 use qemu_harness::api::Api;
 use qemu_harness::bundle::Run;
+use qemu_harness::image::{ImageOptions, Runtime};
 use qemu_harness::segment::Segment;
 use qemu_harness::setup;
 use qemu_harness::vm::{GUEST_PORT, Network, Vm, VmConfig};
@@ -21,8 +22,8 @@ const NET: &str = "10.12.0";
 const VLAN: &str = include_str!("data/vlan.toml");
 /// The time of every file of the image, and so the earliest that the machine believes: 2025-01-01.
 const BUILT: u64 = 1_735_689_600;
-/// How far two clocks that agree may seem to be apart: what they show is told in whole seconds, the
-/// runtime looks at its own once a second, and a line waits for a processor. A wrong one is off by years.
+/// How far two clocks that agree may seem to be apart: what they show is told in whole seconds, and a line waits for a
+/// processor. A wrong one is off by years.
 const TOLERANCE: u64 = 5;
 /// Within this comes what follows from being on the network.
 const SOON: Duration = Duration::from_secs(90);
@@ -30,7 +31,11 @@ const SOON: Duration = Duration::from_secs(90);
 #[test]
 fn a_machine_learns_its_name_and_the_time_and_makes_a_vlan() -> Result<()> {
     let host = host()?;
-    let image = image(&host, &with_drop_in(&host, "vlan", VLAN)?)?;
+    let options = ImageOptions {
+        runtime: Runtime::Small,
+        ..with_drop_in(&host, "vlan", VLAN)?
+    };
+    let image = image(&host, &options)?;
     let server = format!("{NET}.1");
     let segment = Segment::new(&host, &format!("{server}/24"))?;
     let folder = format!("network-kea-{}", std::process::id());
@@ -120,7 +125,7 @@ fn time(vm: &Vm, segment: &Segment, address: Ipv4Addr) -> Result<()> {
         to.abs_diff(then) <= TOLERANCE,
         "it was {then}, and the clock was set to {to}"
     );
-    // What the machine's programs see is what the event says. The runtime looks once a second.
+    // What the machine's programs see is what the event says.
     let deadline = Instant::now() + SOON;
     loop {
         let answer =
