@@ -1,8 +1,9 @@
 //! A whole boot on a recorded disk: what the guest flushes arrives as flushes, and each moment of
-//! the disk can be had again.
+//! the disk can be had again. The machine is the image with the small daemon, on which campaigns of many builds and boots
+//! stand: it is healthy with the shipped configuration.
 
 use anyhow::{Context, Result, ensure};
-use appliance_tests::appliance::{BOOT, POWER_OFF, host, image};
+use appliance_tests::appliance::{BOOT, POWER_OFF, host, image, in_order, without_warnings};
 use qemu_harness::bundle::Run;
 use qemu_harness::gpt::{self, Partition};
 use qemu_harness::image::ImageOptions;
@@ -16,9 +17,18 @@ fn a_boot_is_recorded_and_its_moments_can_be_had_again() -> Result<()> {
     Run::scoped(&host, "powercut", &image.raw, |run| {
         let (mut vm, recorder) = run.boot_recorded(&VmConfig::default())?;
         vm.wait(0, "boot.healthy", &[], BOOT)?;
+        let health = vm.wait_healthy(BOOT)?;
+        ensure!(health["status"] == "ok", "{health}");
         recorder.mark("boot.healthy")?;
+        let mark = vm.serial().mark();
         vm.power_down(POWER_OFF)?;
         recorder.mark("off")?;
+        let stop = ("service.exit", &[("service", "astromeshd")][..]);
+        in_order(
+            &vm.serial().events(mark),
+            &[("shutdown.start", &[]), stop, ("shutdown.done", &[])],
+        )?;
+        without_warnings(&vm.serial().events(0))?;
         let recording = recorder.finish()?;
         let journal = &recording.journal;
 

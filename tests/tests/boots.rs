@@ -13,7 +13,6 @@ mod boot_refused;
 mod boot_restart;
 mod boot_roles;
 mod boot_segment;
-mod boot_small;
 mod boot_watchdog;
 mod boot_whole;
 mod boot_without;
