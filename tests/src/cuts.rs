@@ -63,17 +63,7 @@ pub fn record(fleet: &Fleet, run: &mut Run, versions: [Image; 2]) -> Result<Life
     vm.kill();
     let recording = recorder.finish()?;
     ended?;
-    let entry = |mark: &str| Ok::<_, anyhow::Error>(recording.journal.between(mark, "end")?.start);
-    let partitions = gpt::partitions(&fleet.host.tools, &run.disk())?;
-    let esp = gpt::only(&partitions, "ESP", |p| p.name == "esp")?;
-    Ok(Life {
-        esp: esp.start..esp.start + esp.size,
-        update: entry("update")?,
-        installed: entry("installed")?,
-        recording,
-        versions,
-        armed,
-    })
+    Life::of(fleet, recording, versions, run.dir())
 }
 
 fn live(vm: &Vm, recorder: &Recorder, armed: impl FnOnce() -> Result<()>) -> Result<()> {
@@ -96,6 +86,35 @@ fn live(vm: &Vm, recorder: &Recorder, armed: impl FnOnce() -> Result<()>) -> Res
 }
 
 impl Life {
+    /// Opens a life that was recorded before, in the folder of a run that was kept.
+    ///
+    /// # Errors
+    /// When the folder has none, or only a part.
+    pub fn open(fleet: &Fleet, versions: [Image; 2], folder: &Path) -> Result<Self> {
+        let recording = Recording::open(&folder.join("disk.raw"), &folder.join("boot-1"))?;
+        Self::of(fleet, recording, versions, folder)
+    }
+
+    fn of(
+        fleet: &Fleet,
+        recording: Recording,
+        versions: [Image; 2],
+        folder: &Path,
+    ) -> Result<Self> {
+        let entry =
+            |mark: &str| Ok::<_, anyhow::Error>(recording.journal.between(mark, "end")?.start);
+        let partitions = gpt::partitions(&fleet.host.tools, &folder.join("disk.raw"))?;
+        let esp = gpt::only(&partitions, "ESP", |p| p.name == "esp")?;
+        Ok(Self {
+            esp: esp.start..esp.start + esp.size,
+            update: entry("update")?,
+            installed: entry("installed")?,
+            recording,
+            versions,
+            armed: folder.join(ARMED),
+        })
+    }
+
     /// Every state right after a flush or a write to a folder or table of the ESP, which has no journal, and `random` more
     /// out of `seed`, half of them during the update.
     ///

@@ -8,3 +8,4 @@ pub mod cuts;
 pub mod dhcp;
 pub mod fleet;
 pub mod ntp;
+pub mod seed;

@@ -8,6 +8,7 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use appliance_tests::appliance::{BOOT, REFUSAL, host, image};
+use appliance_tests::seed::{number, seed};
 use qemu_harness::bundle::Run;
 use qemu_harness::gpt::{self, Partition};
 use qemu_harness::host::Host;
@@ -28,7 +29,6 @@ fn a_flipped_bit_never_serves() -> Result<()> {
     let image = image(&host, &ImageOptions::small())?;
     let cases = number("ASTROMESH_CASES")?.unwrap_or(CASES);
     let seed = seed()?;
-    eprintln!("seed {seed} (ASTROMESH_SEED={seed} repeats this run)");
     let (root, candidates) = what_a_boot_reads(&host, &image)?;
     let mut random = Random::new(seed);
     // The superblock of erofs lies 1024 bytes into the file system.
@@ -138,25 +138,4 @@ fn refuses_to_serve(run: &mut Run, byte: u64) -> Result<bool> {
 
 fn has_read(vm: &Vm, byte: u64) -> Result<bool> {
     Ok(vm.reads()?.iter().any(|read| read.covers(byte)))
-}
-
-/// A number from the environment.
-fn number(name: &str) -> Result<Option<u64>> {
-    match std::env::var(name) {
-        Ok(text) => {
-            let value = text
-                .parse()
-                .with_context(|| format!("{name}={text} is not a number"))?;
-            Ok(Some(value))
-        }
-        Err(_) => Ok(None),
-    }
-}
-
-fn seed() -> Result<u64> {
-    if let Some(seed) = number("ASTROMESH_SEED")? {
-        return Ok(seed);
-    }
-    let uuid = std::fs::read_to_string("/proc/sys/kernel/random/uuid")?;
-    Ok(u64::from_str_radix(&uuid[..8], 16)?)
 }

@@ -1,28 +1,33 @@
 //! The campaign of power cuts: one life of a machine is recorded, and cut at every flush and at any
 //! number of seeded moments between; each disk that a cut may have left is judged, and some are booted.
 //!
-//! The exit status is 1 if a single state is not a bootable, unmixed machine. A state is told by
-//! its text, which `--state` boots again from the same recording.
+//! The exit status is 1 if a single state is not a bootable, unmixed machine. A campaign that failed keeps the folder of its
+//! run, and tells a state by its text: `--run FOLDER --state TEXT` judges and boots that one again.
 
 #![forbid(unsafe_code)]
 
 use anyhow::{Context, Result};
 use appliance_tests::cuts::{self, Life};
 use appliance_tests::fleet::Fleet;
+use appliance_tests::seed;
 use qemu_harness::bundle::Run;
 use qemu_harness::image_options::Runtime;
 use qemu_harness::powercut::{Kind, State};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::time::Instant;
 
-const USAGE: &str = "usage: powercut [--states N] [--boots N] [--seed S]";
+const USAGE: &str = "\
+usage: powercut [--states N] [--boots N] [--seed S]
+       powercut --run FOLDER --state STATE";
 
 struct Options {
     states: usize,
     boots: usize,
     seed: u64,
+    run: Option<PathBuf>,
+    state: Option<String>,
 }
 
 fn options() -> Result<Options, lexopt::Error> {
@@ -30,7 +35,9 @@ fn options() -> Result<Options, lexopt::Error> {
     let mut options = Options {
         states: 2000,
         boots: 60,
-        seed: 1,
+        seed: seed::fresh().map_err(|e| format!("no seed: {e}"))?,
+        run: None,
+        state: None,
     };
     let mut parser = lexopt::Parser::from_env();
     while let Some(argument) = parser.next()? {
@@ -38,6 +45,8 @@ fn options() -> Result<Options, lexopt::Error> {
             Long("states") => options.states = parser.value()?.parse()?,
             Long("boots") => options.boots = parser.value()?.parse()?,
             Long("seed") => options.seed = parser.value()?.parse()?,
+            Long("run") => options.run = Some(parser.value()?.into()),
+            Long("state") => options.state = Some(parser.value()?.parse()?),
             other => return Err(other.unexpected()),
         }
     }
@@ -52,13 +61,36 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    match campaign(&options) {
+    let result = match (&options.run, &options.state) {
+        (None, None) => campaign(&options),
+        (Some(run), Some(state)) => again(run, state),
+        _ => {
+            eprintln!("powercut: --run and --state go together\n{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("powercut: {error:#}");
             ExitCode::FAILURE
         }
     }
+}
+
+/// Judges and boots one state of a life that was recorded by a campaign.
+fn again(run: &Path, state: &str) -> Result<()> {
+    let fleet = Fleet::new("cuts", Runtime::Small)?;
+    let versions = [fleet.version("1")?, fleet.version("2")?];
+    let life = Life::open(&fleet, versions, run)?;
+    let state: State = state.parse()?;
+    println!("{}", state.describe(&life.recording.journal)?);
+    let tally = cuts::judge(&fleet, &life, &[state], run)?;
+    println!("{:?} starts", tally.boots);
+    cuts::all_good(&tally)?;
+    let healthy = cuts::boot(&fleet, &life, &state)?;
+    println!("healthy {:.1} s after power-on", healthy.as_secs_f64());
+    Ok(())
 }
 
 fn campaign(options: &Options) -> Result<()> {
