@@ -22,6 +22,10 @@ const ALL: [Trigger; TRIGGERS] = [
     Trigger::Due,
 ];
 
+/// Cells with a reaction that cannot be reached: a `Spawn` is answered before any other input, and no step both starts and
+/// stops a service. They are there in case a driver does otherwise.
+pub const OUT_OF_REACH: [&str; 2] = ["Stopping x Spawned", "Stopping x NotSpawned"];
+
 /// See the module.
 #[derive(Clone, Debug)]
 pub struct Coverage {
@@ -71,21 +75,29 @@ impl Coverage {
         for trigger in ALL {
             let _ = write!(text, "{:>11}", format!("{trigger:?}"));
         }
-        let mut unseen = Vec::new();
         for (state, row) in State::ALL.iter().zip(&self.cells) {
             let _ = write!(text, "\n{:<11}", format!("{state:?}"));
-            for (trigger, count) in ALL.iter().zip(row) {
+            for count in row {
                 let _ = write!(text, "{count:>11}");
-                if *count == 0 && reaction(*state, *trigger) != Reaction::Nothing {
-                    unseen.push(format!("{state:?} x {trigger:?}"));
-                }
             }
         }
-        let _ = writeln!(
-            text,
-            "\ncells with a reaction that were not seen: {unseen:?}"
-        );
+        text.push('\n');
         text
+    }
+
+    /// Cells with a reaction that were never seen.
+    pub fn unseen(&self) -> Vec<String> {
+        let rows = State::ALL.iter().zip(&self.cells);
+        let cells = rows.flat_map(|(state, row)| {
+            let cells = ALL.iter().zip(row);
+            cells.map(move |(trigger, count)| (*state, *trigger, *count))
+        });
+        cells
+            .filter(|(state, trigger, count)| {
+                *count == 0 && reaction(*state, *trigger) != Reaction::Nothing
+            })
+            .map(|(state, trigger, _)| format!("{state:?} x {trigger:?}"))
+            .collect()
     }
 
     pub fn stimuli(&self) -> String {

@@ -23,6 +23,8 @@ pub enum Saying {
     Extend(Duration),
     /// An hour, and again soon, so many times.
     Plead(u8),
+    /// It gives up.
+    Leaving,
 }
 
 /// A service's processes, as the kernel has them.
@@ -178,6 +180,13 @@ impl World<'_> {
                 }
                 Notification::ExtendTimeout(SECOND * 3600)
             }
+            Saying::Leaving => {
+                let hash = self.program.hash(place, self.lives[place].incarnation, 8);
+                if !self.suffers(place, Kind::Hang) {
+                    self.end(place, between(hash, 1, 5_000), 0, false);
+                }
+                Notification::Stopping
+            }
             Saying::Ping => {
                 let interval = self.lives[place].interval;
                 if interval.is_zero() {
@@ -239,6 +248,7 @@ impl World<'_> {
         let hash = self.program.hash(place, incarnation, 6);
         self.lives[place].going = true;
         let delay = match self.suffers(place, Kind::Lingers) {
+            _ if self.border == Some(self.now) => Duration::ZERO,
             false => between(hash, 0, 5),
             true if hash.is_multiple_of(2) => return,
             true => between(hash, 100, 40_000),
@@ -316,6 +326,10 @@ impl World<'_> {
         }
         if kind == ProbeKind::Readiness && self.suffers(place, Kind::Unfit) {
             good = false;
+            // Some notice by themselves that they are of no use.
+            if (hash / 64).is_multiple_of(6) {
+                self.say(place, timeout + between(hash, 1, 500), Saying::Leaving);
+            }
         }
         if self.suffers(place, Kind::SlowAnswers) {
             latency = timeout.mul_f64(0.5 + (hash % 10) as f64 * 0.08);

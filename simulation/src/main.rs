@@ -10,6 +10,7 @@
 
 mod coverage;
 mod invariants;
+mod jitter;
 mod life;
 mod minimise;
 mod model;
@@ -19,6 +20,7 @@ mod stimulus;
 mod trouble;
 mod world;
 
+use coverage::OUT_OF_REACH;
 use invariants::Broken;
 use program::Program;
 use std::process::ExitCode;
@@ -90,7 +92,7 @@ fn main() -> ExitCode {
     }
     print!("{}{}", tally.coverage.table(), tally.coverage.stimuli());
     println!(
-        "seeds={} service_hours={} steps={} steps_per_second={:.0} deaths={} restarts={} escalations={} gaps={} seconds={seconds:.1}",
+        "seeds={} service_hours={} steps={} steps_per_second={:.0} deaths={} restarts={} escalations={} gaps={} drawn_delays={} seconds={seconds:.1}",
         tally.seeds,
         tally.service_hours(),
         tally.steps,
@@ -99,14 +101,37 @@ fn main() -> ExitCode {
         tally.restarts,
         tally.escalations,
         tally.gaps,
+        tally.jitter.count(),
     );
-    let idle = tally.coverage.idle();
-    if options.seed.is_none() && !idle.is_empty() {
-        println!("a check that cannot fail: these never had an effect: {idle:?}; take more seeds");
+    if options.seed.is_none() && !judge_all(&tally) {
         return ExitCode::FAILURE;
     }
     println!("no law was broken");
     ExitCode::SUCCESS
+}
+
+/// What can only be said of all runs together.
+fn judge_all(tally: &Tally) -> bool {
+    if let Err(broken) = tally.jitter.judge() {
+        let (law, what) = (broken.law, broken.what);
+        println!(
+            "seed=all law={} {what}\nthe law: {}",
+            law.name(),
+            law.what()
+        );
+        return false;
+    }
+    let idle = tally.coverage.idle();
+    if !idle.is_empty() {
+        println!("a check that cannot fail: these never had an effect: {idle:?}; take more seeds");
+    }
+    let unseen = tally.coverage.unseen();
+    if unseen != OUT_OF_REACH {
+        println!(
+            "cells without a run: {unseen:?}, and only {OUT_OF_REACH:?} are out of reach; take more seeds"
+        );
+    }
+    idle.is_empty() && unseen == OUT_OF_REACH
 }
 
 /// Runs the seeds, and gives the first one that breaks a law.

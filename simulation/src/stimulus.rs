@@ -52,6 +52,7 @@ kinds! {
     StuckTree 4 "a killed tree is gone late, never, or before the exit is seen",
     SpawnFails 4 "no process can be made",
     CheckFails 3 "pre-start checks fail or hang",
+    Border 32 "something happens in the nanosecond in which a threshold is reached",
     StaleAnswer 3 "an answer to a probe that nobody waits for",
     Gap 4 "the machine stands still",
     LateTimers 2 "timers are noticed late, but not by a leap",

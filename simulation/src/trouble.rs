@@ -2,6 +2,7 @@
 
 use super::invariants::Checked;
 use super::life::Saying;
+use super::model::Border;
 use super::random::between;
 use super::stimulus::{Kind, Stimulus};
 use super::world::{What, World};
@@ -71,7 +72,8 @@ impl World<'_> {
                 self.notify(place, Notification::WatchdogInterval(wish))?;
             }
             Kind::MainMoved if main => {
-                self.feed(Input::MainMoved(Id(place), 4_100_000))?;
+                let pid = 4_100_000 + i32::try_from(salt % 50_000).unwrap_or(0);
+                self.feed(Input::MainMoved(Id(place), pid))?;
             }
             Kind::StaleAnswer => {
                 let probe = ProbeKind::ALL[usize::try_from(salt % 3).unwrap_or(0)];
@@ -83,12 +85,17 @@ impl World<'_> {
             Kind::Gap => {
                 // Seconds, minutes or hours.
                 let most = [8_000, 600_000, 7_200_000][usize::try_from(salt % 3).unwrap_or(0)];
-                let gap = between(salt / 3, 2_500, most);
+                let gap = between(salt / 3, 2_000, most);
                 self.now += gap;
                 self.over_by = self.over_by.saturating_add(gap);
             }
             Kind::LateTimers => {
                 self.late_until = now + lasts.min(MS * 120_000);
+                return Ok(());
+            }
+            Kind::Border => {
+                // It is an effect when that time has come.
+                self.aim(place, salt);
                 return Ok(());
             }
             Kind::SpuriousTimer => self.feed(Input::Timer)?,
@@ -123,6 +130,72 @@ impl World<'_> {
         }
         self.model.coverage.effect(kind);
         Ok(())
+    }
+
+    /// Something is going to happen when a threshold of this service is reached.
+    fn aim(&mut self, place: usize, salt: u64) {
+        let borders = self.model.borders(place);
+        let Some(which) = (salt / 16).checked_rem(borders.len() as u64) else {
+            return;
+        };
+        let (at, border) = borders[usize::try_from(which).unwrap_or(0)];
+        if at > self.now {
+            let incarnation = self.lives[place].incarnation;
+            self.at(at, What::Border(place, incarnation, border, salt));
+        }
+    }
+
+    /// It is reached now. Whether the timer for it was noticed before this or comes after it, is left open.
+    pub(super) fn at_border(&mut self, place: usize, border: Border, salt: u64) -> Checked {
+        let alive = self.lives[place].part.is_some();
+        match border {
+            Border::Law if alive => {
+                let (number, signal) = [(1, false), (11, true), (0, false), (1, false)]
+                    [usize::try_from(salt % 4).unwrap_or(0)];
+                self.end(place, Duration::ZERO, number, signal);
+                Ok(())
+            }
+            Border::Law => Ok(()),
+            Border::Start | Border::Reload if !salt.is_multiple_of(3) => {
+                self.notify(place, Notification::Ready)
+            }
+            Border::Start | Border::Reload | Border::Stop if salt.is_multiple_of(2) && alive => {
+                let more = self.program.specs[place].start_timeout;
+                self.notify(place, Notification::ExtendTimeout(more))
+            }
+            Border::Start | Border::Reload | Border::Stop if alive => {
+                self.end(place, Duration::ZERO, 0, false);
+                Ok(())
+            }
+            Border::Start | Border::Reload => Ok(()),
+            Border::Stop => {
+                self.rest_goes(place);
+                Ok(())
+            }
+            Border::Wait => match salt % 4 {
+                0 => {
+                    self.after(between(salt, 1, 900_000), What::Back(place));
+                    self.command(place, Command::Stop)
+                }
+                1 => self.command(place, Command::Restart),
+                _ => self.command(place, Command::Start),
+            },
+            Border::Deferral => {
+                // No process can be made in this moment, by no fault of the service.
+                let life = &mut self.lives[place];
+                life.until[Kind::SpawnFails as usize] = self.now + MS;
+                life.salts[Kind::SpawnFails as usize] = 1 + salt % 2;
+                self.command(place, Command::Start)
+            }
+            Border::Silence => self.notify(place, Notification::Watchdog),
+            Border::Answer(kind) => match self.lives[place].asked[kind as usize] {
+                Some(attempt) => {
+                    self.lives[place].asked[kind as usize] = None;
+                    self.answer(place, kind, attempt, salt.is_multiple_of(2))
+                }
+                None => Ok(()),
+            },
+        }
     }
 
     fn notify(&mut self, place: usize, what: Notification) -> Checked {

@@ -6,8 +6,9 @@
 
 use super::coverage::Coverage;
 use super::invariants::{Broken, Checked, Law, check};
+use super::jitter::Jitter;
 use super::life::{Life, Saying};
-use super::model::Model;
+use super::model::{Border, Model};
 use super::program::{MILESTONE, Program};
 use super::random::{between, mix};
 use super::stimulus::Kind;
@@ -33,6 +34,8 @@ pub enum What {
     Executed(usize, u64),
     Say(usize, u64, Saying),
     Answer(usize, ProbeKind, u64, bool),
+    /// A threshold of this incarnation is reached, and something happens in the same nanosecond.
+    Border(usize, u64, Border, u64),
     /// The reboot is refused.
     Refusal(usize),
     /// An operator starts again what was stopped.
@@ -68,6 +71,7 @@ pub struct Tally {
     pub escalations: u64,
     pub gaps: u64,
     pub coverage: Coverage,
+    pub jitter: Jitter,
 }
 
 impl Tally {
@@ -80,6 +84,7 @@ impl Tally {
         self.escalations += other.escalations;
         self.gaps += other.gaps;
         self.coverage.add(&other.coverage);
+        self.jitter.merge(&other.jitter);
     }
 
     pub fn service_hours(&self) -> u128 {
@@ -98,6 +103,8 @@ pub struct World<'a> {
     inputs: VecDeque<Input>,
     pub(super) lives: Vec<Life>,
     pub(super) late_until: Duration,
+    /// In this nanosecond a threshold is reached: what goes goes at once, and what is told is looked at.
+    pub(super) border: Option<Duration>,
     /// When a shutdown that has begun must have ended.
     pub(super) over_by: Duration,
     next_pid: i32,
@@ -134,6 +141,7 @@ fn run_until_it_breaks(program: &Program, trace: Option<&mut Trace>) -> Result<T
         inputs: VecDeque::new(),
         lives: program.specs.iter().map(Life::new).collect(),
         late_until: Duration::ZERO,
+        border: None,
         over_by: Duration::MAX,
         next_pid: 100,
         steps: 0,
@@ -150,6 +158,7 @@ fn run_until_it_breaks(program: &Program, trace: Option<&mut Trace>) -> Result<T
         escalations: world.model.escalations(),
         gaps: world.model.gaps,
         coverage: world.model.coverage,
+        jitter: world.model.jitter,
     })
 }
 
@@ -192,7 +201,7 @@ impl World<'_> {
         let queued = self.queue.peek().map(|Reverse((at, ..))| *at);
         let timer = self.core.deadline().map(|at| self.noticed(at));
         match (queued, timer) {
-            (Some(queued), Some(timer)) if timer < queued => self.timer(timer),
+            (Some(queued), Some(timer)) if self.comes_first(timer, queued) => self.timer(timer),
             (None, Some(timer)) => self.timer(timer),
             (None, None) => check(false, Law::Deadline, || "nothing will ever happen".into()),
             (Some(_), _) => match self.queue.pop() {
@@ -205,6 +214,13 @@ impl World<'_> {
         }
     }
 
+    /// Whether a timer is noticed before something else. In the same nanosecond, either may be.
+    fn comes_first(&self, timer: Duration, queued: Duration) -> bool {
+        let nanos = u64::try_from(timer.as_nanos()).unwrap_or(0);
+        timer < queued
+            || timer == queued && mix(&[self.program.seed, nanos, self.steps]).is_multiple_of(2)
+    }
+
     /// When a timer for this time is noticed.
     fn noticed(&mut self, at: Duration) -> Duration {
         if self.now >= self.late_until {
@@ -212,7 +228,11 @@ impl World<'_> {
         }
         let hash = mix(&[self.program.seed, u64::try_from(at.as_nanos()).unwrap_or(0)]);
         self.model.coverage.effect(Kind::LateTimers);
-        at + between(hash, 0, 1_900)
+        // At most as late as nobody takes for a gap.
+        at + match hash % 4 {
+            0 => Duration::from_secs(2),
+            _ => between(hash, 0, 1_900),
+        }
     }
 
     fn timer(&mut self, at: Duration) -> Checked {
@@ -264,7 +284,7 @@ impl World<'_> {
                 }
                 self.deaths += 1;
                 let status = match (signal, number) {
-                    (true, number) => ExitStatus::Signal(number, false),
+                    (true, number) => ExitStatus::Signal(number, matches!(number, 6 | 11)),
                     (false, 255) => ExitStatus::Unknown,
                     (false, 127) => {
                         ExitStatus::NotExecuted(SpawnFailure::of_the_service("no program"))
@@ -275,9 +295,11 @@ impl World<'_> {
                     }),
                     (false, number) => ExitStatus::Code(number),
                 };
+                // Not every kernel tells.
+                let peak = self.program.hash(place, incarnation, 7);
                 let exit = Exit {
                     status,
-                    memory_peak: None,
+                    memory_peak: (!peak.is_multiple_of(4)).then_some(peak),
                 };
                 self.feed(Input::Exited(Id(place), exit))?;
                 let life = &self.lives[place];
@@ -316,6 +338,14 @@ impl World<'_> {
                 *asked = None;
                 self.answer(place, kind, attempt, good)
             }
+            What::Border(place, incarnation, border, salt) => {
+                if self.lives[place].incarnation != incarnation {
+                    return Ok(());
+                }
+                self.border = Some(self.now);
+                self.model.coverage.effect(Kind::Border);
+                self.at_border(place, border, salt)
+            }
             What::Refusal(place) => self.feed(Input::RebootRefused(Id(place))),
             What::Back(place) => self.command(place, Command::Start),
             What::StopAll => {
@@ -336,7 +366,7 @@ impl World<'_> {
         let result = if good {
             Ok(())
         } else {
-            Err("refused".to_owned())
+            Err(format!("attempt {attempt} was refused"))
         };
         self.feed(Input::Probe {
             id: Id(place),
@@ -381,7 +411,7 @@ impl World<'_> {
                     .push_back(format!("{line}\n                 = {states}"));
             }
             self.model.follow(self.now, &copy, &actions, &self.core)?;
-            if self.steps.is_multiple_of(64) {
+            if self.steps.is_multiple_of(64) || self.border == Some(self.now) {
                 self.model.told(self.now, &self.core)?;
             }
             for action in &actions {

@@ -3,15 +3,17 @@
 //! What happens outside is told by [`Course`]'s methods; each says what has to follow and what it
 //! makes of the service. What the set decides (who starts, who has to go) is not here.
 
+use super::Border;
 use super::token::Token;
+use super::told::Fields;
 use crate::coverage::Coverage;
 use crate::invariants::Law;
 use std::collections::VecDeque;
 use std::time::Duration;
 use supervisor::config::ServiceType;
-use supervisor::core::spawn::Fault as SpawnFault;
-use supervisor::core::table::Trigger;
-use supervisor::core::{ProbeKind, Program, State};
+use supervisor::core::spawn::{Fault as SpawnFault, SpawnFailure};
+use supervisor::core::table::{STATES, Trigger};
+use supervisor::core::{ExitStatus, ProbeKind, Program, State};
 use supervisor::spec::Spec;
 
 type Time = Duration;
@@ -56,19 +58,22 @@ pub enum Phase {
     Asked(Time),
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Asking {
     pub phase: Phase,
     pub attempt: u64,
     pub good: u32,
     pub bad: u32,
+    /// What the last bad answer was.
+    pub fault: String,
 }
 
-/// What has to follow, and the law that says so.
-#[derive(Clone, Copy, Debug)]
+/// What has to follow, what it says, and the law that says so.
+#[derive(Clone, Debug)]
 pub struct Due {
     pub place: usize,
     pub token: Token,
+    pub fields: Fields,
     pub law: Law,
 }
 
@@ -80,12 +85,31 @@ pub struct Turn<'a> {
     pub coverage: &'a mut Coverage,
 }
 
-/// What a service waits for in vain: by its place, its state, and whether an operator stopped it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What a service waits for in vain: by its name, its state, and whether an operator stopped it.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Blocked {
-    pub by: usize,
+    pub name: String,
     pub state: State,
     pub operator: bool,
+}
+
+impl Blocked {
+    pub fn fields(&self) -> Fields {
+        let fields = Fields::default().with("dependency", &self.name);
+        fields.with("state", self.state.name())
+    }
+}
+
+/// How an instance ended, as it is told afterwards.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Grave {
+    pub at: Time,
+    pub pid: Option<i32>,
+    pub uptime: Time,
+    pub cause: String,
+    pub status: Option<ExitStatus>,
+    pub oom: bool,
+    pub memory_peak: Option<u64>,
 }
 
 /// Starts in a row that were deferred: since when, how many, and whether the machine knows.
@@ -112,16 +136,29 @@ pub struct Course {
     /// Until when they do, after a first start in vain.
     pub tried_by: Option<Time>,
     pub shut: bool,
-    pub leaving: Option<Why>,
+    /// Why it has to go, while somebody is in its way.
+    pub leaving: Option<String>,
     pub clean: bool,
-    pub process: bool,
+    /// The process that is there.
+    pub pid: Option<i32>,
     pub tree: bool,
     pub program: Program,
     pub why: Why,
+    /// The same in words.
+    pub cause: String,
     pub killed: bool,
     /// Whether the whole tree had the stop signal.
     pub signalled: bool,
     pub oom: bool,
+    /// The last process of the instance, how it ended, and the most memory it used.
+    pub last_pid: Option<i32>,
+    pub ended: Option<ExitStatus>,
+    pub memory_peak: Option<u64>,
+    /// How the last instances ended.
+    pub graves: VecDeque<Grave>,
+    /// How often it came into each state, and when into the present one.
+    pub entered: [u64; STATES],
+    pub since: Time,
     pub limit: Option<Limit>,
     pub limit_law: Law,
     /// When the present instance was started.
@@ -140,8 +177,9 @@ pub struct Course {
     pub restarts: u64,
     pub group_used: bool,
     pub deferral: Option<Deferral>,
-    /// The bounds of the delay that was just begun.
+    /// The bounds of the delay that was just begun, and how long it is by the event about it.
     pub delay: Option<(Time, Time)>,
+    pub delay_told: Option<u128>,
     /// What was consulted last in this step.
     pub law: Law,
     pub escalations: u64,
@@ -154,6 +192,7 @@ impl Course {
             attempt: 0,
             good: 0,
             bad: 0,
+            fault: String::new(),
         };
         Self {
             spec,
@@ -168,13 +207,20 @@ impl Course {
             shut: false,
             leaving: None,
             clean: false,
-            process: false,
+            pid: None,
             tree: false,
             program: Program::Main,
             why: Why::Asked,
+            cause: String::new(),
             killed: false,
             signalled: false,
             oom: false,
+            last_pid: None,
+            ended: None,
+            memory_peak: None,
+            graves: VecDeque::new(),
+            entered: [0; STATES],
+            since: Time::ZERO,
             limit: None,
             limit_law: Law::Transitions,
             begun: Time::ZERO,
@@ -183,7 +229,7 @@ impl Course {
             interval: None,
             armed: false,
             silence_ends: None,
-            probes: [off; 3],
+            probes: [off.clone(), off.clone(), off],
             healthy_since: None,
             alive: false,
             window: VecDeque::new(),
@@ -192,6 +238,7 @@ impl Course {
             group_used: false,
             deferral: None,
             delay: None,
+            delay_told: None,
             law: Law::Transitions,
             escalations: 0,
         }
@@ -208,7 +255,7 @@ impl Course {
 
     /// A oneshot that has done its work.
     pub fn is_finished(&self) -> bool {
-        self.state == State::Healthy && !self.process
+        self.state == State::Healthy && self.pid.is_none()
     }
 
     /// Others may start that wait for it.
@@ -263,6 +310,45 @@ impl Course {
         next
     }
 
+    /// The thresholds that it is going to reach, as things are, and what could happen there.
+    pub fn borders(&self) -> Vec<(Time, Border)> {
+        let law = &self.spec;
+        // The restarts that have to leave the window before there is room for another one.
+        let window = self.window.iter().map(|at| *at + law.intensity.within);
+        let lasting = self.healthy_since.map(|at| at + law.backoff.reset_after);
+        let in_vain = self.tried_by.into_iter();
+        let borders = window
+            .chain(lasting)
+            .chain(in_vain)
+            .map(|at| (at, Border::Law));
+        let bound = self.limit.map(|limit| {
+            let border = match self.state {
+                State::Starting => Border::Start,
+                State::Stopping => Border::Stop,
+                _ => Border::Wait,
+            };
+            (limit.ends, border)
+        });
+        let deferral = self
+            .deferral
+            .map(|d| (d.since + law.start_timeout, Border::Deferral));
+        let reload = self.reload.map(|limit| (limit.ends, Border::Reload));
+        let silence = self.silence_ends.map(|at| (at, Border::Silence));
+        let answers = ProbeKind::ALL.into_iter().filter_map(|kind| {
+            let Phase::Asked(at) = self.probes[kind as usize].phase else {
+                return None;
+            };
+            Some((at + self.probe(kind)?.timeout, Border::Answer(kind)))
+        });
+        borders
+            .chain(bound)
+            .chain(deferral)
+            .chain(reload)
+            .chain(silence)
+            .chain(answers)
+            .collect()
+    }
+
     /// Bounds the present state by a law.
     pub fn bound(&mut self, law: Law, now: Time, length: Time) {
         self.limit = Some(Limit::new(now, length));
@@ -304,15 +390,44 @@ impl Course {
 
     pub fn must_by(&self, law: Law, turn: &mut Turn<'_>, token: Token) {
         let place = self.place;
-        turn.due.push(Due { place, token, law });
+        let fields = Fields::default();
+        turn.due.push(Due {
+            place,
+            token,
+            fields,
+            law,
+        });
+    }
+
+    /// An event about it, with these fields besides its name.
+    pub fn must_tell(&self, turn: &mut Turn<'_>, name: &'static str, fields: Fields) {
+        self.must_tell_by(self.law, turn, name, fields);
+    }
+
+    pub fn must_tell_by(&self, law: Law, turn: &mut Turn<'_>, name: &'static str, fields: Fields) {
+        let (place, token) = (self.place, Token::Told(name));
+        let fields = fields.with("service", &self.spec.name);
+        turn.due.push(Due {
+            place,
+            token,
+            fields,
+            law,
+        });
+    }
+
+    /// The process that an event is about, if there is one.
+    pub fn with_pid(&self) -> Fields {
+        Fields::default().with_some("pid", self.pid)
     }
 
     pub fn saw(&self, turn: &mut Turn<'_>, trigger: Trigger) {
         turn.coverage.cell(self.state, trigger);
     }
 
-    pub fn enter(&mut self, state: State) {
+    pub fn enter(&mut self, state: State, now: Time) {
         self.state = state;
+        self.since = now;
+        self.entered[state as usize] += 1;
         self.limit = None;
         self.blocked = None;
         self.told = false;
@@ -320,7 +435,7 @@ impl Course {
 
     pub fn launch(&mut self, turn: &mut Turn<'_>) {
         self.saw(turn, Trigger::Start);
-        self.enter(State::Starting);
+        self.enter(State::Starting, turn.now);
         self.begun = turn.now;
         self.bound(Law::StartTimeout, turn.now, self.spec.start_timeout);
         self.clean = false;
@@ -332,15 +447,15 @@ impl Course {
         };
     }
 
-    pub fn spawned(&mut self, turn: &mut Turn<'_>) {
+    pub fn spawned(&mut self, pid: i32, turn: &mut Turn<'_>) {
         self.saw(turn, Trigger::Spawned);
-        self.process = true;
+        (self.pid, self.last_pid) = (Some(pid), Some(pid));
         self.tree = true;
         if self.state == State::Stopping {
             self.must(turn, Token::Signal(self.spec.stop_signal));
         } else if self.state == State::Starting && self.program == Program::Main {
             self.law = Law::Readiness;
-            self.must(turn, Token::Told("start"));
+            self.must_tell(turn, "start", self.with_pid());
             self.switch_on(ProbeKind::Startup, turn.now);
             if self.spec.kind == ServiceType::Probe && self.spec.startup.is_none() {
                 self.switch_on(ProbeKind::Readiness, turn.now);
@@ -355,18 +470,21 @@ impl Course {
         }
     }
 
-    pub fn not_spawned(&mut self, fault: SpawnFault, turn: &mut Turn<'_>) {
+    pub fn not_spawned(&mut self, failure: &SpawnFailure, turn: &mut Turn<'_>) {
         self.saw(turn, Trigger::NotSpawned);
         self.law = Law::NoLostExit;
-        let why = match fault {
+        // What is known of a check that passed says nothing about what comes after it.
+        self.forget_the_check();
+        let why = match failure.fault {
             SpawnFault::Service => {
-                self.must(turn, Token::Told("exit"));
+                let fields = Fields::default().with("error", &failure.why);
+                self.must_tell(turn, "exit", fields);
                 Why::Fault
             }
             fault => Why::Deferred(fault),
         };
         if self.state == State::Starting {
-            self.begin_stopping(why, turn);
+            self.begin_stopping(why, failure.why.clone(), turn);
         }
         self.signal_the_rest(turn);
     }
@@ -377,11 +495,11 @@ impl Course {
             return;
         }
         self.law = Law::Readiness;
-        self.enter(State::Ready);
+        self.enter(State::Ready, turn.now);
         (self.tried, self.tried_by) = (true, None);
         self.armed = true;
         self.silence_ends = self.interval.map(|interval| turn.now + interval);
-        self.must(turn, Token::Told("ready"));
+        self.must_tell(turn, "ready", self.with_pid_and_age(turn.now));
         if self.probes[ProbeKind::Startup as usize].phase == Phase::Off {
             self.let_go(turn);
         }
@@ -399,10 +517,20 @@ impl Course {
         }
     }
 
+    /// The same, and how long after its start.
+    fn with_pid_and_age(&self, now: Time) -> Fields {
+        self.with_pid().with_ms("after_ms", now - self.begun)
+    }
+
+    pub fn forget_the_check(&mut self) {
+        (self.oom, self.last_pid) = (false, None);
+        (self.ended, self.memory_peak) = (None, None);
+    }
+
     pub fn healthy(&mut self, turn: &mut Turn<'_>) {
-        self.enter(State::Healthy);
+        self.enter(State::Healthy, turn.now);
         self.healthy_since = Some(turn.now);
-        self.must(turn, Token::Told("healthy"));
+        self.must_tell(turn, "healthy", self.with_pid_and_age(turn.now));
     }
 
     pub fn switch_on(&mut self, kind: ProbeKind, now: Time) {

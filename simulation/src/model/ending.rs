@@ -1,30 +1,34 @@
 //! How an instance ends and what follows, as the prose has it: the second half of a [`Course`].
 
-use super::course::{Course, Deferral, KILL_WAIT, Phase, STRETCH, Turn, Why};
+use super::course::{Course, Deferral, Due, Grave, KILL_WAIT, Phase, STRETCH, Turn, Why};
 use super::token::Token;
+use super::told::{Fields, ended};
 use crate::invariants::Law;
 use std::time::Duration;
 use supervisor::config::{Escalation, RestartPolicy, ServiceType, StopMode};
 use supervisor::core::spawn::Fault as SpawnFault;
 use supervisor::core::table::Trigger;
-use supervisor::core::{ExitStatus, ProbeKind, Program, State};
+use supervisor::core::{Exit, ExitStatus, ProbeKind, Program, State};
 
 type Time = Duration;
 
+/// The prose: "The last eight" ends of instances are kept.
+const GRAVES: usize = 8;
+
 impl Course {
     /// What the law held against it is forgotten.
-    pub fn anew(&mut self, law: Law) {
+    pub fn anew(&mut self, law: Law, now: Time) {
         self.law = law;
         self.row = 0;
         self.window.clear();
         (self.wanted, self.done) = (true, false);
-        self.enter(State::Stopped);
+        self.enter(State::Stopped, now);
     }
 
     /// Told to go: the signal first.
-    pub fn take(&mut self, why: Why, turn: &mut Turn<'_>) {
-        self.must(turn, Token::Told("stop"));
-        self.begin_stopping(why, turn);
+    pub fn take(&mut self, why: Why, cause: String, turn: &mut Turn<'_>) {
+        self.must_tell(turn, "stop", self.with_pid().with("cause", &cause));
+        self.begin_stopping(why, cause, turn);
         match self.spec.stop_mode {
             StopMode::Process => self.must(turn, Token::Signal(self.spec.stop_signal)),
             StopMode::Tree => self.signal_the_rest(turn),
@@ -38,11 +42,11 @@ impl Course {
         }
     }
 
-    pub fn begin_stopping(&mut self, why: Why, turn: &mut Turn<'_>) {
+    pub fn begin_stopping(&mut self, why: Why, cause: String, turn: &mut Turn<'_>) {
         self.end_health(turn.now);
-        self.enter(State::Stopping);
+        self.enter(State::Stopping, turn.now);
         self.leaving = None;
-        self.why = why;
+        (self.why, self.cause) = (why, cause);
         (self.killed, self.signalled) = (false, false);
         self.bound(Law::Stop, turn.now, self.spec.stop_timeout);
         (self.armed, self.silence_ends) = (false, None);
@@ -74,45 +78,62 @@ impl Course {
         }
     }
 
-    pub fn exited(&mut self, status: &ExitStatus, turn: &mut Turn<'_>) {
-        if !std::mem::take(&mut self.process) {
+    pub fn exited(&mut self, exit: &Exit, turn: &mut Turn<'_>) {
+        let Some(pid) = self.pid.take() else {
             return;
-        }
+        };
         self.saw(turn, Trigger::Exited);
         self.law = Law::NoLostExit;
-        let by_kill = matches!(status, ExitStatus::Signal(9, _));
-        let done = *status == ExitStatus::Code(0) && !(self.oom && by_kill);
-        if let (State::Starting, Program::PreStart(number), true) = (self.state, self.program, done)
-        {
-            self.program = match number + 1 {
-                next if next < self.spec.pre_start.len() => Program::PreStart(next),
-                _ => Program::Main,
-            };
-            // What ran out of memory in a check says nothing about what comes after it.
-            self.oom = false;
-            self.must(turn, Token::Spawn(self.program));
-            return;
-        }
+        let status = &exit.status;
+        self.memory_peak = exit.memory_peak;
+        let for_memory = self.oom && matches!(status, ExitStatus::Signal(9, _));
+        let done = *status == ExitStatus::Code(0);
+        let check = match self.program {
+            Program::PreStart(number) => Some(number + 1),
+            Program::Main => None,
+        };
         let deferred = match status {
             ExitStatus::NotExecuted(failure) if !self.oom => {
                 Some(failure.fault).filter(|fault| *fault != SpawnFault::Service)
             }
             _ => None,
         };
-        // One that is deferred is told as such; one that is taken away has ended.
-        if deferred.is_none() || self.state != State::Starting {
-            self.must(turn, Token::Told("exit"));
+        // A check that is passed, or a start that is deferred, is not the end of an instance; whatever ends while it is
+        // taken away is.
+        let goes_on = done && check.is_some() || deferred.is_some();
+        if !goes_on || self.state != State::Starting {
+            let fields = self.exit_fields(pid, check, status, turn.now);
+            self.must_tell(turn, "exit", fields);
         }
+        if let (State::Starting, Some(number), true) = (self.state, check, done) {
+            self.program = match number < self.spec.pre_start.len() {
+                true => Program::PreStart(number),
+                false => Program::Main,
+            };
+            // What ran out of memory in a check says nothing about what comes after it.
+            self.forget_the_check();
+            self.must(turn, Token::Spawn(self.program));
+            return;
+        }
+        self.ended = Some(status.clone());
         let why = match deferred {
             Some(fault) => Why::Deferred(fault),
             // A check that is done has not done the service's work.
-            None if done && self.program == Program::Main => Why::Done,
+            None if done && check.is_none() => Why::Done,
             None => Why::Fault,
         };
+        let cause = match check {
+            _ if for_memory => "out of memory".to_owned(),
+            Some(number) if deferred.is_none() => {
+                format!("pre-start check {number}: {}", ended(status))
+            }
+            _ => ended(status),
+        };
         if self.state != State::Stopping {
-            self.begin_stopping(why, turn);
-        } else if self.why == Why::Leaving {
+            self.begin_stopping(why, cause, turn);
+        } else if self.why == Why::Leaving && !for_memory && deferred.is_none() {
             self.why = why;
+            self.cause = format!("STOPPING=1, then {}", ended(status));
         }
         if self.killed {
             self.kill(turn);
@@ -121,8 +142,32 @@ impl Course {
         }
     }
 
+    fn exit_fields(
+        &self,
+        pid: i32,
+        check: Option<usize>,
+        status: &ExitStatus,
+        now: Time,
+    ) -> Fields {
+        let fields = Fields::default()
+            .with("pid", pid)
+            .with_some("pre_start", check);
+        let fields = match status {
+            ExitStatus::Code(code) => fields.with("status", code),
+            ExitStatus::Signal(signal, core) => fields.with("signal", signal).with("core", core),
+            ExitStatus::NotExecuted(failure) => fields.with("error", &failure.why),
+            ExitStatus::Unknown => fields.with("status", "unknown"),
+        };
+        let stopped = (self.state == State::Stopping).then_some(&self.cause);
+        fields
+            .with_ms("uptime_ms", now - self.begun)
+            .with_some("oom", self.oom.then_some(true))
+            .with_some("memory_peak", self.memory_peak)
+            .with_some("cause", stopped)
+    }
+
     pub fn tree_gone(&mut self, turn: &mut Turn<'_>) {
-        if self.process {
+        if self.pid.is_some() {
             return;
         }
         self.tree = false;
@@ -134,23 +179,41 @@ impl Course {
     }
 
     /// Nothing runs, nothing is to run.
-    pub fn rest(&mut self, turn: &mut Turn<'_>) {
-        self.enter(State::Stopped);
+    pub fn rest(&mut self, cause: &str, turn: &mut Turn<'_>) {
+        self.enter(State::Stopped, turn.now);
         self.leaving = None;
         if self.shut || !self.wanted {
             (self.tried, self.tried_by) = (true, None);
             self.must(turn, Token::Drop);
         }
-        self.must(turn, Token::Told("stopped"));
+        self.must_tell(turn, "stopped", Fields::default().with("cause", cause));
+    }
+
+    /// An instance is over, and how it ended is kept.
+    fn bury(&mut self, now: Time) {
+        if self.graves.len() == GRAVES {
+            self.graves.pop_front();
+        }
+        self.graves.push_back(Grave {
+            at: now,
+            pid: self.last_pid,
+            uptime: now - self.begun,
+            cause: self.cause.clone(),
+            status: self.ended.clone(),
+            oom: self.oom,
+            memory_peak: self.memory_peak,
+        });
     }
 
     /// The instance is over.
     pub fn settle(&mut self, turn: &mut Turn<'_>) {
         self.tree = false;
-        self.oom = false;
         if !matches!(self.why, Why::Deferred(_)) {
+            self.bury(turn.now);
             self.deferral = None;
         }
+        self.forget_the_check();
+        let cause = self.cause.clone();
         let done = self.why == Why::Done;
         let by = self
             .tried_by
@@ -159,7 +222,7 @@ impl Course {
         self.tried_by = Some(by).filter(|_| !self.tried);
         if self.shut || !self.wanted || self.why == Why::Asked {
             self.law = Law::Policy;
-            return self.rest(turn);
+            return self.rest(&cause, turn);
         }
         if done && self.spec.kind == ServiceType::Oneshot {
             self.law = Law::Readiness;
@@ -174,18 +237,38 @@ impl Course {
             RestartPolicy::OnFailure if !done => self.restart(turn),
             _ if self.spec.required => {
                 self.law = Law::Lost;
-                self.enter(State::Failed);
-                self.must(turn, Token::Told("failed"));
-                self.next_level(turn);
+                self.enter(State::Failed, turn.now);
+                let policy = self.spec.restart.name();
+                let fields = Fields::default()
+                    .with("cause", &cause)
+                    .with("restart", policy);
+                let fields = fields.with("then", self.then().name());
+                self.must_tell(turn, "failed", fields);
+                let why =
+                    format!("ended ({cause}), and restart = {policy:?} does not bring it back");
+                self.next_level(why, turn);
             }
             RestartPolicy::OnFailure | RestartPolicy::Never if done => {
                 (self.wanted, self.done) = (false, true);
-                self.rest(turn);
+                self.rest("done", turn);
             }
             RestartPolicy::OnFailure | RestartPolicy::Never => {
-                self.enter(State::Failed);
-                self.must(turn, Token::Told("failed"));
+                self.enter(State::Failed, turn.now);
+                let fields = Fields::default().with("cause", &cause);
+                self.must_tell(
+                    turn,
+                    "failed",
+                    fields.with("restart", self.spec.restart.name()),
+                );
             }
+        }
+    }
+
+    /// What the level above does, if its own law has nothing more for it: the group is restarted once.
+    fn then(&self) -> Escalation {
+        match self.spec.intensity.then {
+            Escalation::RestartGroup if self.group_used => Escalation::Reboot,
+            then => then,
         }
     }
 
@@ -194,20 +277,25 @@ impl Course {
         self.law = Law::Intensity;
         self.window.retain(|at| now - *at < intensity.within);
         if self.window.len() as u64 >= u64::from(intensity.restarts) {
-            self.enter(State::Failed);
-            self.must(turn, Token::Told("failed"));
-            return self.next_level(turn);
+            self.enter(State::Failed, turn.now);
+            let fields = Fields::default().with("cause", &self.cause);
+            let fields = fields.with("restarts", intensity.restarts);
+            let fields = fields.with_ms("within_ms", intensity.within);
+            self.must_tell(turn, "failed", fields.with("then", self.then().name()));
+            return self.next_level("used up its restarts".to_owned(), turn);
         }
         self.window.push_back(now);
         self.restarts += 1;
         let delay = self.nth_delay(self.row);
         self.row += 1;
-        self.must(turn, Token::Told("restart"));
+        let fields = Fields::default().between("delay_ms", self.around(delay));
+        let fields = fields.with("restarts", self.restarts);
+        self.must_tell(turn, "restart", fields.with("cause", &self.cause));
         self.law = Law::Backoff;
         if delay.is_zero() {
-            self.enter(State::Stopped);
+            self.enter(State::Stopped, turn.now);
         } else {
-            self.enter(State::Backoff);
+            self.enter(State::Backoff, turn.now);
             self.delay = Some(self.around(delay));
         }
     }
@@ -239,12 +327,15 @@ impl Course {
             told: false,
         });
         deferral.tries += 1;
-        self.must(turn, Token::Told("deferred"));
-        self.enter(State::Backoff);
+        self.enter(State::Backoff, turn.now);
         // Never sooner than a tenth of a second.
         let least = Duration::from_millis(100);
         let (low, high) = self.around(self.nth_delay(deferral.tries));
-        self.delay = Some((low.max(least), high.max(least)));
+        let bounds = (low.max(least), high.max(least));
+        self.delay = Some(bounds);
+        let fields = Fields::default().with("error", &self.cause);
+        let fields = fields.between("delay_ms", bounds);
+        self.must_tell(turn, "deferred", fields.with("tries", deferral.tries));
         let for_long = turn.now - deferral.since >= self.spec.start_timeout;
         if self.spec.required && for_long && !deferral.told {
             deferral.told = true;
@@ -253,30 +344,39 @@ impl Course {
                 SpawnFault::Address => Escalation::Degraded,
                 SpawnFault::Service | SpawnFault::Machine => self.spec.intensity.then,
             };
-            self.tell_the_machine(then, turn);
+            let millis = (turn.now - deferral.since).as_millis();
+            let why = format!("could not be started for {millis} ms: {}", self.cause);
+            self.tell_the_machine(then, why, turn);
         }
         self.deferral = Some(deferral);
     }
 
     /// Failed, and its own law has nothing more for it.
-    fn next_level(&mut self, turn: &mut Turn<'_>) {
+    fn next_level(&mut self, why: String, turn: &mut Turn<'_>) {
         self.escalations += 1;
         if self.spec.intensity.then == Escalation::RestartGroup && !self.group_used {
             self.group_used = true;
             self.clean = true;
-            return self.anew(Law::GroupRestart);
+            return self.anew(Law::GroupRestart, turn.now);
         }
-        self.tell_the_machine(self.spec.intensity.then, turn);
+        self.tell_the_machine(self.spec.intensity.then, why, turn);
         self.try_later(turn.now);
     }
 
-    pub fn tell_the_machine(&mut self, then: Escalation, turn: &mut Turn<'_>) {
+    pub fn tell_the_machine(&mut self, then: Escalation, why: String, turn: &mut Turn<'_>) {
         self.told = true;
-        match then {
-            Escalation::Degraded if !self.spec.required => {}
-            Escalation::Degraded => self.must(turn, Token::Degraded),
-            Escalation::RestartGroup | Escalation::Reboot => self.must(turn, Token::Reboot),
-        }
+        let token = match then {
+            // An optional service concerns the machine only if its law says reboot.
+            Escalation::Degraded if !self.spec.required => return,
+            Escalation::Degraded => Token::Degraded,
+            Escalation::RestartGroup | Escalation::Reboot => Token::Reboot,
+        };
+        turn.due.push(Due {
+            place: self.place,
+            token,
+            fields: Fields::default().with("why", why),
+            law: self.law,
+        });
     }
 
     pub fn try_later(&mut self, now: Time) {
@@ -292,14 +392,14 @@ impl Course {
         let waits = self.state == State::Stopped && waited;
         if waits || matches!(self.state, State::Backoff | State::Failed) {
             self.saw(turn, Trigger::Stop);
-            self.rest(turn);
+            self.rest("requested", turn);
         }
     }
 
     pub fn out_of_memory(&mut self, turn: &mut Turn<'_>) {
         if self.is_running() {
             self.oom = true;
-            self.must(turn, Token::Told("oom"));
+            self.must_tell(turn, "oom", Fields::default());
         }
     }
 }

@@ -1,7 +1,8 @@
 //! What a service says, answers and leaves unsaid, as the prose has it.
 
-use super::course::{Course, Limit, Phase, Turn, Why};
+use super::course::{Course, KILL_WAIT, Limit, Phase, Turn, Why};
 use super::token::Token;
+use super::told::Fields;
 use crate::invariants::Law;
 use supervisor::config::{Escalation, ServiceType};
 use supervisor::core::table::Trigger;
@@ -14,12 +15,15 @@ impl Course {
         }
         if self.silence_ends.is_some_and(|at| at <= turn.now) {
             self.law = Law::Watchdog;
-            self.fault(turn);
+            self.fault("watchdog".to_owned(), turn);
         }
         if self.reload.is_some_and(|limit| limit.ends <= turn.now) {
             self.law = Law::Reload;
             self.reload = None;
-            self.must(turn, Token::Told("warning"));
+            let millis = self.spec.start_timeout.as_millis();
+            let error = format!("no READY=1 within {millis} ms; it is left running");
+            let fields = Fields::default().with("what", "reload");
+            self.must_tell(turn, "warning", fields.with("error", error));
         }
         if self.tried_by.is_some_and(|at| at <= turn.now) {
             (self.tried, self.tried_by) = (true, None);
@@ -34,7 +38,7 @@ impl Course {
         match self.state {
             State::Starting => {
                 self.law = Law::StartTimeout;
-                self.take(Why::Fault, turn);
+                self.take(Why::Fault, "start-timeout".to_owned(), turn);
             }
             State::Stopping if !self.killed => {
                 self.law = Law::Stop;
@@ -42,30 +46,50 @@ impl Course {
             }
             State::Stopping => {
                 self.law = Law::Stop;
-                self.process = false;
-                self.must(turn, Token::Told("stuck"));
+                self.pid = None;
+                let fields = Fields::default().with_ms("waited_ms", KILL_WAIT);
+                self.must_tell(turn, "stuck", fields.with("then", "going on without it"));
                 self.must(turn, Token::Abandon);
                 self.settle(turn);
             }
             State::Backoff => {
                 self.law = Law::Backoff;
-                self.enter(State::Stopped);
+                self.enter(State::Stopped, turn.now);
             }
             State::Failed => {
-                self.must(turn, Token::Told("retry"));
-                self.anew(Law::RetryAfter);
+                self.must_tell(turn, "retry", Fields::default());
+                self.anew(Law::RetryAfter, turn.now);
             }
             State::Stopped => {
                 self.law = Law::Lost;
                 self.limit = None;
                 self.escalations += 1;
-                self.must(turn, Token::Told("blocked"));
-                self.tell_the_machine(self.spec.intensity.then, turn);
+                // Nothing of its group runs that could be restarted.
+                let then = match self.spec.intensity.then {
+                    Escalation::RestartGroup => Escalation::Reboot,
+                    then => then,
+                };
+                let Some(blocked) = self.blocked.clone() else {
+                    return;
+                };
+                let fields = blocked
+                    .fields()
+                    .with_ms("waited_ms", self.spec.start_timeout);
+                self.must_tell(turn, "blocked", fields.with("then", then.name()));
+                let why = format!(
+                    "requires {}, which is {}",
+                    blocked.name,
+                    blocked.state.name()
+                );
+                self.tell_the_machine(then, why, turn);
             }
             State::Unhealthy => {
                 self.law = Law::Lost;
                 self.limit = None;
-                self.tell_the_machine(Escalation::Degraded, turn);
+                let millis = self.spec.start_timeout.as_millis();
+                let fault = &self.probes[ProbeKind::Readiness as usize].fault;
+                let why = format!("has been unhealthy for {millis} ms: {fault}");
+                self.tell_the_machine(Escalation::Degraded, why, turn);
             }
             State::Ready | State::Healthy => {}
         }
@@ -86,14 +110,15 @@ impl Course {
             }
             Phase::Asked(at) if at + timeout <= turn.now => {
                 self.must(turn, Token::Cancel(kind));
-                self.answered(kind, false, turn);
+                let fault = format!("no answer within {} ms", timeout.as_millis());
+                self.answered(kind, &Err(fault), turn);
             }
             Phase::Off | Phase::Due(_) | Phase::Asked(_) => {}
         }
     }
 
     /// An answer, or the lack of one, to the attempt in flight.
-    pub fn answered(&mut self, kind: ProbeKind, good: bool, turn: &mut Turn<'_>) {
+    pub fn answered(&mut self, kind: ProbeKind, answer: &Result<(), String>, turn: &mut Turn<'_>) {
         let Some(probe) = self.spec.probe(kind) else {
             return;
         };
@@ -103,10 +128,12 @@ impl Course {
             return;
         };
         asking.phase = Phase::Due(turn.now.max(at + interval));
-        if good {
-            (asking.good, asking.bad) = (asking.good + 1, 0);
-        } else {
-            (asking.good, asking.bad) = (0, asking.bad + 1);
+        match answer {
+            Ok(()) => (asking.good, asking.bad) = (asking.good + 1, 0),
+            Err(fault) => {
+                (asking.good, asking.bad) = (0, asking.bad + 1);
+                asking.fault.clone_from(fault);
+            }
         }
         let (proven, refuted) = (asking.good >= successes, asking.bad >= failures);
         self.law = match kind {
@@ -131,11 +158,13 @@ impl Course {
                 self.saw(turn, Trigger::Unfit);
                 if matches!(self.state, State::Ready | State::Healthy) {
                     self.end_health(turn.now);
-                    self.enter(State::Unhealthy);
+                    self.enter(State::Unhealthy, turn.now);
                     if self.spec.required {
                         self.bound(Law::Lost, turn.now, self.spec.start_timeout);
                     }
-                    self.must(turn, Token::Told("unhealthy"));
+                    let fields = Fields::default().with("reason", "readiness probe");
+                    let fault = &self.probes[kind as usize].fault;
+                    self.must_tell(turn, "unhealthy", fields.with("last", fault));
                 }
             }
             ProbeKind::Liveness if proven => {
@@ -145,7 +174,10 @@ impl Course {
                     self.healthy(turn);
                 }
             }
-            ProbeKind::Startup | ProbeKind::Liveness if refuted => self.fault(turn),
+            ProbeKind::Startup | ProbeKind::Liveness if refuted => {
+                let fault = &self.probes[kind as usize].fault;
+                self.fault(format!("{} probe: {fault}", kind.name()), turn);
+            }
             _ => {}
         }
     }
@@ -159,15 +191,16 @@ impl Course {
         if self.state == State::Unhealthy && self.alive {
             self.healthy(turn);
         } else if self.state == State::Unhealthy {
-            self.enter(State::Ready);
-            self.must(turn, Token::Told("ready"));
+            self.enter(State::Ready, turn.now);
+            self.must_tell(turn, "ready", self.with_pid());
         }
     }
 
-    pub fn fault(&mut self, turn: &mut Turn<'_>) {
+    pub fn fault(&mut self, cause: String, turn: &mut Turn<'_>) {
         self.saw(turn, Trigger::Fault);
-        self.must(turn, Token::Told("unhealthy"));
-        self.take(Why::Fault, turn);
+        let fields = Fields::default().with("reason", &cause);
+        self.must_tell(turn, "unhealthy", fields);
+        self.take(Why::Fault, cause, turn);
     }
 
     pub fn notified(&mut self, what: &Notification, turn: &mut Turn<'_>) {
@@ -178,7 +211,7 @@ impl Course {
             Notification::Ready if self.reload.is_some() => {
                 self.law = Law::Reload;
                 self.reload = None;
-                self.must(turn, Token::Told("reloaded"));
+                self.must_tell(turn, "reloaded", self.with_pid());
             }
             Notification::Ready if self.spec.kind == ServiceType::Notify => self.ready(turn),
             Notification::Reloading if self.is_provided() => self.begin_reload(turn),
@@ -186,8 +219,9 @@ impl Course {
                 self.saw(turn, Trigger::Leaving);
                 if self.is_live() {
                     self.law = Law::Stop;
-                    self.must(turn, Token::Told("stop"));
-                    self.begin_stopping(Why::Leaving, turn);
+                    let cause = "STOPPING=1".to_owned();
+                    self.must_tell(turn, "stop", self.with_pid().with("cause", &cause));
+                    self.begin_stopping(Why::Leaving, cause, turn);
                 }
             }
             Notification::Watchdog => {
@@ -198,7 +232,7 @@ impl Course {
             }
             Notification::WatchdogTrigger if self.silence_ends.is_some() => {
                 self.law = Law::Watchdog;
-                self.fault(turn);
+                self.fault("watchdog".to_owned(), turn);
             }
             Notification::WatchdogInterval(interval) => {
                 self.law = Law::Watchdog;
@@ -232,30 +266,33 @@ impl Course {
     pub fn begin_reload(&mut self, turn: &mut Turn<'_>) {
         self.law = Law::Reload;
         if self.reload.is_none() {
-            self.must(turn, Token::Told("reload"));
+            self.must_tell(turn, "reload", self.with_pid());
         }
         self.reload = Some(Limit::new(turn.now, self.spec.start_timeout));
     }
 
     /// An operator asks for it; a service that speaks has to say when it is done.
     pub fn reload(&mut self, turn: &mut Turn<'_>) {
-        if !self.is_provided() || !self.process {
+        if !self.is_provided() || self.pid.is_none() {
             return;
         }
         let Some(signal) = self.spec.reload_signal else {
-            return self.must_by(Law::Reload, turn, Token::Told("warning"));
+            let fields = Fields::default().with("what", "reload");
+            let error = "no reload-signal is configured; nothing was sent";
+            return self.must_tell_by(Law::Reload, turn, "warning", fields.with("error", error));
         };
         if self.spec.kind == ServiceType::Notify {
             self.begin_reload(turn);
         } else {
-            self.must(turn, Token::Told("reload"));
+            self.must_tell(turn, "reload", self.with_pid());
         }
         self.must(turn, Token::Signal(signal));
     }
 
-    pub fn main_moved(&mut self, turn: &mut Turn<'_>) {
-        if self.is_running() && self.process && self.program == Program::Main {
-            self.must(turn, Token::Told("main"));
+    pub fn main_moved(&mut self, pid: i32, turn: &mut Turn<'_>) {
+        if let (Some(before), true, Program::Main) = (self.pid, self.is_running(), self.program) {
+            (self.pid, self.last_pid) = (Some(pid), Some(pid));
+            self.must_tell(turn, "main", self.with_pid().with("before", before));
         }
     }
 }

@@ -18,16 +18,20 @@ mod course;
 mod ending;
 mod hearing;
 mod set;
+mod status;
 mod token;
+mod told;
 
 use crate::coverage::Coverage;
 use crate::invariants::{Checked, Law, check};
-use course::{Course, Due, Turn, Why};
+use crate::jitter::Jitter;
+use course::{Course, Due, Turn};
 use std::time::Duration;
 use supervisor::core::table::Trigger;
-use supervisor::core::{Action, Command, Core, Input, Machine, State};
+use supervisor::core::{Action, Command, Core, Input, Machine, ProbeKind, State};
 use supervisor::spec::Spec;
 use token::{NOBODY, Token, token};
+use told::{Fields, delay_told};
 
 type Time = Duration;
 
@@ -36,6 +40,34 @@ const LEAP: Time = Duration::from_secs(2);
 
 /// What counts from one gap to the end of the next, if the missed deadline is so far away.
 const BETWEEN_GAPS: Time = Time::from_secs(5);
+
+/// A threshold that is going to be reached, by what happens there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Border {
+    /// A restart leaves the window of the intensity, or lasting health is reached, or a first start in vain has
+    /// been waited for: an end of the instance is judged by it.
+    Law,
+    /// The bound of a start, of a stop, of a reload.
+    Start,
+    Stop,
+    Reload,
+    /// A delay, or the patience with who is blocked or unhealthy.
+    Wait,
+    /// The patience with who cannot be started.
+    Deferral,
+    /// The silence that the watchdog allows.
+    Silence,
+    /// The time for an answer.
+    Answer(ProbeKind),
+}
+
+/// An action that nothing of a service by itself asked for: whom it concerns, and its place among the actions.
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    place: usize,
+    token: Token,
+    action: usize,
+}
 
 /// See the module.
 pub struct Model {
@@ -54,9 +86,10 @@ pub struct Model {
     /// Timers in a row without time passing.
     idle_timers: usize,
     due: Vec<Due>,
-    rest: Vec<(usize, Token)>,
+    rest: Vec<Seen>,
     pub coverage: Coverage,
     pub gaps: u64,
+    pub jitter: Jitter,
 }
 
 impl Model {
@@ -80,6 +113,7 @@ impl Model {
             rest: Vec::new(),
             coverage: Coverage::default(),
             gaps: 0,
+            jitter: Jitter::default(),
         }
     }
 
@@ -89,6 +123,11 @@ impl Model {
 
     pub fn escalations(&self) -> u64 {
         self.courses.iter().map(|c| c.escalations).sum()
+    }
+
+    /// The thresholds that a service is going to reach, as things are.
+    pub fn borders(&self, place: usize) -> Vec<(Time, Border)> {
+        self.courses[place].borders()
     }
 
     pub fn is_over(&self) -> bool {
@@ -109,11 +148,11 @@ impl Model {
         }
         self.mind_the_gap(now);
         self.happens(now, input);
-        self.match_due(actions)?;
-        self.set_moves(now)?;
+        self.match_due(now, actions)?;
+        self.set_moves(now, actions)?;
         self.nobody_is_forgotten()?;
         for (course, machine) in self.courses.iter_mut().zip(core.machines()) {
-            agree(now, self.gap, course, machine)?;
+            agree(now, self.gap, course, machine, &mut self.jitter)?;
         }
         self.nobody_is_lost()?;
         self.deadline = self.courses.iter().filter_map(Course::deadline).min();
@@ -137,8 +176,13 @@ impl Model {
         };
         if self.gap {
             self.gaps += 1;
-            let (place, token, law) = (NOBODY, Token::Told("time.gap"), Law::Gap);
-            self.due.push(Due { place, token, law });
+            let fields = Fields::default().with_ms("gap_ms", gap);
+            self.due.push(Due {
+                place: NOBODY,
+                token: Token::Told("time.gap"),
+                fields: fields.with("then", "given back to whoever was being waited for"),
+                law: Law::Gap,
+            });
             for course in &mut self.courses {
                 course.stood_still(gap);
             }
@@ -167,13 +211,13 @@ impl Model {
             Input::Start => self.begun = true,
             Input::Milestone(name) => self.milestones.push(name),
             Input::Command(id, command) => commanded(courses, edges, id.0, *command, turn),
-            Input::Spawned(id, _) => courses[id.0].spawned(turn),
+            Input::Spawned(id, pid) => courses[id.0].spawned(*pid, turn),
             Input::Executed(id) => courses[id.0].executed(turn),
-            Input::SpawnFailed(id, failure) => courses[id.0].not_spawned(failure.fault, turn),
-            Input::Exited(id, exit) => courses[id.0].exited(&exit.status, turn),
+            Input::SpawnFailed(id, failure) => courses[id.0].not_spawned(failure, turn),
+            Input::Exited(id, exit) => courses[id.0].exited(exit, turn),
             Input::TreeGone(id) => courses[id.0].tree_gone(turn),
             Input::OutOfMemory(id) => courses[id.0].out_of_memory(turn),
-            Input::MainMoved(id, _) => courses[id.0].main_moved(turn),
+            Input::MainMoved(id, pid) => courses[id.0].main_moved(*pid, turn),
             Input::Notify(id, what) => courses[id.0].notified(what, turn),
             Input::Probe {
                 id,
@@ -182,7 +226,7 @@ impl Model {
                 result,
             } => {
                 if courses[id.0].probes[*kind as usize].attempt == *attempt {
-                    courses[id.0].answered(*kind, result.is_ok(), turn);
+                    courses[id.0].answered(*kind, result, turn);
                 }
             }
             // No service of this world has a channel to init, as its own roles do.
@@ -199,39 +243,50 @@ impl Model {
     }
 
     /// Takes what had to follow out of what followed; the rest is left for the set.
-    fn match_due(&mut self, actions: &[Action]) -> Checked {
+    fn match_due(&mut self, now: Time, actions: &[Action]) -> Checked {
         let mut rest = std::mem::take(&mut self.rest);
         rest.clear();
-        for action in actions {
+        for (number, action) in actions.iter().enumerate() {
             let find = |name: &str| {
                 let place = self.courses.iter().position(|c| c.spec.name == name);
                 place.unwrap_or(NOBODY)
             };
-            let seen = token(action, find);
-            match self.due_at(seen.0, seen.1) {
+            let (place, token) = token(action, find);
+            match self.due_at(place, token, action) {
                 Some(found) => {
                     self.due.remove(found);
+                    if let (Some(course), Some(ms)) =
+                        (self.courses.get_mut(place), delay_told(action))
+                    {
+                        course.delay_told = Some(ms);
+                    }
                 }
-                None => rest.push(seen),
+                None => rest.push(Seen {
+                    place,
+                    token,
+                    action: number,
+                }),
             }
         }
         self.rest = rest;
-        self.nothing_is_missing()
+        self.nothing_is_missing(now, actions)
     }
 
-    fn due_at(&self, place: usize, token: Token) -> Option<usize> {
-        let same = |due: &Due| (due.place, due.token) == (place, token);
+    fn due_at(&self, place: usize, token: Token, action: &Action) -> Option<usize> {
+        let same = |due: &Due| (due.place, due.token) == (place, token) && due.fields.fit(action);
         self.due.iter().position(same)
     }
 
-    fn nothing_is_missing(&self) -> Checked {
-        let Some(Due { place, token, law }) = self.due.first() else {
+    fn nothing_is_missing(&self, now: Time, actions: &[Action]) -> Checked {
+        let Some(due) = self.due.first() else {
             return Ok(());
         };
-        let law = if self.gap { Law::Gap } else { *law };
+        let law = if self.gap { Law::Gap } else { due.law };
         check(false, law, || {
-            let (name, rest) = (self.name(*place), &self.rest);
-            format!("{name}: {token:?} had to follow; left: {rest:?}")
+            let (name, token, fields) = (self.name(due.place), due.token, &due.fields);
+            let rest = self.rest.iter();
+            let rest: Vec<String> = rest.map(|seen| shown(now, &actions[seen.action])).collect();
+            format!("{name}: {token:?} with{fields} had to follow; left: {rest:?}")
         })
     }
 
@@ -268,42 +323,24 @@ impl Model {
             format!("required_healthy() is {}", core.required_healthy())
         })
     }
+}
 
-    /// What is told agrees with what is.
-    pub fn told(&self, now: Time, core: &Core) -> Checked {
-        let statuses = core.status(now);
-        let all = statuses.len() == self.courses.len();
-        check(all, Law::Status, || format!("{} statuses", statuses.len()))?;
-        for status in statuses {
-            let Some(course) = self.courses.iter().find(|c| c.spec.name == status.name) else {
-                return check(false, Law::Status, || format!("{} is nobody", status.name));
-            };
-            let recent = course
-                .window
-                .iter()
-                .filter(|at| now - **at < course.spec.intensity.within);
-            let ends = course
-                .deadline()
-                .map(|at| supervisor::millis(at.saturating_sub(now)));
-            let next = status.explanation.next.iter().filter_map(|n| n.in_ms).min();
-            let agrees = status.state == course.state.name()
-                && status.wanted == course.wanted
-                && status.pid.is_some() == course.process
-                && status.restarts == course.restarts
-                && status.intensity.0 as usize == recent.count()
-                && status.reloading == course.reload.is_some()
-                && !status.explanation.because.is_empty()
-                && next == ends;
-            check(agrees, Law::Status, || {
-                format!("{status:?} of {:?}", course.state)
-            })?;
-        }
-        Ok(())
+/// An action as it is shown to a person.
+fn shown(now: Time, action: &Action) -> String {
+    match action {
+        Action::Emit(event) => event.line(now),
+        action => format!("{action:?}"),
     }
 }
 
 /// Core and model are of one mind about a service.
-fn agree(now: Time, gap: bool, course: &mut Course, machine: &Machine) -> Checked {
+fn agree(
+    now: Time,
+    gap: bool,
+    course: &mut Course,
+    machine: &Machine,
+    jitter: &mut Jitter,
+) -> Checked {
     let name = course.spec.name.clone();
     let law = if gap { Law::Gap } else { course.law };
     let (ours, theirs) = (course.state, machine.state());
@@ -320,6 +357,8 @@ fn agree(now: Time, gap: bool, course: &mut Course, machine: &Machine) -> Checke
             .map_or(Time::MAX, |at| at.saturating_sub(now));
         let law = if course.state == State::Failed {
             Law::RetryAfter
+        } else if course.deferral.is_some() {
+            Law::Deferral
         } else {
             Law::Backoff
         };
@@ -327,7 +366,13 @@ fn agree(now: Time, gap: bool, course: &mut Course, machine: &Machine) -> Checke
             format!("{name} waits for {delay:?}, not between {low:?} and {high:?}")
         })?;
         course.bound(law, now, delay);
+        let told = course.delay_told.filter(|_| course.state == State::Backoff);
+        check(told.is_none_or(|ms| ms == delay.as_millis()), law, || {
+            format!("{name} waits for {delay:?}, and told {told:?} ms")
+        })?;
+        jitter.add(law, (low, high), delay);
     }
+    course.delay_told = None;
     let theirs = machine.deadline();
     let ours = course.next();
     // Whatever the core forgot, it forgot by the law of what is due.
@@ -364,9 +409,9 @@ fn commanded(
             if matches!(course.state, State::Backoff | State::Failed) {
                 course.saw(turn, Trigger::Start);
                 if course.state == State::Failed {
-                    course.must_by(Law::RetryAfter, turn, Token::Told("retry"));
+                    course.must_tell_by(Law::RetryAfter, turn, "retry", Fields::default());
                 }
-                course.anew(Law::Policy);
+                course.anew(Law::Policy, turn.now);
             }
         }
     }
@@ -375,7 +420,7 @@ fn commanded(
         Command::Start => {}
         Command::Stop | Command::Restart => {
             if course.is_live() {
-                course.leaving = Some(Why::Asked);
+                course.leaving = Some(set::REQUESTED.to_owned());
             }
             let waited = course.wanted;
             (course.wanted, course.done) = (command == Command::Restart, false);

@@ -1,14 +1,17 @@
 //! What concerns the set: who may start, who has to go, and in which order.
 
-use super::Model;
 use super::course::{Blocked, Course, Due, Turn, Why};
 use super::token::{NOBODY, Token};
+use super::{Model, Seen, shown};
 use crate::invariants::{Checked, Law, check};
 use std::collections::BTreeSet;
 use std::time::Duration;
 use supervisor::core::table::Trigger;
-use supervisor::core::{Program, State};
+use supervisor::core::{Action, Program, State};
 use supervisor::spec::{MILESTONES, Spec};
+
+/// The cause of what somebody wanted.
+pub const REQUESTED: &str = "requested";
 
 /// Whom a service knows, by place.
 pub struct Edges {
@@ -59,41 +62,42 @@ pub fn with_requirements(edges: &[Edges], place: usize) -> BTreeSet<usize> {
 
 impl Model {
     /// What the set does, action by action; each must be lawful where it stands.
-    pub(super) fn set_moves(&mut self, now: Duration) -> Checked {
+    pub(super) fn set_moves(&mut self, now: Duration, actions: &[Action]) -> Checked {
         let rest = std::mem::take(&mut self.rest);
         let mut others = Vec::new();
         self.see_who_leaves();
-        for (place, token) in &rest {
+        for Seen {
+            place,
+            token,
+            action,
+        } in &rest
+        {
             match token {
-                Token::Told("stop" | "stopped") => self.goes(now, *place)?,
+                Token::Told("stop" | "stopped") => self.goes(now, *place, &actions[*action])?,
                 Token::Spawn(program) if *place != NOBODY => {
                     self.starts(now, *place, *program)?;
                 }
                 Token::AllStopped => self.all_stop()?,
-                _ => {}
-            }
-            let moves = matches!(token, Token::Told("stop" | "stopped") | Token::AllStopped)
-                || matches!(token, Token::Spawn(_));
-            if !moves {
-                others.push((*place, *token));
+                _ => others.push((*place, *token, *action)),
             }
             self.see_who_leaves();
         }
         self.see_who_is_blocked(now);
-        for (place, token) in others {
-            match self.due_at(place, token) {
+        for (place, token, action) in others {
+            let action = &actions[action];
+            match self.due_at(place, token, action) {
                 Some(found) => {
                     self.due.remove(found);
                 }
                 None => {
                     return check(false, self.unasked(place, token), || {
-                        format!("{}: {token:?} has no reason", self.name(place))
+                        format!("{}: {} has no reason", self.name(place), shown(now, action))
                     });
                 }
             }
         }
         self.rest = rest;
-        self.nothing_is_missing()
+        self.nothing_is_missing(now, actions)
     }
 
     /// The law against doing this without a reason.
@@ -109,27 +113,40 @@ impl Model {
 
     /// Marks whoever cannot stay, and keeps the mark until they went.
     fn see_who_leaves(&mut self) {
+        let mut marked = BTreeSet::new();
         loop {
-            let mut marked = false;
-            for place in 0..self.courses.len() {
-                let course = &self.courses[place];
-                if course.leaving.is_some() || !course.is_live() {
-                    continue;
-                }
-                let lost = |r: &usize| {
-                    let required = &self.courses[*r];
-                    !required.is_provided() || required.leaving.is_some()
-                };
-                let loses = self.edges[place].requires.iter().any(lost);
-                if self.stopping || loses && !course.is_finished() {
-                    self.courses[place].leaving = Some(Why::Asked);
-                    marked = true;
+            let before = marked.len();
+            for (place, course) in self.courses.iter().enumerate() {
+                if course.leaving.is_none()
+                    && course.is_live()
+                    && (self.stopping || self.lost(place, &marked).is_some())
+                {
+                    marked.insert(place);
                 }
             }
-            if !marked {
-                return;
+            if marked.len() == before {
+                break;
             }
         }
+        for place in &marked {
+            let lost = self.lost(*place, &marked).filter(|_| !self.stopping);
+            let cause = match lost {
+                Some(lost) => format!("{} went, which it requires", self.name(lost)),
+                None => REQUESTED.to_owned(),
+            };
+            self.courses[*place].leaving = Some(cause);
+        }
+    }
+
+    /// The first of what a service requires that is gone or has to go; of one that has done its work nothing is lost.
+    fn lost(&self, place: usize, marked: &BTreeSet<usize>) -> Option<usize> {
+        let mut requires = self.edges[place].requires.iter().copied();
+        requires
+            .find(|r| {
+                let required = &self.courses[*r];
+                !required.is_provided() || required.leaving.is_some() || marked.contains(r)
+            })
+            .filter(|_| !self.courses[place].is_finished())
     }
 
     /// Whoever has to be gone before this one may go.
@@ -146,7 +163,7 @@ impl Model {
             .find(|c| c.is_running() && (self.stopping || !c.is_finished()))
     }
 
-    fn goes(&mut self, now: Duration, place: usize) -> Checked {
+    fn goes(&mut self, now: Duration, place: usize, action: &Action) -> Checked {
         let course = &self.courses[place];
         let leaves = course.is_live() && course.leaving.is_some();
         let law = if course.law == Law::Transitions {
@@ -171,16 +188,24 @@ impl Model {
         let course = &mut self.courses[place];
         course.saw(turn, Trigger::Stop);
         course.law = Law::StopOrder;
+        let cause = course.leaving.clone().unwrap_or_default();
         let told = if course.is_finished() {
             course.end_health(now);
-            course.rest(turn);
+            course.rest(&cause, turn);
             "stopped"
         } else {
-            course.take(Why::Asked, turn);
+            course.take(Why::Asked, cause.clone(), turn);
             "stop"
         };
         self.due = due;
-        let own = self.due_at(place, Token::Told(told));
+        let own = self.due_at(place, Token::Told(told), action);
+        check(own.is_some(), Law::Requirements, || {
+            format!(
+                "{}: {}, and the cause is {cause:?}",
+                self.name(place),
+                shown(now, action)
+            )
+        })?;
         own.map(|own| self.due.remove(own));
         Ok(())
     }
@@ -265,11 +290,10 @@ impl Model {
         }
         // In the order of the list of services.
         self.edges[place].requires.iter().find_map(|by| {
-            let (by, operator) = (*by, self.is_down(*by)?);
-            let state = self.courses[by].state;
+            let operator = self.is_down(*by)?;
             Some(Blocked {
-                by,
-                state,
+                name: self.name(*by).to_owned(),
+                state: self.courses[*by].state,
                 operator,
             })
         })
@@ -289,18 +313,23 @@ impl Model {
             if course.blocked == blocked {
                 continue;
             }
-            let counts = |b: Option<Blocked>| b.is_some_and(|b| !b.operator);
-            let (before, after) = (counts(course.blocked), counts(blocked));
-            course.blocked = blocked;
+            let counts = |b: &Option<Blocked>| b.as_ref().is_some_and(|b| !b.operator);
+            let (before, after) = (counts(&course.blocked), counts(&blocked));
+            course.blocked.clone_from(&blocked);
             if course.spec.required && after && !before {
                 course.bound(Law::Lost, now, course.spec.start_timeout);
             }
             if !after && course.state == State::Stopped {
                 course.limit = None;
             }
-            if blocked.is_some() {
-                let (token, law) = (Token::Told("blocked"), Law::Lost);
-                self.due.push(Due { place, token, law });
+            if let Some(blocked) = blocked {
+                let name = course.spec.name.as_str();
+                self.due.push(Due {
+                    place,
+                    token: Token::Told("blocked"),
+                    fields: blocked.fields().with("service", name),
+                    law: Law::Lost,
+                });
             }
         }
     }
@@ -308,9 +337,11 @@ impl Model {
     fn starts(&mut self, now: Duration, place: usize, program: Program) -> Checked {
         let course = &self.courses[place];
         let name = &course.spec.name;
-        check(!course.tree && !course.process, Law::OneInstance, || {
-            format!("{name} starts over what is left of it")
-        })?;
+        check(
+            !course.tree && course.pid.is_none(),
+            Law::OneInstance,
+            || format!("{name} starts over what is left of it"),
+        )?;
         if let Some((law, why)) = self.missing(place) {
             return check(false, law, || format!("{name} starts, and {why}"));
         }
@@ -332,7 +363,7 @@ impl Model {
         let runs = self
             .courses
             .iter()
-            .find(|c| c.is_running() || c.tree || c.process);
+            .find(|c| c.is_running() || c.tree || c.pid.is_some());
         let early = !self.stopping || runs.is_some();
         check(!early, Law::Shutdown, || {
             format!(
@@ -379,7 +410,7 @@ impl Model {
                 State::Healthy | State::Ready => false,
                 State::Stopped => {
                     let coming = |p: &usize| self.is_down(*p).is_none();
-                    let operator = course.blocked.is_some_and(|b| b.operator);
+                    let operator = course.blocked.as_ref().is_some_and(|b| b.operator);
                     let all_coming = self.edges[place].requires.iter().all(coming);
                     !(excused || operator || all_coming || waits_for_a_milestone)
                 }

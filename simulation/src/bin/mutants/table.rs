@@ -167,4 +167,30 @@ pub const MUTANTS: &[Mutant] = mutants! {
         "restarts: machine.restarts.total()," => "restarts: machine.restarts.total() + 1,";
     "a panic in the eighth death" in "ending.rs":
         "if self.deaths.len() >= DEATHS {" => "assert!(self.deaths.len() < DEATHS);\n        if self.deaths.len() >= DEATHS {";
+    "a restart counts for a moment longer" in "restart.rs":
+        "now.saturating_sub(at) < within" => "now.saturating_sub(at) <= within";
+    "health lasts a moment longer before it counts" in "ending.rs":
+        "now.saturating_sub(since) >= self.spec.backoff.reset_after" => "now.saturating_sub(since) > self.spec.backoff.reset_after";
+    "no jitter" in "restart.rs":
+        "1.0 + jitter * (2.0 * self.unit() - 1.0)" => "1.0 + 0.0 * jitter";
+    "the same jitter on every machine" in "restart.rs":
+        "Self(seed)" => "Self(seed - seed)";
+    "a restart without its cause" in "ending.rs":
+        "                    .with(\"cause\", cause);\n                self.tell(turn, event);\n                if delay" => "                    ;let _ = cause;\n                self.tell(turn, event);\n                if delay";
+    "every exit status is 0" in "ending.rs":
+        "ExitStatus::Code(code) => event.with(\"status\", code)," => "ExitStatus::Code(_) => event.with(\"status\", 0),";
+    "what the level above does is not told" in "lost.rs":
+        "self.tell(turn, event.with(\"then\", then.name()));\n        match then" => "self.tell(turn, event);\n        match then";
+    "the main process is not replaced" in "heard.rs":
+        "self.pid.replace(pid)" => "self.pid";
+    "an instance is buried with another cause" in "ending.rs":
+        "self.bury(cause.clone(), turn.now);" => "self.bury(Cause::Requested, turn.now);";
+    "an end for want of memory is a signal" in "ending.rs":
+        "ExitStatus::Signal(libc::SIGKILL, _) if self.end.oom =>" => "ExitStatus::Signal(libc::SIGKILL, _) if self.end.oom && false =>";
+    "every stop was requested" in "ending.rs":
+        "self.event_with_pid(\"service.stop\").with(\"cause\", &cause)" => "self.event_with_pid(\"service.stop\").with(\"cause\", Cause::Requested)";
+    "a delay is told as another" in "ending.rs":
+        ".with_ms(\"delay_ms\", delay)" => ".with_ms(\"delay_ms\", delay * 2)";
+    "an event names another process" in "machine.rs":
+        "Some(pid) => self.event(name).with(\"pid\", pid)," => "Some(pid) => self.event(name).with(\"pid\", pid + 1),";
 };
