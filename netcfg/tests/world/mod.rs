@@ -16,7 +16,7 @@ use std::time::Duration;
 use dhcproto::v4::Message;
 use dhcproto::{Decodable, Decoder};
 use netcfg::dhcp4::arp::Arp;
-use netcfg::dhcp4::client::{Action, Client, Event, Note, To};
+use netcfg::dhcp4::client::{Action, Client, Counters, Event, Note, To};
 use netcfg::dhcp4::request::Identity;
 use netcfg::mac::Mac;
 use netcfg::rng::Rng;
@@ -68,6 +68,9 @@ pub struct World {
     pub file: Option<String>,
     rng: Rng,
     wire: Vec<(Duration, Frame)>,
+    /// What the client has to have counted since it began, and the datagrams that it got.
+    tally: Counters,
+    payloads: u64,
     /// Everything the client did, for comparing runs.
     pub log: Vec<(Duration, Action)>,
 }
@@ -99,6 +102,8 @@ impl World {
             file: None,
             rng,
             wire: vec![],
+            tally: Counters::default(),
+            payloads: 0,
             log: vec![],
         }
     }
@@ -158,6 +163,8 @@ impl World {
         self.checker.age_known =
             saved.is_some() && !matches!(how, Restart::MachineWithoutClock { .. });
         self.checker.restart();
+        self.tally = Counters::default();
+        self.payloads = 0;
         self.carrier = false;
         let rng = Rng::new(self.rng.next_u64());
         self.client = Client::new(self.identity.clone(), rng, self.clock(), saved);
@@ -169,7 +176,10 @@ impl World {
     pub fn step(&mut self, event: Event<'_>) {
         let now = self.now;
         match event {
-            Event::Payload(payload) => self.checker.payload(payload),
+            Event::Payload(payload) => {
+                self.payloads += 1;
+                self.checker.payload(payload);
+            }
             Event::Arp(payload) => self.note_gateway(payload),
             // In whatever network it comes back, the gateway has to answer there.
             Event::CarrierDown => self.carrier = false,
@@ -185,6 +195,7 @@ impl World {
             self.log.push((now, action));
         }
         self.checker.after_step(now, self.client.applied());
+        self.counted();
         if let Some(lease) = self.client.applied() {
             assert!(lease.times.is_valid_at(self.clock()), "after its lease");
         }
@@ -200,6 +211,15 @@ impl World {
         assert_eq!(sockets.udp, self.checker.applied.is_some());
     }
 
+    /// Whoever asks why there is no address is told what there was.
+    fn counted(&self) {
+        let counted = self.client.counters();
+        let seen = |of: &Counters| [of.sent, of.arps_sent, of.naks, of.refused, of.conflicts];
+        assert_eq!(seen(&counted), seen(&self.tally));
+        let dropped = counted.not_ours + counted.unreadable + counted.force_renews;
+        assert_eq!(counted.received + dropped, self.payloads);
+    }
+
     fn note_gateway(&mut self, payload: &[u8]) {
         let gateways = &self.neighbours;
         if let Some(arp) = Arp::decode(payload) {
@@ -212,12 +232,14 @@ impl World {
         let now = self.now;
         match action {
             Action::Send { to, payload } => {
+                self.tally.sent += 1;
                 self.checker.send(now, *to, payload);
                 self.transmit(payload);
             }
             Action::Arp(payload) => {
                 let arp = Arp::decode(payload).expect("legal");
                 assert_eq!(payload.len(), 28);
+                self.tally.arps_sent += 1;
                 self.checker.arp(now, &arp);
                 self.transmit_arp(&arp, payload);
             }
@@ -240,6 +262,9 @@ impl World {
                 self.file = None;
                 self.checker.saved = None;
             }
+            Action::Note(Note::Nak { .. }) => self.tally.naks += 1,
+            Action::Note(Note::Refused { .. }) => self.tally.refused += 1,
+            Action::Note(Note::Conflict { .. }) => self.tally.conflicts += 1,
             Action::Note(_) => {}
         }
     }
