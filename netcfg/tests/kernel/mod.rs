@@ -1,5 +1,7 @@
 //! A model of what netcfg needs of a machine: links, addresses, routes, files, and a wire with one
-//! honest DHCP server on it. Whatever is asked of it can be made to fail.
+//! honest DHCP server and a gateway on it, which answers by ARP. Whatever is asked of it can be made to fail.
+//!
+//! IPv6, router advertisements, time servers and VLANs are not here: who asks for them hears nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
@@ -9,8 +11,10 @@ use dhcproto::v4::{DhcpOption, HType, Message, MessageType, Opcode, OptionCode};
 use dhcproto::{Decodable, Decoder, Encodable};
 use ipnet::IpNet;
 use netcfg::Config;
+use netcfg::config::Role;
 use netcfg::core::{Command, Core, Doing, Event, Failure, Input, Socket, Start};
 use netcfg::desired::{Address, Route};
+use netcfg::dhcp4::arp::{self, Arp};
 use netcfg::link::Link;
 use netcfg::mac::Mac;
 use netcfg::reconcile::{Detection, Op, Seen, SeenAddress, SeenRoute};
@@ -19,6 +23,9 @@ use netcfg::store::{self, Clocks};
 
 /// What the server grants, in seconds.
 pub const LEASE: u32 = 600;
+
+/// The card of every gateway.
+const GATEWAY: Mac = Mac([2, 0, 0, 1, 0, 1]);
 
 /// How often, of 255, each kind of thing goes wrong.
 #[derive(Debug, Clone, Copy, Default)]
@@ -33,6 +40,10 @@ pub struct Faults {
     pub writing: u8,
     /// Sockets that cannot be opened.
     pub opening: u8,
+    /// Links that cannot be set up.
+    pub preparing: u8,
+    /// Frames that cannot be sent.
+    pub sending: u8,
     /// Frames that are lost, each way.
     pub loss: u8,
 }
@@ -59,12 +70,25 @@ pub struct Machine {
     pub events: Vec<Event>,
     plugged: u32,
     open: BTreeSet<(u32, Socket)>,
-    wire: Vec<(Duration, u32, Vec<u8>)>,
+    wire: Vec<(Duration, u32, Frame)>,
     granted: BTreeMap<Mac, Duration>,
+    /// The addresses that were told, by the name of their link, until their end was told.
+    told: BTreeSet<(String, IpNet)>,
+    /// What was told to be lost, by the number of its link, until it is set again.
+    lost: Vec<(u32, IpNet)>,
     write_failed: bool,
+    /// A dump or a change of addresses and routes was refused: who tries later and later may be late. Or a lease was
+    /// not kept: the next run knows an older one.
+    failed: bool,
     rng: Rng,
     seed: u64,
     config: Config,
+}
+
+/// What an answer is.
+enum Frame {
+    Dhcp(Vec<u8>),
+    Arp(Vec<u8>),
 }
 
 /// The kernel gives no number twice: a card that comes back is another link. Modulo this, it is
@@ -122,7 +146,10 @@ impl Machine {
             open: BTreeSet::new(),
             wire: vec![],
             granted: BTreeMap::new(),
+            told: BTreeSet::new(),
+            lost: vec![],
             write_failed: false,
+            failed: false,
             rng,
             seed,
             config,
@@ -221,6 +248,14 @@ impl Machine {
     pub fn input(&mut self, input: Input<'_>) {
         let commands = self.core.step(self.now, input);
         self.carry_out(commands);
+        if !self.failed {
+            let has = |(link, net): &(u32, IpNet)| {
+                let mut addresses = self.seen.addresses.iter();
+                addresses.any(|s| s.ours && s.link == *link && s.address.net == *net)
+            };
+            let stays = self.lost.iter().find(|lost| has(lost));
+            assert_eq!(stays, None, "told to be lost, and not taken away");
+        }
         if let Some(deadline) = self.core.deadline() {
             assert!(
                 deadline > self.now,
@@ -257,6 +292,7 @@ impl Machine {
         };
         match command {
             Command::Look | Command::See if self.goes_wrong(self.faults.asking) => {
+                self.failed = true;
                 failed(Doing::Asking, None)
             }
             Command::Look => Some(Input::Links(self.links.clone())),
@@ -276,6 +312,7 @@ impl Machine {
                     | Op::RemoveAddress(link, _)) = op;
                     let there = self.links.iter().any(|known| known.index == link);
                     if !there || self.goes_wrong(self.faults.applying) {
+                        self.failed = true;
                         failures.push((op, "a fault".to_owned()));
                     } else {
                         self.apply(op);
@@ -294,6 +331,9 @@ impl Machine {
             Command::Prepare { link, up, mtu, .. } => {
                 // Property 9: nobody on the wire changes a link's MTU, which resets some cards.
                 assert_eq!(mtu, None, "the configuration sets none");
+                if self.goes_wrong(self.faults.preparing) {
+                    return failed(Doing::Preparing, Some(link));
+                }
                 for known in &mut self.links {
                     if known.index == link && up {
                         known.up = true;
@@ -313,12 +353,29 @@ impl Machine {
                 self.open.remove(&(link, socket));
                 None
             }
+            Command::Send { link, .. } | Command::SendArp { link, .. }
+                if self.goes_wrong(self.faults.sending) =>
+            {
+                failed(Doing::Sending, Some(link))
+            }
             Command::Send { link, payload, .. } => {
-                self.transmit(link, &payload);
+                if self.carries(link) {
+                    self.transmit(link, &payload);
+                }
                 None
+            }
+            Command::SendArp { link, payload } => {
+                if self.carries(link) {
+                    self.transmit_arp(link, &payload);
+                }
+                None
+            }
+            Command::SyncLease { link, .. } if self.goes_wrong(self.faults.writing) => {
+                failed(Doing::Storing, Some(link))
             }
             Command::SaveLease { link, mac, lease } => {
                 if self.goes_wrong(self.faults.writing) {
+                    self.failed = true;
                     return failed(Doing::Storing, Some(link));
                 }
                 let text = store::write(&lease, &self.clocks());
@@ -340,7 +397,6 @@ impl Machine {
             Command::SyncLease { .. }
             | Command::LoopbackUp
             | Command::AddVlan { .. }
-            | Command::SendArp { .. }
             | Command::Send6 { .. }
             | Command::Solicit { .. }
             | Command::SendNtp { .. }
@@ -356,40 +412,94 @@ impl Machine {
         }
     }
 
-    /// Whoever reads that there is an address finds it, its way out, and its servers.
-    fn told(&self, event: &Event) {
-        if event.name != "net.address" {
-            return;
+    /// What is told is true at this moment.
+    fn told(&mut self, event: &Event) {
+        match event.name {
+            "net.address" => self.told_address(event),
+            "net.renewed" => self.told_renewed(event),
+            "net.lost" => self.told_lost(event),
+            _ => {}
         }
-        let field = |key| {
-            let mut fields = event.fields.iter();
-            fields.find_map(|(name, value)| (*name == key).then_some(value.as_str()))
-        };
-        let link = self
-            .links
-            .iter()
-            .find(|l| Some(&l.name[..]) == field("link"));
-        let index = link.expect("a link that is there").index;
-        let net: IpNet = field("address")
-            .unwrap_or_default()
-            .parse()
-            .expect("a prefix");
+    }
+
+    /// The number of the link of this name, if it is there.
+    fn index(&self, name: &str) -> Option<u32> {
+        let mut links = self.links.iter();
+        let link = links.find(|link| link.name == name);
+        link.map(|link| link.index)
+    }
+
+    /// Until when the kernel keeps an address of ours, if it has it.
+    fn kept(&self, link: u32, net: IpNet) -> Option<Option<Duration>> {
         let mut addresses = self.seen.addresses.iter();
+        let ours = addresses.find(|s| s.ours && s.link == link && s.address.net == net);
+        ours.map(|seen| seen.address.until)
+    }
+
+    /// Whoever reads that there is an address finds it, its way out, and its servers.
+    fn told_address(&mut self, event: &Event) {
+        let name = field(event, "link").expect("of a link");
+        let index = self.index(name).expect("a link that is there");
+        let net = net(event);
         assert!(
-            addresses.any(|seen| seen.link == index && seen.address.net == net),
+            self.kept(index, net).is_some(),
             "told before it was there: {event:?}"
         );
-        if let Some(gateway) = field("gateway") {
+        let mut routes = self.seen.routes.iter();
+        if let Some(gateway) = field(event, "gateway") {
             let via: IpAddr = gateway.parse().expect("an address");
-            let mut routes = self.seen.routes.iter();
             assert!(routes.any(|seen| seen.link == index && seen.route.via == Some(via)));
         }
         let text = self.resolv_conf.as_deref().unwrap_or_default();
-        for dns in field("dns").into_iter().flat_map(|dns| dns.split(',')) {
+        for dns in field(event, "dns")
+            .into_iter()
+            .flat_map(|dns| dns.split(','))
+        {
             let listed = text.contains(&format!("nameserver {dns}\n"));
             let crowded = text.matches("nameserver").count() == 3;
             assert!(listed || crowded || self.write_failed, "{event:?}: {text}");
         }
+        self.told.insert((name.to_owned(), net));
+    }
+
+    /// It is the address that was told, and the kernel keeps it for as long as the server has just granted.
+    fn told_renewed(&self, event: &Event) {
+        let name = field(event, "link").expect("of a link");
+        let index = self.index(name).expect("a link that is there");
+        let net = net(event);
+        let told = self.told.contains(&(name.to_owned(), net));
+        assert!(told, "{event:?}");
+        assert_eq!(field(event, "lease_s"), Some("600"));
+        assert_eq!(field(event, "server"), Some(&server(index).to_string()[..]));
+        let until = self.kept(index, net).expect("told before it was there");
+        let granted = *self.granted.get(&mac(index)).expect("nobody granted it");
+        let least = granted + Duration::from_secs(590);
+        assert!(until >= Some(least), "{event:?}: {until:?}");
+    }
+
+    /// For the reason that it says. Whether it is taken away is looked at when all is done.
+    fn told_lost(&mut self, event: &Event) {
+        let name = field(event, "link").expect("of a link");
+        let index = self.index(name);
+        let net = net(event);
+        if !self.failed {
+            let told = self.told.remove(&(name.to_owned(), net));
+            assert!(told, "{event:?}");
+            let reason = field(event, "reason").expect("a reason");
+            let link = self.links.iter().find(|link| Some(link.index) == index);
+            let holds = match reason {
+                "gone" => link.is_none(),
+                "carrier" => link.is_some_and(|link| !link.carrier),
+                // What was kept over a restart is in whole seconds, and the kernel's time may be that much later.
+                "expired" => index.is_some_and(|index| {
+                    let until = self.kept(index, net);
+                    until.is_none_or(|until| until <= Some(self.now + Duration::from_secs(3)))
+                }),
+                _ => false,
+            };
+            assert!(holds, "{event:?}: {link:?}");
+        }
+        self.lost.extend(index.map(|index| (index, net)));
     }
 
     /// What the kernel does with an operation, and what must never be asked of it.
@@ -408,6 +518,11 @@ impl Machine {
                         ours: true,
                         detection: Detection::Passed,
                     });
+                }
+                self.lost.retain(|lost| *lost != (link, address.net));
+                if self.config.link[0].address.contains(&address.net) {
+                    assert_eq!(address.until, None, "fixed");
+                    return;
                 }
                 // Never for longer than the server knows.
                 let granted = self.granted.get(&mac(link)).expect("nobody granted it");
@@ -451,9 +566,7 @@ impl Machine {
 
     /// The wire and the server at its other end.
     fn transmit(&mut self, index: u32, payload: &[u8]) {
-        let carried = self.links.iter().any(|l| l.index == index && l.carrier);
-        let lost = self.goes_wrong(self.faults.loss) || self.goes_wrong(self.faults.loss);
-        if !carried || lost || !self.serving {
+        if !self.serving {
             return;
         }
         let Ok(asked) = Message::decode(&mut Decoder::new(payload)) else {
@@ -490,7 +603,31 @@ impl Machine {
         }
         let delay = Duration::from_micros(100) + self.rng.up_to(Duration::from_millis(5));
         let bytes = reply.to_vec().expect("encodes");
-        self.wire.push((self.now + delay, index, bytes));
+        self.wire
+            .push((self.now + delay, index, Frame::Dhcp(bytes)));
+    }
+
+    /// Whether a frame, and the answer to it, gets over the wire.
+    fn carries(&mut self, index: u32) -> bool {
+        let carried = self.links.iter().any(|l| l.index == index && l.carrier);
+        let lost = self.goes_wrong(self.faults.loss) || self.goes_wrong(self.faults.loss);
+        carried && !lost
+    }
+
+    /// The gateway answers for its address, whether the DHCP server does or not.
+    fn transmit_arp(&mut self, index: u32, payload: &[u8]) {
+        let arp = Arp::decode(payload).expect("a legal frame");
+        assert_eq!(arp.sender_mac, mac(index));
+        if arp.op == arp::Op::Request && arp.target == server(index) {
+            let answer = Arp {
+                op: arp::Op::Reply,
+                target_mac: arp.sender_mac,
+                ..Arp::question(GATEWAY, arp.target, arp.sender)
+            };
+            let delay = Duration::from_micros(100) + self.rng.up_to(Duration::from_millis(2));
+            let frame = Frame::Arp(answer.encode());
+            self.wire.push((self.now + delay, index, frame));
+        }
     }
 
     /// Lets the world turn until `end`.
@@ -507,13 +644,16 @@ impl Machine {
             self.expire();
             match self.wire.iter().position(|(at, ..)| *at <= self.now) {
                 Some(at) => {
-                    let (_, link, payload) = self.wire.swap_remove(at);
-                    let listening = self.open.iter().any(|(open, _)| *open == link);
-                    if listening {
-                        self.input(Input::Dhcp4 {
-                            link,
-                            payload: &payload,
-                        });
+                    let (_, link, frame) = self.wire.swap_remove(at);
+                    let listens = |socket| self.open.contains(&(link, socket));
+                    match &frame {
+                        Frame::Dhcp(payload) if listens(Socket::Packet) || listens(Socket::Udp) => {
+                            self.input(Input::Dhcp4 { link, payload });
+                        }
+                        Frame::Arp(payload) if listens(Socket::Arp) => {
+                            self.input(Input::Arp { link, payload });
+                        }
+                        _ => {}
                     }
                 }
                 None => self.input(Input::Timer),
@@ -539,21 +679,42 @@ impl Machine {
         self.input(Input::Changed);
     }
 
-    /// Whether the link of a card has what its server gives, and only that.
+    /// Whether the link of a card has what its server gives and the configuration says, and only that.
     pub fn is_configured(&self, card: u32) -> bool {
         let link = self.link(card);
+        let config = &self.config.link[0];
+        let uplink = config.role == Role::Uplink;
         let addresses = self.seen.addresses.iter();
-        let nets: Vec<IpNet> = addresses
+        let nets: BTreeSet<IpNet> = addresses
             .filter(|s| s.ours && Some(s.link) == link)
             .map(|s| s.address.net)
             .collect();
+        let leased = config.dhcp4.then(|| address(card));
+        let wanted: BTreeSet<IpNet> = config.address.iter().copied().chain(leased).collect();
         let routes = self.seen.routes.iter();
         let routes = routes.filter(|s| s.ours && Some(s.link) == link);
-        let default = |s: &SeenRoute| s.route.via == Some(IpAddr::V4(server(card)));
-        let servers = self.resolv_conf.as_deref().unwrap_or_default();
-        nets == [address(card)]
-            && routes.clone().count() == 2
-            && routes.clone().any(default)
-            && servers.contains(&format!("nameserver {}\n", server(card)))
+        let direct = routes.clone().filter(|s| s.route.via.is_none());
+        let direct: BTreeSet<IpNet> = direct.map(|s| s.route.to).collect();
+        let ways: Vec<IpAddr> = routes.filter_map(|s| s.route.via).collect();
+        let router = (config.dhcp4 && uplink).then(|| IpAddr::V4(server(card)));
+        let router = config.gateway.first().copied().or(router);
+        let text = self.resolv_conf.as_deref().unwrap_or_default();
+        let line = format!("nameserver {}\n", server(card));
+        nets == wanted
+            && direct == wanted.iter().map(IpNet::trunc).collect()
+            && ways == Vec::from_iter(router)
+            && text.contains(&line) == (config.dhcp4 && uplink)
     }
+}
+
+/// The value of a field of an event.
+fn field<'a>(event: &'a Event, key: &str) -> Option<&'a str> {
+    let mut fields = event.fields.iter();
+    fields.find_map(|(name, value)| (*name == key).then_some(value.as_str()))
+}
+
+/// The address that an event is about.
+fn net(event: &Event) -> IpNet {
+    let net = field(event, "address").unwrap_or_default();
+    net.parse().expect("a prefix")
 }
