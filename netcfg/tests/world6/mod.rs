@@ -1,6 +1,8 @@
 //! A simulated link with DHCPv6 servers: one client, loss, delay, outages, and a checker that
 //! looks at every single step. Time is simulated; a month takes milliseconds. One seed is one run.
 
+#![allow(dead_code, reason = "each test binary uses a part of the world")]
+
 use std::collections::{BTreeMap, VecDeque};
 use std::net::Ipv6Addr;
 use std::time::Duration;
@@ -9,7 +11,7 @@ use dhcproto::v6::{
     DhcpOption, IAAddr, IANA, Message, MessageType, OptionCode, Status, StatusCode, UnknownOption,
 };
 use dhcproto::{Decodable, Decoder, Encodable};
-use netcfg::dhcp6::client::{Action, Client, Event};
+use netcfg::dhcp6::client::{Action, Client, Counters, Event, Note};
 use netcfg::dhcp6::request::Identity;
 use netcfg::mac::Mac;
 use netcfg::rng::Rng;
@@ -282,6 +284,9 @@ pub struct World {
     /// What the servers know of our leases; `None` for ever.
     known: BTreeMap<Ipv6Addr, Option<Duration>>,
     on_link: bool,
+    /// What the client has to have counted, and the datagrams that it got.
+    tally: Counters,
+    payloads: u64,
     /// Everything the client did, for comparing runs.
     pub log: Vec<(Duration, Action)>,
 }
@@ -301,6 +306,8 @@ impl World {
             sends: VecDeque::new(),
             known: BTreeMap::new(),
             on_link: false,
+            tally: Counters::default(),
+            payloads: 0,
             log: vec![],
         }
     }
@@ -310,10 +317,14 @@ impl World {
         let now = self.now;
         let before: Vec<_> = self.client.applied().cloned().into_iter().collect();
         let asked = self.asked.clone();
+        self.payloads += u64::from(matches!(event, Event::Payload(_)));
         let actions = self.client.step(now, event);
         for action in actions {
             match &action {
-                Action::Send { payload } => self.check_send(payload),
+                Action::Send { payload } => {
+                    self.tally.sent += 1;
+                    self.check_send(payload);
+                }
                 Action::Apply(lease) => {
                     self.on_link = true;
                     let part = before.iter().any(|before| {
@@ -329,13 +340,21 @@ impl World {
                 Action::Withdraw(_) => {
                     assert!(std::mem::take(&mut self.on_link), "withdrawn twice");
                 }
-                Action::Note(_) => {}
+                Action::Note(Note::Refused { .. }) => self.tally.refused += 1,
+                Action::Note(Note::Conflict { .. }) => self.tally.declined += 1,
+                Action::Note(Note::Silence { .. }) => {}
             }
             self.log.push((now, action.clone()));
             if let Action::Send { payload } = action {
                 self.transmit(&payload);
             }
         }
+        // Whoever asks why there is no address is told what there was.
+        let counted = self.client.counters();
+        let seen = |of: &Counters| [of.sent, of.refused, of.declined];
+        assert_eq!(seen(&counted), seen(&self.tally));
+        let dropped = counted.not_ours + counted.unreadable;
+        assert_eq!(counted.received + dropped, self.payloads);
         assert_eq!(self.client.applied().is_some(), self.on_link);
         if let Some(lease) = self.client.applied() {
             for address in &lease.addresses {
