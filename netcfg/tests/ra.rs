@@ -200,6 +200,7 @@ fn facts_stand_for_their_lifetime() {
 #[test]
 fn only_routers_of_the_link_are_listened_to() {
     let mut facts = Facts::new();
+    assert_eq!(facts.ignored(), 0);
     let mut far = said(60, What::Servers(vec![server(1)]));
     far.router = server(1);
     assert!(!facts.step(s(0), far));

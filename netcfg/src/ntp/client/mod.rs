@@ -449,7 +449,9 @@ fn measure(
     wall: Duration,
     floor: Duration,
 ) -> Result<(Word, Offset), Wrong> {
-    let nanos = |time: Duration| i128::try_from(time.as_nanos()).unwrap_or(i128::MAX / 4);
+    let nanos = |time: Duration| {
+        i128::from(time.as_secs()) * 1_000_000_000 + i128::from(time.subsec_nanos())
+    };
     let took = now.saturating_sub(asked);
     let received = nanos(answer.received.since_1970(floor));
     let sent = nanos(answer.sent.since_1970(floor));

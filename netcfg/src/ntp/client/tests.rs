@@ -351,6 +351,69 @@ fn offline_nothing_is_sent_or_believed() {
 }
 
 #[test]
+fn an_answer_may_be_a_second_and_a_half_from_the_truth_and_no_more() {
+    for (way, usable) in [(0, true), (1, false)] {
+        let mut scene = Scene::new(1);
+        scene.now += Duration::from_micros(2 * way);
+        let mut bytes = answer(&scene.out[&address(1)], scene.booted + scene.now);
+        // The root dispersion, in seconds and 65,536ths.
+        bytes[8..12].copy_from_slice(&[0, 1, 0x80, 0]);
+        let from = socket(1);
+        let bytes = &bytes[..];
+        scene.give(Event::Payload { from, bytes });
+        scene.wait();
+        assert_eq!(
+            scene.offsets.len(),
+            usize::from(usable),
+            "{:?}",
+            scene.notes
+        );
+    }
+}
+
+#[test]
+fn after_a_round_no_answer_is_awaited() {
+    let mut scene = Scene::new(2);
+    scene.answer(1, 0);
+    assert!(scene.client.listens());
+    scene.wait();
+    assert_eq!(scene.offsets.len(), 1);
+    assert!(!scene.client.listens(), "the second one is late");
+    scene.wait();
+    assert!(scene.client.listens());
+    scene.give(Event::Online(false));
+    assert!(!scene.client.listens());
+}
+
+#[test]
+fn to_be_told_again_that_it_is_online_hurries_nothing() {
+    let mut scene = Scene::new(1);
+    for _ in 0..4 {
+        scene.wait();
+    }
+    let due = scene.client.deadline();
+    assert!(due > Some(scene.now + s(10)));
+    scene.give(Event::Online(true));
+    assert_eq!(scene.client.deadline(), due);
+    scene.now += s(5);
+    scene.give(Event::Online(false));
+    scene.give(Event::Online(true));
+    assert_eq!(scene.sent.last(), Some(&(scene.now, address(1))));
+}
+
+#[test]
+fn a_server_that_complains_is_left_alone_for_as_long_and_no_longer() {
+    for (seconds, asked) in [(127, 1), (128, 2)] {
+        let mut scene = Scene::new(1);
+        scene.kiss(1, b"RATE");
+        scene.give(Event::Online(false));
+        scene.now += s(seconds);
+        scene.give(Event::Online(true));
+        assert_eq!(scene.sent.len(), asked, "{seconds}");
+    }
+}
+
+#[test]
 fn servers_are_few_and_reachable() {
     let mut scene = Scene::new(0);
     let mut addresses: Vec<IpAddr> = ["0.0.0.0", "224.0.1.1", "255.255.255.255", "127.0.0.1"]
