@@ -1,7 +1,6 @@
 //! The control socket with real clients, honest, slow and hostile.
 
 use crate::rig::Container;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::Command;
@@ -176,15 +175,6 @@ fn slow_and_hostile_clients_are_nobodys_trouble() {
     while container.ask(&json!({"verb": "status"}))["ok"] != true {
         assert!(std::time::Instant::now() < end);
     }
-}
-
-#[test]
-fn a_datagram_socket_is_not_taken_for_a_client() {
-    let container = Container::start("datagram", TWO);
-    let socket = rustix::net::socket(AddressFamily::UNIX, SocketType::DGRAM, None).unwrap();
-    let address = SocketAddrUnix::new(container.dir.join("run/control")).unwrap();
-    assert!(rustix::net::connect(&socket, &address).is_err());
-    assert_eq!(container.status("db")["name"], "db");
 }
 
 #[test]

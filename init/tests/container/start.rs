@@ -1,7 +1,7 @@
 //! How services start: clean, as configured, after their checks, in their order.
 
 use crate::rig::{Container, require};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::net::TcpListener;
 use std::process::Command;
 
@@ -194,14 +194,18 @@ fn a_service_starts_before_its_address_is_there_and_answers_once_it_is() {
         "#,
     );
     container.until_shown("s: runs");
-    assert!(!container.was_told("service.deferred", &[]));
-    assert!(!container.was_told("service.ready", &[("service", "s")]));
+    // Its probe asks an address that is not there, and goes on asking.
+    let asked = |s: &Value| s["probes"][0]["bad"].as_u64().is_some_and(|bad| bad >= 3);
+    let status = container.until_status("s", "asked in vain", asked);
+    assert_eq!(status["state"], "starting", "{status}");
+    assert_eq!(status["probes"][0]["good"], 0, "{status}");
     let pid = container.pid().to_string();
     let mut ip = Command::new("nsenter");
     let ip = ip.args(["--net", "--target", &pid, "ip"]);
     let ip = ip.args(["address", "add", "192.0.2.1/32", "dev", "lo"]);
     assert!(ip.status().unwrap().success(), "ip address add");
     container.until("service.ready", &[("service", "s")]);
+    assert!(!container.was_told("service.deferred", &[]));
 }
 
 #[test]
@@ -267,7 +271,9 @@ fn a_program_that_is_not_there_is_never_ready() {
     let exit = container.until("service.exit", &[("service", "s")]);
     assert!(exit.field("error").starts_with("exec: No such file"));
     container.until("service.failed", &[("service", "s")]);
-    for event in ["service.ready", "service.healthy", "boot.healthy"] {
+    // The loss of a required service ends the container: with its last word, all that it ever told was heard.
+    container.until("shutdown.done", &[("verb", "reboot")]);
+    for event in ["service.ready", "service.healthy"] {
         assert!(!container.was_told(event, &[("service", "s")]), "{event}");
     }
     assert!(!container.was_told("boot.healthy", &[]));

@@ -1,7 +1,11 @@
 //! Whole trees: what hides is found, what is orphaned is reaped, what is asked to go is gone.
 
-use crate::rig::Container;
-use serde_json::json;
+use crate::rig::{Container, PATIENCE};
+use serde_json::{Value, json};
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Instant;
 
 #[test]
 fn a_daemon_that_hides_and_ignores_is_gone_as_a_tree() {
@@ -45,6 +49,17 @@ fn what_the_main_process_leaves_has_its_grace() {
     container.until("service.stopped", &[("service", "s")]);
 }
 
+/// How many processes PID 1 has reaped that were nobody's.
+fn orphans(control: &Path) -> u64 {
+    let mut stream = UnixStream::connect(control).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    writeln!(stream, "{}", json!({"verb": "status", "service": "s"})).unwrap();
+    let mut line = String::new();
+    BufReader::new(stream).read_line(&mut line).unwrap();
+    let answer: Value = serde_json::from_str(&line).unwrap();
+    answer["system"]["init"]["orphans"].as_u64().unwrap()
+}
+
 #[test]
 fn ten_thousand_orphans_at_once_are_reaped_and_nobody_waits() {
     let mut container = Container::start(
@@ -53,20 +68,29 @@ fn ten_thousand_orphans_at_once_are_reaped_and_nobody_waits() {
         exec = ["SERVICE", "orphans=10000", "print=over", "forever"]
         limits.tasks-max = 20000"#,
     );
+    // While they end, the control socket answers: it is asked all the time, from before the first of them ends until
+    // the last has ended.
+    let control = container.dir.join("run/control");
+    let asker = std::thread::spawn(move || {
+        let end = Instant::now() + PATIENCE;
+        let mut counts = vec![orphans(&control)];
+        while counts.last().is_some_and(|count| *count < 10_000) {
+            assert!(Instant::now() < end, "{:?} were reaped", counts.last());
+            counts.push(orphans(&control));
+        }
+        counts
+    });
     container.until_shown("s: orphans 10000");
-    // While they end, the control socket answers.
-    let orphans = |container: &Container| {
-        let answer = container.ask(&json!({"verb": "status", "service": "s"}));
-        answer["system"]["init"]["orphans"].as_u64().unwrap()
-    };
     container.until_shown("s: over");
-    let end = std::time::Instant::now() + crate::rig::PATIENCE;
-    while orphans(&container) < 10_000 {
-        assert!(std::time::Instant::now() < end, "{}", orphans(&container));
-    }
+    let counts = asker.join().unwrap();
+    assert_eq!(counts[0], 0, "asked before the first of them ended");
+    assert!(
+        counts.iter().any(|count| (1..10_000).contains(count)),
+        "no answer while they ended: {counts:?}"
+    );
     // A child that holds descriptors of strangers while another is started is reaped likewise: one for each start,
     // of the logger and of the service, at most.
-    let reaped = orphans(&container);
+    let reaped = orphans(&container.dir.join("run/control"));
     assert!((10_000..=10_002).contains(&reaped), "{reaped}");
     let procs = container.cgroup_file("s", "1/cgroup.procs");
     assert_eq!(procs.lines().count(), 1, "the service itself: {procs}");
