@@ -71,7 +71,8 @@ impl World<'_> {
                 }
                 self.notify(place, Notification::WatchdogInterval(wish))?;
             }
-            Kind::MainMoved if main => {
+            // Also out of a check, or when no process is left that could be replaced.
+            Kind::MainMoved => {
                 let pid = 4_100_000 + i32::try_from(salt % 50_000).unwrap_or(0);
                 self.feed(Input::MainMoved(Id(place), pid))?;
             }
@@ -117,7 +118,6 @@ impl World<'_> {
             | Kind::Reloading
             | Kind::Trigger
             | Kind::Interval
-            | Kind::MainMoved
             | Kind::Reload => return Ok(()),
             _ => {
                 // What the machine answers to a reboot is asked for rarely, so it holds for long.

@@ -373,6 +373,10 @@ fn agree(
         jitter.add(law, (low, high), delay);
     }
     course.delay_told = None;
+    let (ours, theirs) = (course.restarts, machine.restarts());
+    check(ours == theirs, Law::Status, || {
+        format!("{name} has {theirs} restarts, not {ours}")
+    })?;
     let theirs = machine.deadline();
     let ours = course.next();
     // Whatever the core forgot, it forgot by the law of what is due.

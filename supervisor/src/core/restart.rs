@@ -109,3 +109,31 @@ impl Random {
         ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The first numbers of SplitMix64 with the seed 1234567, as other implementations have them.
+    const REFERENCE: [u64; 3] = [
+        6_457_827_717_110_365_317,
+        3_203_168_211_198_807_973,
+        9_817_491_932_198_370_423,
+    ];
+
+    #[test]
+    fn the_generator_is_splitmix64() {
+        let mut random = Random::new(1_234_567);
+        for number in REFERENCE {
+            let share = number as f64 / 2f64.powi(64);
+            assert!((random.unit() - share).abs() < 1e-15, "{share}");
+        }
+    }
+
+    #[test]
+    fn a_low_number_makes_a_delay_shorter() {
+        let delay = Random::new(1_234_567).vary(Time::from_secs(100), 0.5);
+        // The first number is 0.35 of the whole range, so it is 0.15 of the way from the middle down.
+        assert_eq!(delay.as_millis(), 85_007);
+    }
+}

@@ -83,3 +83,31 @@ impl Watchdog {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(watchdog: &Watchdog, now: u64) -> Option<(u64, Option<u64>, Option<u64>)> {
+        let status = watchdog.status(Time::from_secs(now))?;
+        Some((status.interval_ms, status.margin_ms, status.least_margin_ms))
+    }
+
+    #[test]
+    fn what_is_left_is_shown_and_the_least_that_ever_was() {
+        let at = Time::from_secs;
+        assert_eq!(shown(&Watchdog::new(None), 0), None);
+        let mut watchdog = Watchdog::new(Some(at(10)));
+        assert_eq!(shown(&watchdog, 0), Some((10_000, None, None)));
+        watchdog.arm(at(1));
+        assert_eq!(shown(&watchdog, 3), Some((10_000, Some(8_000), None)));
+        watchdog.ping(at(8));
+        watchdog.ping(at(12));
+        assert_eq!(
+            shown(&watchdog, 13),
+            Some((10_000, Some(9_000), Some(3_000)))
+        );
+        watchdog.disarm();
+        assert_eq!(shown(&watchdog, 14), Some((10_000, None, Some(3_000))));
+    }
+}

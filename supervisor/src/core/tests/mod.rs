@@ -200,3 +200,47 @@ fn a_good_start_of_a_part_of_init_is_routine_and_what_follows_a_failure_is_not()
     world.end(0, ExitStatus::Code(1));
     assert_eq!(world.shown, ["service.exit", "service.failed"]);
 }
+
+#[test]
+fn a_service_is_found_by_its_name() {
+    let world = World::new(&[spec("a", ""), spec("b", "")]);
+    let found = ["a", "b", "c"].map(|name| world.core.find(name));
+    assert_eq!(found, [Some(Id(0)), Some(Id(1)), None]);
+}
+
+#[test]
+fn time_in_which_the_machine_stood_still_is_counted() {
+    let mut world = World::new(&[spec("a", "type = 'notify'\nstart-timeout = '5s'")]);
+    assert_eq!(world.core.unobserved(), Time::ZERO);
+    world.now += ms(60_000);
+    world.feed(Input::Timer);
+    assert_eq!(world.core.unobserved(), ms(60_000));
+    assert_eq!(world.state(0), State::Starting, "it is given back");
+}
+
+#[test]
+fn a_service_is_shown_with_its_restarts_and_its_own_words() {
+    let mut world = World::new(&[spec("a", "type = 'notify'\nrestart = 'always'")]);
+    world.notify(0, Notification::Status("loads its models".to_owned()));
+    let shown = |world: &World| {
+        let machine = &world.core.machines()[0];
+        (machine.restarts(), machine.status_text().to_owned())
+    };
+    assert_eq!(shown(&world), (0, "loads its models".to_owned()));
+    world.fail(0);
+    assert_eq!(shown(&world), (1, String::new()), "a new instance");
+}
+
+#[test]
+fn the_main_process_is_no_check_before_it() {
+    let mut world = World::new(&[spec("a", "pre-start = [['/bin/check']]")]);
+    let pids = |world: &World| {
+        let machine = &world.core.machines()[0];
+        (machine.pid(), machine.main_pid())
+    };
+    assert_eq!(pids(&world), (Some(101), None), "the check runs");
+    world.exit(0, ExitStatus::Code(0));
+    assert_eq!(pids(&world), (Some(102), Some(102)));
+    world.exit(0, ExitStatus::Code(0));
+    assert_eq!(pids(&world), (None, None));
+}

@@ -195,3 +195,24 @@ fn an_operator_stops_in_reverse_and_starts_with_what_is_required() {
     world.end(0, ExitStatus::Code(0));
     assert_eq!(world.states(), [State::Healthy; 2]);
 }
+
+#[test]
+fn a_pause_is_no_time_in_which_a_first_start_is_waited_for() {
+    let mut world = World::new(&[
+        spec(
+            "a",
+            "type = 'notify'\nrestart = 'always'\nstart-timeout = '10s'",
+        ),
+        spec("b", "after = ['a']"),
+    ]);
+    world.pass(ms(2_000));
+    world.fail(0);
+    assert_eq!(world.states(), [State::Starting, State::Stopped]);
+    world.now += ms(60_000);
+    world.feed(Input::Timer);
+    // Eight seconds of the ten were left when the machine stood still.
+    world.pass(ms(7_999));
+    assert_eq!(world.state(1), State::Stopped);
+    world.pass(ms(1));
+    assert_eq!(world.state(1), State::Healthy);
+}

@@ -191,3 +191,15 @@ fn a_service_that_cannot_be_made_follows_the_law() {
     }
     assert_eq!((spawns, core.machines()[0].state()), (4, State::Failed));
 }
+
+#[test]
+fn a_pause_of_the_machine_is_no_time_in_which_a_start_failed() {
+    let (mut core, mut now, _) = started(LAW, Time::from_secs(80), Fault::Machine);
+    now += Time::from_secs(3_600);
+    let seen = fail_to_spawn(&mut core, &mut now, Time::from_secs(10), Fault::Machine);
+    assert_eq!(seen, ["time.gap", "spawn", "service.deferred"]);
+    let seen = fail_to_spawn(&mut core, &mut now, Time::from_secs(60), Fault::Machine);
+    // It was tried for 63 s before the pause, and 60 s after it.
+    let told = "reboot: could not be started for 123000 ms: clone3: x";
+    assert!(seen.iter().any(|s| s == told), "{seen:?}");
+}
