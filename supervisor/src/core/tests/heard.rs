@@ -40,3 +40,20 @@ fn the_main_process_may_move() {
     world.end(0, ExitStatus::Unknown);
     assert_eq!(world.deaths(0), ["ended, nobody saw how"]);
 }
+
+#[test]
+fn only_a_main_process_that_is_there_is_replaced() {
+    let mut world = World::new(&[spec("a", "pre-start = [['/bin/check']]")]);
+    let moved = |world: &mut World| {
+        world.take();
+        world.feed(Input::MainMoved(Id(0), 777));
+        let pid = world.core.machines()[0].pid();
+        (pid, world.take().concat())
+    };
+    assert_eq!(moved(&mut world), (Some(101), String::new()), "a check");
+    world.exit(0, ExitStatus::Code(0));
+    let told = "service.main a".to_owned();
+    assert_eq!(moved(&mut world), (Some(777), told), "the main process");
+    world.exit(0, ExitStatus::Code(0));
+    assert_eq!(moved(&mut world), (None, String::new()), "it has ended");
+}
