@@ -83,7 +83,10 @@ impl Broken {
                 // The disk will never come; a minute of hoping for it proves no more.
                 options.command_line = vec!["astromesh.root-timeout=5".to_owned()];
             }
-            Self::RuntimeMissing => options.omit = vec!["/usr/bin/astromeshd".to_owned()],
+            Self::RuntimeMissing => {
+                options.omit = vec!["/usr/bin/astromeshd".to_owned()];
+                options.drop_in = Some(self.drop_in(paths, runtime)?);
+            }
             Self::HealthDead | Self::HealthFlapping => {
                 options.drop_in = Some(self.drop_in(paths, runtime)?);
             }
@@ -95,8 +98,8 @@ impl Broken {
                 options.init = Some(compile::program(paths, Program::Broken)?);
                 options.command_line = vec![format!("broken={}", self.fault())];
                 if matches!(self, Self::Hang | Self::HangInitramfs) {
-                    // The watchdog ends it: a minute of silence proves no more than a quarter.
-                    let watchdog = "astromesh.watchdog=15".to_owned();
+                    // The watchdog ends it: a minute of silence proves no more than ten seconds.
+                    let watchdog = "astromesh.watchdog=10".to_owned();
                     options.command_line.push(watchdog);
                 }
             }
@@ -114,6 +117,7 @@ impl Broken {
 
     fn drop_in(self, paths: &Paths, runtime: Runtime) -> Result<PathBuf> {
         let text = match (self, runtime) {
+            (Self::RuntimeMissing, _) => IMPATIENT,
             (Self::HealthFlapping, Runtime::Small) => SMALL_FLAPPING,
             (Self::HealthFlapping, Runtime::Astromesh) => ASTROMESH_FLAPPING,
             (_, Runtime::Small) => SMALL_DEAD,
@@ -130,6 +134,10 @@ impl Broken {
         Ok(path)
     }
 }
+
+/// The restarts of a program that is not there are used up in seconds, where those of the shipped configuration take half a
+/// minute.
+const IMPATIENT: &str = "[service.astromeshd.backoff]\nbase = \"250ms\"\n";
 
 /// The small daemon answers 500.
 const SMALL_DEAD: &str = "[service.astromeshd.environment]\nSMALL_DAEMON = \"dead\"\n";

@@ -22,7 +22,7 @@ use std::time::Duration;
 pub const UPDATE: Duration = Duration::from_secs(400);
 
 /// A trial that is over quickly. A version that works has as long as a loaded host may need to boot it.
-const QUICK: &str = "[update]\nprobation = \"3s\"\ntimeout = \"200s\"\n";
+pub const QUICK: &str = "[update]\nprobation = \"3s\"\ntimeout = \"200s\"\n";
 
 /// A trial of a version that is never healthy: waiting longer for it proves no more.
 pub const HOPELESS: &str = "[update]\nprobation = \"3s\"\ntimeout = \"20s\"\n";
@@ -209,9 +209,10 @@ pub fn put_bundle_on_var(run: &Run, bundle: &Bundle) -> Result<()> {
 ///
 /// # Errors
 /// When the ESP has no such entry.
-pub fn as_proved(run: &Run) -> Result<()> {
+pub fn as_proved(run: &Run, image: &Image) -> Result<()> {
     let esp = Esp::of(&run.host().tools, &run.disk())?;
-    esp.rename("astromesh-os_1+3-0.efi", "astromesh-os_1.efi")
+    let proved = format!("astromesh-os_{}.efi", image.version);
+    esp.rename(&esp.entry_of(&image.version)?, &proved)
 }
 
 /// A machine that looks for updates nowhere by itself: somebody asks it to.

@@ -1,43 +1,88 @@
 //! From version to version: each is kept, the slots alternate, the ESP does not fill, `/var` stays.
 
-use crate::gates::{line, with_markers};
+use crate::gates::{line, with_words};
 use anyhow::{Context, Result, ensure};
 use appliance_tests::appliance::{BOOT, POWER_OFF, in_order};
 use appliance_tests::fleet::{
-    Fleet, UPDATE, as_proved, asked, blessed, fetching, looking_at, put_bundle_on_var, put_on_var,
-    var_file,
+    Fleet, UPDATE, blessed, fetching, looking_at, put_bundle_on_var, put_on_var, var_file,
 };
-use qemu_harness::broken::Broken;
 use qemu_harness::bundle::Run;
 use qemu_harness::esp::Esp;
-use qemu_harness::file_server::FileServer;
+use qemu_harness::file_server::{Fault, FileServer};
+use qemu_harness::image::Image;
 use qemu_harness::image_options::Runtime;
+use qemu_harness::vm::Vm;
 
 const MACHINE_ID: &str = "/lib/astromesh-init/machine-id";
 
+/// 32 lower-case hexadecimal digits (machine-id(5)).
+fn is_machine_id(text: &str) -> bool {
+    let is_digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+    text.len() == 32 && text.bytes().all(is_digit)
+}
+
+/// After so many bytes of the second version's root the connection breaks.
+const CUT: u64 = 300_000;
+
+/// Long enough for the power button.
+const LONG: &str = "[update]\nprobation = \"15s\"\ntimeout = \"200s\"\n";
+
+/// Four versions in the life of one machine. The second comes over a connection that breaks, the third from a file on `/var`,
+/// and the power is switched off in the middle of the fourth one's trial.
 #[test]
 fn four_versions_in_two_slots() -> Result<()> {
-    let fleet = Fleet::new("course", Runtime::Small)?;
-    let first = fleet.version("1")?;
+    let mut fleet = Fleet::new("course", Runtime::Small)?;
+    let [first, second, third] = ["1", "2", "3"].map(|version| fleet.version(version));
+    let (first, second, third) = (first?, second?, third?);
+    fleet.trial = LONG;
+    let fourth = fleet.version("4")?;
     let server = fleet.serve()?;
-    fleet.publish(&fleet.version("2")?)?;
     Run::scoped(&fleet.host, "course", &first.raw, |run| {
+        let bundle = fleet.publish(&second)?;
+        let root = bundle.manifest()?.root.name;
+        server.fault(&root, Fault::CutOnce(CUT));
         let mut vm = run.boot(&fetching(&server))?;
-        let mut mark = 0;
-        for (version, slot) in [("2", "b"), ("3", "a"), ("4", "b")] {
-            let installed = [("version", version), ("slot", slot)];
-            let installed = vm.wait(mark, "update.installed", &installed, UPDATE)?;
-            mark = blessed(&vm, installed.index, version)?.index;
-            if let Some(next) = ["3", "4"].into_iter().find(|next| *next > version) {
-                fleet.publish(&fleet.version(next)?)?;
-                vm.reset()?;
-            }
-        }
+        kept_in(&vm, &second, "b")?;
         vm.power_down(POWER_OFF)?;
-        let entries = Esp::of(&fleet.host.tools, &run.disk())?.entries()?;
+        // The whole file once, and then what had not come.
+        let fetched = fetched_from(&server, &root);
         ensure!(
-            entries == ["astromesh-os_3.efi", "astromesh-os_4.efi"],
-            "the ESP has {entries:?}"
+            matches!(fetched[..], [0, rest] if (1..=CUT).contains(&rest)),
+            "of a file cut after {CUT} bytes it fetched what begins at {fetched:?}"
+        );
+
+        put_bundle_on_var(run, &fleet.publish(&third)?)?;
+        let mut vm = run.boot(&looking_at("/var/update.json"))?;
+        kept_in(&vm, &third, "a")?;
+        vm.power_down(POWER_OFF)?;
+        ensure!(
+            var_file(run, "/update.json")?.contains("\"version\""),
+            "the bundle is gone"
+        );
+
+        fleet.publish(&fourth)?;
+        let mut vm = run.boot(&fetching(&server))?;
+        let trial = [("version", "4")];
+        let slot = [trial[0], ("slot", "b")];
+        let installed = vm.wait(0, "update.installed", &slot, UPDATE)?;
+        vm.wait(installed.index, "slot.trial", &trial, BOOT)?;
+        // The API: the power button of a machine that is just healthy may be pressed too early.
+        vm.wait_healthy(BOOT)?;
+        vm.power_down(POWER_OFF)?;
+        let seen = Esp::of(&fleet.host.tools, &run.disk())?.entries()?;
+        ensure!(
+            seen == ["astromesh-os_3.efi", "astromesh-os_4+0-0.efi"],
+            "a reboot in the middle of a trial burns a try: the ESP has {seen:?}"
+        );
+        let mut vm = run.boot(&fetching(&server))?;
+        let again = [trial[0], ("entry", "astromesh-os_4+0-1.efi")];
+        vm.wait(0, "slot.state", &again, BOOT)?;
+        blessed(&vm, 0, "4")?;
+        vm.power_down(POWER_OFF)?;
+        let seen = Esp::of(&fleet.host.tools, &run.disk())?.entries()?;
+        ensure!(
+            seen == ["astromesh-os_3.efi", "astromesh-os_4.efi"],
+            "the ESP has {seen:?}"
         );
         let record = var_file(run, "/lib/astromesh-init/slots.json")?;
         ensure!(
@@ -46,6 +91,22 @@ fn four_versions_in_two_slots() -> Result<()> {
         );
         Ok(())
     })
+}
+
+/// Where what was fetched of a file begins, request by request.
+fn fetched_from(server: &FileServer, file: &str) -> Vec<u64> {
+    let asked = server.seen(file).into_iter();
+    asked
+        .filter(|request| request.method == "GET")
+        .map(|request| request.from.unwrap_or(0))
+        .collect()
+}
+
+/// This version is installed in this slot, tried and kept.
+fn kept_in(vm: &Vm, image: &Image, slot: &str) -> Result<()> {
+    let fields = [("version", image.version.as_str()), ("slot", slot)];
+    let installed = vm.wait(0, "update.installed", &fields, UPDATE)?;
+    blessed(vm, installed.index, &image.version).map(drop)
 }
 
 #[test]
@@ -60,16 +121,32 @@ fn the_real_runtime_over_https_and_var_stays() -> Result<()> {
         let authority = run.dir().join("authority.pem");
         std::fs::write(&authority, server.authority().context("no authority")?)?;
         put_on_var(run, &authority, "/authority.pem")?;
-        let mut vm = run.boot(&with_markers(&server))?;
-        let gate = line(&vm, 0, "ASTROMESH_BUILD=1", BOOT)?;
+        // The reboot into the second version ends QEMU, so that the disk can be read between the versions.
+        let mut config = with_words(&server, "astromesh.markers");
+        config.reboots = false;
+        let mut vm = run.boot(&config)?;
+        line(&vm, 0, "ASTROMESH_BUILD=1", BOOT)?;
         blessed(&vm, 0, "1")?;
         let start = vm.wait(0, "update.start", &[], BOOT)?;
         let installed = vm.wait(start.index, "update.installed", &[("version", "2")], UPDATE)?;
-        let kept = blessed(&vm, installed.index, "2")?;
+        vm.wait_end(POWER_OFF)?;
+        let mut told = vm.serial().events(0);
+        let id = var_file(run, MACHINE_ID)?;
+        ensure!(is_machine_id(id.trim()), "the machine id is {id:?}");
+
+        let mut vm = run.boot(&with_words(&server, "astromesh.markers"))?;
+        let kept = blessed(&vm, 0, "2")?;
+        eprintln!(
+            "from the start of the update to its end {:?}, from power-on to the blessing {:?}; {}",
+            installed.at.saturating_sub(start.at),
+            kept.at,
+            installed.event
+        );
         // The update gate of the appliance's earlier userland.
-        line(&vm, gate, "ASTROMESH_BUILD=2", UPDATE)?;
+        line(&vm, 0, "ASTROMESH_BUILD=2", UPDATE)?;
         vm.wait_healthy(BOOT)?;
-        let told = vm.serial().events(0);
+        vm.power_down(POWER_OFF)?;
+        told.extend(vm.serial().events(0));
         in_order(
             &told,
             &[
@@ -86,143 +163,21 @@ fn the_real_runtime_over_https_and_var_stays() -> Result<()> {
                 ("slot.blessed", &[("version", "2")]),
             ],
         )?;
-        eprintln!(
-            "from the start of the update to its blessing: {:?}; {}",
-            kept.at.saturating_sub(start.at),
-            installed.event
-        );
-        vm.power_down(POWER_OFF)?;
-        let id = var_file(run, MACHINE_ID)?;
-        ensure!(id.trim().len() == 32, "the machine id is {id:?}");
-        let before: Vec<_> = told
+        let after = var_file(run, MACHINE_ID)?;
+        ensure!(after == id, "the machine id {id:?} became {after:?}");
+        let devices: Vec<_> = told
             .iter()
             .filter(|event| event.name == "boot.var")
-            .map(|event| event.get("device").map(str::to_owned))
+            .map(|event| event.get("device"))
             .collect();
         ensure!(
-            before.len() >= 2 && before.windows(2).all(|two| two[0] == two[1]),
-            "/var was another one: {before:?}"
+            matches!(devices[..], [Some(before), Some(after)] if before == after),
+            "/var was on {devices:?}"
         );
         ensure!(
             var_file(run, "/authority.pem")? == std::fs::read_to_string(&authority)?,
             "what was on /var is there no more"
         );
         Ok(())
-    })
-}
-
-#[test]
-fn from_a_file_on_var() -> Result<()> {
-    let fleet = Fleet::new("file", Runtime::Small)?;
-    let first = fleet.version("1")?;
-    let bundle = fleet.publish(&fleet.version("2")?)?;
-    Run::scoped(&fleet.host, "file", &first.raw, |run| {
-        put_bundle_on_var(run, &bundle)?;
-        let mut vm = run.boot(&looking_at("/var/update.json"))?;
-        blessed(&vm, 0, "2")?;
-        vm.power_down(POWER_OFF)?;
-        ensure!(
-            var_file(run, "/update.json")?.contains("\"version\""),
-            "the bundle is gone"
-        );
-        Ok(())
-    })
-}
-
-#[test]
-fn a_broken_connection_is_resumed() -> Result<()> {
-    use qemu_harness::file_server::Fault;
-    let fleet = Fleet::new("resume", Runtime::Small)?;
-    let first = fleet.version("1")?;
-    let bundle = fleet.publish(&fleet.version("2")?)?;
-    let server = fleet.serve()?;
-    let root = bundle.manifest()?.root.name;
-    server.fault(&root, Fault::CutOnce(300_000));
-    Run::scoped(&fleet.host, "resume", &first.raw, |run| {
-        let mut vm = run.boot(&fetching(&server))?;
-        blessed(&vm, 0, "2")?;
-        let asked = server.seen(&root);
-        ensure!(
-            asked
-                .iter()
-                .any(|request| request.from.is_some_and(|at| at > 0)),
-            "it was not resumed: {asked:?}"
-        );
-        vm.power_down(POWER_OFF)
-    })
-}
-
-#[test]
-fn a_reboot_in_the_middle_of_a_trial_burns_no_try() -> Result<()> {
-    let mut fleet = Fleet::new("reboot", Runtime::Small)?;
-    let first = fleet.version("1")?;
-    fleet.trial = "[update]\nprobation = \"25s\"\ntimeout = \"200s\"\n";
-    fleet.publish(&fleet.version("2")?)?;
-    let server = fleet.serve()?;
-    Run::scoped(&fleet.host, "reboot", &first.raw, |run| {
-        let mut vm = run.boot(&fetching(&server))?;
-        let trial = [("version", "2")];
-        let installed = vm.wait(0, "update.installed", &trial, UPDATE)?;
-        vm.wait(installed.index, "slot.trial", &trial, BOOT)?;
-        // The API: the power button of a machine that is just healthy may be pressed too early.
-        vm.wait_healthy(BOOT)?;
-        vm.power_down(POWER_OFF)?;
-        let entries = Esp::of(&fleet.host.tools, &run.disk())?.entries()?;
-        ensure!(
-            entries == ["astromesh-os_1.efi", "astromesh-os_2+0-0.efi"],
-            "the ESP has {entries:?}"
-        );
-        let mut vm = run.boot(&fetching(&server))?;
-        let again = [("version", "2"), ("entry", "astromesh-os_2+0-1.efi")];
-        vm.wait(0, "slot.state", &again, BOOT)?;
-        blessed(&vm, 0, "2")?;
-        vm.power_down(POWER_OFF)
-    })
-}
-
-/// An operator's words, said by services of the first version: nobody can log in.
-const OPERATOR: &str = r#"
-[service.ask]
-exec = ["/usr/bin/initctl", "update", "/var/update.json"]
-type = "oneshot"
-after = ["astromeshd"]
-restart = "on-failure"
-[service.ask.backoff]
-base = "500ms"
-[service.ask.intensity]
-restarts = 3
-within = "60s"
-then = "degraded"
-
-[service.show]
-exec = ["/usr/bin/initctl", "slots"]
-type = "oneshot"
-after = ["astromeshd"]
-"#;
-
-#[test]
-fn initctl_installs_a_version_and_shows_why_it_is_bad() -> Result<()> {
-    let fleet = Fleet::new("initctl", Runtime::Small)?;
-    let first = fleet.version_with("1", OPERATOR)?;
-    let options = Broken::RuntimeMissing.options(&fleet.host.paths, "2", Runtime::Small)?;
-    let bundle = fleet.publish(&fleet.build(options)?)?;
-    Run::scoped(&fleet.host, "initctl", &first.raw, |run| {
-        put_bundle_on_var(run, &bundle)?;
-        as_proved(run)?;
-        let mut vm = run.boot(&asked())?;
-        let installed = vm.wait(0, "update.installed", &[("version", "2")], UPDATE)?;
-        // What each of them shows, on the console.
-        let shown = |from: usize, who: &str, what: &str| {
-            let deadline = std::time::Instant::now() + UPDATE;
-            vm.serial().wait_line(from, deadline, what, |line| {
-                line.text.starts_with(who) && line.text.contains(what)
-            })
-        };
-        shown(0, "ask: ", "update.installed")?;
-        let bad = vm.wait(installed.index, "slot.bad", &[("version", "2")], UPDATE)?;
-        let why = "bad: service astromeshd used up its restarts";
-        shown(bad.index, "show: ", why)?;
-        vm.wait_healthy(BOOT)?;
-        vm.power_down(POWER_OFF)
     })
 }

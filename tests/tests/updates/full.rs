@@ -46,7 +46,7 @@ fn a_full_var_and_held_locks_stop_no_update() -> Result<()> {
     let bundle = fleet.publish(&fleet.version("2")?)?;
     Run::scoped(&fleet.host, "full", &first.raw, |run| {
         put_bundle_on_var(run, &bundle)?;
-        as_proved(run)?;
+        as_proved(run, &first)?;
         let mut vm = run.boot(&asked())?;
         let shown = |who: &str, what: &str| {
             let deadline = Instant::now() + UPDATE;

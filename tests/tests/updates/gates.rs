@@ -1,21 +1,18 @@
-//! The rollback gate of the appliance's earlier userland, with a version whose health is dead. It waits for lines of
-//! the console, which `astromesh.markers` brings. The update gate is part of
-//! [`the_real_runtime_over_https_and_var_stays`](crate::course).
+//! The gates of the appliance's earlier userland wait for lines of the console, which `astromesh.markers` brings. The
+//! update gate is part of [`the_real_runtime_over_https_and_var_stays`](crate::course), the rollback gate, with a version whose
+//! health is dead, of [`broken`](crate::broken).
 
 use anyhow::{Result, ensure};
 use appliance_tests::appliance::BOOT;
-use appliance_tests::fleet::{Fleet, HOPELESS, UPDATE, looking_at};
-use qemu_harness::broken::Broken;
-use qemu_harness::bundle::Run;
+use appliance_tests::fleet::{UPDATE, looking_at};
 use qemu_harness::file_server::FileServer;
-use qemu_harness::image_options::Runtime;
 use qemu_harness::update_bundle::MANIFEST;
 use qemu_harness::vm::{Vm, VmConfig};
 use std::time::{Duration, Instant};
 
-/// A machine that fetches, with the lines that the gates wait for. The stub takes one string.
-pub fn with_markers(server: &FileServer) -> VmConfig {
-    looking_at(&format!("{} astromesh.markers", server.guest_url(MANIFEST)))
+/// A machine that fetches, with more words on its command line. The stub takes one string.
+pub fn with_words(server: &FileServer, words: &str) -> VmConfig {
+    looking_at(&format!("{} {words}", server.guest_url(MANIFEST)))
 }
 
 /// Waits for a line with this text, and returns where it is.
@@ -28,36 +25,27 @@ pub fn line(vm: &Vm, from: usize, text: &str, within: Duration) -> Result<usize>
     found.map(|(index, _)| index)
 }
 
-#[test]
-fn rollback() -> Result<()> {
-    let mut fleet = Fleet::new("gate-rollback", Runtime::Small)?;
-    let first = fleet.version("1")?;
-    fleet.trial = HOPELESS;
-    let options = Broken::HealthDead.options(&fleet.host.paths, "2", Runtime::Small)?;
-    fleet.publish(&fleet.build(options)?)?;
-    let server = fleet.serve()?;
-    Run::scoped(&fleet.host, "gate-rollback", &first.raw, |run| {
-        let vm = run.boot(&with_markers(&server))?;
-        let installed = line(&vm, 0, "installed trial UKI", UPDATE)?;
-        let second = line(&vm, installed, "ASTROMESH_BUILD=2", UPDATE)?;
-        let unhealthy = vm.serial().wait_line(
-            second,
-            Instant::now() + UPDATE,
-            "boot-check UNHEALTHY",
-            |line| line.text.contains("boot-check") && line.text.contains("UNHEALTHY"),
-        );
-        let (unhealthy, _) = unhealthy?;
-        line(&vm, unhealthy, "ASTROMESH_BUILD=1", UPDATE)?;
-        line(&vm, unhealthy, "not retrying", UPDATE)?;
-        vm.wait_healthy(BOOT)?;
-        let lines = vm.serial().lines(unhealthy);
-        let last = lines.iter().rev().find_map(|line| {
-            line.text
-                .split("ASTROMESH_BUILD=")
-                .nth(1)
-                .map(str::to_owned)
-        });
-        ensure!(last.as_deref() == Some("1"), "the last build was {last:?}");
-        Ok(())
-    })
+/// The rollback gate: the machine has installed version 2, which is not healthy, and runs version 1 again.
+pub fn rolled_back(vm: &Vm) -> Result<()> {
+    let installed = line(vm, 0, "installed trial UKI", UPDATE)?;
+    let second = line(vm, installed, "ASTROMESH_BUILD=2", UPDATE)?;
+    let unhealthy = vm.serial().wait_line(
+        second,
+        Instant::now() + UPDATE,
+        "boot-check UNHEALTHY",
+        |line| line.text.contains("boot-check") && line.text.contains("UNHEALTHY"),
+    );
+    let (unhealthy, _) = unhealthy?;
+    line(vm, unhealthy, "ASTROMESH_BUILD=1", UPDATE)?;
+    line(vm, unhealthy, "not retrying", UPDATE)?;
+    vm.wait_healthy(BOOT)?;
+    let lines = vm.serial().lines(unhealthy);
+    let last = lines.iter().rev().find_map(|line| {
+        line.text
+            .split("ASTROMESH_BUILD=")
+            .nth(1)
+            .map(str::to_owned)
+    });
+    ensure!(last.as_deref() == Some("1"), "the last build was {last:?}");
+    Ok(())
 }
