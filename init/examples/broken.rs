@@ -6,10 +6,14 @@
 //! - `panic`, `hang`: PID 1 of the system stage does so at once;
 //! - `panic-initramfs`, `hang-initramfs`: PID 1 of the initramfs does;
 //! - `netcfg`: the role netcfg aborts when it is started;
-//! - `netcfg-flood`, `logger-flood`: the first instance of the role sends PID 1 well-formed messages without end;
+//!
+//! or for what one instance of a role does; of several names with commas between, each is the fault of one instance, and
+//! those after them are well:
+//!
+//! - `netcfg-flood`, `logger-flood`: it sends PID 1 well-formed messages without end;
 //! - `netcfg-garbage`, `logger-garbage`: messages that are none;
-//! - `logger-panic`: the first instance of the logger panics;
-//! - `netcfg-stop`: the first instance stops (SIGSTOP) as soon as it has told an event.
+//! - `logger-panic`: it panics;
+//! - `netcfg-stop`: it stops (SIGSTOP) as soon as it has told an event.
 
 use astromesh_init::devices::modules::Modules;
 use astromesh_init::devices::watchdog::Watchdog;
@@ -34,7 +38,8 @@ enum Place {
 }
 
 fn main() -> ExitCode {
-    match (fault().as_str(), place()) {
+    let faults = faults();
+    match (faults.as_str(), place()) {
         ("panic", Place::System) | ("panic-initramfs", Place::Initramfs) => {
             panic!("broken on purpose")
         }
@@ -44,16 +49,26 @@ fn main() -> ExitCode {
             hang()
         }
         ("netcfg", Place::Netcfg) => std::process::abort(),
-        ("netcfg-flood", Place::Netcfg) if is_first("--runtime-dir") => {
-            flood("--events", |number| {
-                format!("net.warning\0reason\0flood {number}").into_bytes()
-            })
-        }
-        ("netcfg-garbage", Place::Netcfg) if is_first("--runtime-dir") => {
-            flood("--events", |_| vec![0xff; 300])
-        }
-        ("netcfg-stop", Place::Netcfg) if is_first("--runtime-dir") => stop_after_an_event(),
-        ("logger-flood", Place::Logger) if is_first("--dir") => flood("--control", |number| {
+        (_, Place::Netcfg) => netcfg(of_instance(&faults, "--runtime-dir")),
+        (_, Place::Logger) => logger(of_instance(&faults, "--dir")),
+        _ => astromesh_init::roles::run(),
+    }
+}
+
+fn netcfg(fault: &str) -> ExitCode {
+    match fault {
+        "netcfg-flood" => flood("--events", |number| {
+            format!("net.warning\0reason\0flood {number}").into_bytes()
+        }),
+        "netcfg-garbage" => flood("--events", |_| vec![0xff; 300]),
+        "netcfg-stop" => stop_after_an_event(),
+        _ => astromesh_init::roles::run(),
+    }
+}
+
+fn logger(fault: &str) -> ExitCode {
+    match fault {
+        "logger-flood" => flood("--control", |number| {
             let report = Report::Lost {
                 service: format!("stranger-{number}"),
                 console: number,
@@ -62,17 +77,15 @@ fn main() -> ExitCode {
             };
             report.encode()
         }),
-        ("logger-panic", Place::Logger) if is_first("--dir") => panic!("broken on purpose"),
-        ("logger-garbage", Place::Logger) if is_first("--dir") => {
-            flood("--control", |_| Vec::new())
-        }
+        "logger-panic" => panic!("broken on purpose"),
+        "logger-garbage" => flood("--control", |_| Vec::new()),
         _ => astromesh_init::roles::run(),
     }
 }
 
 /// In the initramfs `/proc` is not mounted yet, but the kernel puts words of its command line that
 /// it does not know into the environment of its first process.
-fn fault() -> String {
+fn faults() -> String {
     let name = std::env::current_exe().unwrap_or_default();
     let name = name.file_name().unwrap_or_default().to_string_lossy();
     if let Some(fault) = name.strip_prefix("broken=") {
@@ -100,7 +113,7 @@ fn place() -> Place {
 }
 
 /// As `astromesh.watchdog=` has it in the images that hang.
-const WATCHDOG: Duration = Duration::from_secs(15);
+const WATCHDOG: Duration = Duration::from_secs(10);
 
 /// The first thing that init does there, before what it may hang in.
 fn arm_watchdog() -> Option<Watchdog> {
@@ -122,10 +135,18 @@ fn option(name: &str) -> Option<String> {
     std::env::args().skip_while(|word| word != name).nth(1)
 }
 
-/// Whether this is the first instance of the role: it leaves a mark in the folder that this option names.
-fn is_first(folder: &str) -> bool {
-    let mark = option(folder).map(|folder| Path::new(&folder).join("faulty"));
-    mark.is_some_and(|mark| std::fs::File::create_new(mark).is_ok())
+/// The fault of this instance of a role: the first that no instance had before. Each leaves a mark in the folder that this option
+/// names.
+fn of_instance<'a>(faults: &'a str, folder: &str) -> &'a str {
+    let Some(folder) = option(folder) else {
+        return "";
+    };
+    let is_new = |fault: &&str| std::fs::File::create_new(Path::new(&folder).join(fault)).is_ok();
+    faults
+        .split(',')
+        .filter(|fault| !fault.is_empty())
+        .find(is_new)
+        .unwrap_or_default()
 }
 
 /// Says that the role runs, and then sends messages on the channel of this option as fast as they are taken.
