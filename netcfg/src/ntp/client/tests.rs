@@ -352,12 +352,17 @@ fn offline_nothing_is_sent_or_believed() {
 
 #[test]
 fn an_answer_may_be_a_second_and_a_half_from_the_truth_and_no_more() {
-    for (way, usable) in [(0, true), (1, false)] {
+    // How long it took in microseconds, of which half counts, and the root dispersion in 65,536ths of a second: 1.5 s,
+    // and 1.47 s.
+    for (took, dispersion, usable) in [
+        (0, [0, 1, 0x80, 0], true),
+        (2, [0, 1, 0x80, 0], false),
+        (40_000, [0, 1, 0x78, 0x51], true),
+    ] {
         let mut scene = Scene::new(1);
-        scene.now += Duration::from_micros(2 * way);
+        scene.now += Duration::from_micros(took);
         let mut bytes = answer(&scene.out[&address(1)], scene.booted + scene.now);
-        // The root dispersion, in seconds and 65,536ths.
-        bytes[8..12].copy_from_slice(&[0, 1, 0x80, 0]);
+        bytes[8..12].copy_from_slice(&dispersion);
         let from = socket(1);
         let bytes = &bytes[..];
         scene.give(Event::Payload { from, bytes });
@@ -411,6 +416,25 @@ fn a_server_that_complains_is_left_alone_for_as_long_and_no_longer() {
         scene.give(Event::Online(true));
         assert_eq!(scene.sent.len(), asked, "{seconds}");
     }
+}
+
+#[test]
+fn each_complaint_doubles_the_pause() {
+    let mut scene = Scene::new(1);
+    scene.kiss(1, b"RATE");
+    while scene.sent.len() < 2 {
+        scene.wait();
+    }
+    scene.kiss(1, b"RATE");
+    let server = address(1);
+    let pauses = [128, 256].map(|pause| Note::TooOften {
+        server,
+        pause: s(pause),
+    });
+    scene
+        .notes
+        .retain(|note| matches!(note, Note::TooOften { .. }));
+    assert_eq!(scene.notes, pauses);
 }
 
 #[test]
