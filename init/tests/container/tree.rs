@@ -84,9 +84,12 @@ fn ten_thousand_orphans_at_once_are_reaped_and_nobody_waits() {
     container.until_shown("s: over");
     let counts = asker.join().unwrap();
     assert_eq!(counts[0], 0, "asked before the first of them ended");
+    let mut meanwhile = counts.clone();
+    meanwhile.dedup();
+    meanwhile.retain(|count| (1..10_000).contains(count));
     assert!(
-        counts.iter().any(|count| (1..10_000).contains(count)),
-        "no answer while they ended: {counts:?}"
+        meanwhile.len() >= 5,
+        "too few answers while they ended: {meanwhile:?}"
     );
     // A child that holds descriptors of strangers while another is started is reaped likewise: one for each start,
     // of the logger and of the service, at most.
