@@ -217,6 +217,27 @@ mod tests {
     }
 
     #[test]
+    fn the_reason_names_the_first_of_those_restarted_most_or_nobody() {
+        let why = |restarts: [u64; 2]| {
+            let [first, second] = restarts;
+            let services = [("logger", first), ("netcfg", second)];
+            let seen = services.map(|(name, restarts)| Seen { name, restarts });
+            match Trial::new(POLICY).look(at(600), false, seen.into_iter()) {
+                Some(Verdict::Condemn(why)) => why,
+                other => panic!("{other:?}"),
+            }
+        };
+        for (restarts, named) in [
+            ([0, 0], "no service was restarted"),
+            ([2, 2], "service logger was restarted 2 times"),
+            ([1, 2], "service netcfg was restarted 2 times"),
+        ] {
+            let why = why(restarts);
+            assert!(why.ends_with(named), "{why}");
+        }
+    }
+
+    #[test]
     fn a_service_that_dies_over_and_over_is_named() {
         let mut trial = Trial::new(POLICY);
         assert_eq!(trial.look(at(1), true, seen(0)), None);

@@ -198,3 +198,63 @@ fn the_command_lines_source_is_looked_at_once_and_before_the_configured_one() {
     }
     assert_eq!(core.next(at(2)), None);
 }
+
+#[test]
+fn an_order_that_changes_has_a_failed_task_done_again_at_once() {
+    let trial = Seen {
+        standing: Some(Standing::Trial),
+        ..good()
+    };
+    let bless = Order {
+        verdict: Verdict::Bless,
+        ..Order::default()
+    };
+    let mut core = daemon(settings(None), trial);
+    core.order(bless.clone());
+    assert_eq!(core.next(at(2)), Some(Action::Do(Task::Bless)));
+    core.did(at(2), &Task::Bless, Err("no space".into()));
+    assert!(matches!(core.next(at(2)), Some(Action::Warn { .. })));
+    assert_eq!(core.next(at(2)), Some(Action::Look));
+    core.looked(at(2), Ok(trial));
+    core.order(bless.clone());
+    assert_eq!(
+        (core.next(at(31)), core.deadline(at(31))),
+        (None, Some(at(32)))
+    );
+    assert_eq!(core.next(at(32)), Some(Action::Do(Task::Bless)));
+    assert_eq!(core.deadline(at(32)), None);
+    core.order(Order {
+        healthy: true,
+        ..bless
+    });
+    assert_eq!(core.next(at(3)), Some(Action::Do(Task::Bless)));
+}
+
+#[test]
+fn a_version_on_trial_is_blessed_or_left_but_not_replaced() {
+    let trial = Seen {
+        standing: Some(Standing::Trial),
+        ..good()
+    };
+    let core = daemon(settings(None), trial);
+    assert_eq!(core.may(Asked::Bless), Ok(()));
+    assert_eq!(core.may(Asked::Rollback), Ok(()));
+    let refused = core.may(Asked::Update).unwrap_err();
+    assert!(refused.contains("is on trial"), "{refused}");
+}
+
+#[test]
+fn neither_a_trial_nor_a_machine_that_stops_fetches_by_itself() {
+    for (standing, return_try) in [(Standing::Trial, false), (Standing::Good, true)] {
+        let seen = Seen {
+            standing: Some(standing),
+            ..good()
+        };
+        let mut core = daemon(settings(Some(600)), seen);
+        core.order(Order {
+            return_try,
+            ..healthy()
+        });
+        assert_eq!(core.next(at(700)), None, "{standing:?}");
+    }
+}

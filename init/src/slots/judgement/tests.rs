@@ -203,6 +203,10 @@ fn the_other_slot() {
     let mut machine = beside("os_2+0-1.efi");
     machine.record.blessed("2", &hash(3, 4));
     assert_eq!(other(&machine).0, State::Bad);
+    for (file, state) in [("os_2.efi", State::Good), ("os_2+1-1.efi", State::Trial)] {
+        machine.found[1] = entry(file, "2", OTHER);
+        assert_eq!(other(&machine), (state, two(), None), "{file}");
+    }
     machine.found[1] = entry("os_2+0-0.efi", "2", HALF);
     let (state, version, reason) = other(&machine);
     assert_eq!((state, version), (State::Incomplete, two()));
@@ -347,6 +351,10 @@ fn a_trial_whose_uki_is_damaged_is_over() {
     };
     assert_eq!(version, "2");
     assert!(reason.contains("damaged") && reason.contains("it is cut off"));
+    // Nobody knows which entry runs, so nothing is said of another one.
+    let loader = std::mem::take(&mut machine.variables);
+    assert_eq!(machine.view().next, Next::Nothing);
+    machine.variables = loader;
     machine.record.bad("2", &hash(3, 4), &reason);
     assert_eq!(machine.view().next, Next::Nothing);
 }

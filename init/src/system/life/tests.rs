@@ -120,7 +120,9 @@ fn a_start_is_counted_at_once_and_an_ordinary_end_takes_it_back() {
     assert_eq!(world.take(), ["WriteCount(1 1)"]);
     world.look(true);
     assert_eq!(world.take(), ["BootSucceeded"]);
+    assert!(!world.life.is_stopping());
     world.feed(Input::Asked(Verb::Poweroff, "power button".into()));
+    assert!(world.life.is_stopping());
     assert_eq!(
         world.take(),
         ["shutdown.start power button", "StopAll", "WriteCount(0 0)"]

@@ -395,3 +395,29 @@ proptest! {
         prop_assert!(world.updates > 0);
     }
 }
+
+#[test]
+fn what_a_look_shows_of_the_running_version() {
+    let look = |world: &World, forgotten: bool| {
+        let facts = Facts {
+            forgotten,
+            ..world.facts()
+        };
+        let seen = Seen::of(&facts, &judge(&facts), false, true);
+        (seen.standing, seen.unrecorded)
+    };
+    let mut kept = World::new("os_2.efi", None, &[], &[]);
+    assert_eq!(look(&kept, false), (Some(Standing::Good), true));
+    assert_eq!(look(&kept, true), (Some(Standing::Good), false));
+    // Somebody has put a counter on its entry since the loader read it.
+    kept.found[0].name = EntryName::parse("os_2+0-2.efi").unwrap();
+    assert_eq!(look(&kept, false), (Some(Standing::Good), false));
+    kept.found[0].name = EntryName::parse("os_2.efi").unwrap();
+    kept.record.bad("2", &kept.running.roothash, "by hand");
+    assert_eq!(look(&kept, false), (Some(Standing::Bad), false));
+    kept.record = Record::default();
+    kept.record.blessed("2", &kept.running.roothash);
+    assert_eq!(look(&kept, false), (Some(Standing::Good), false));
+    let trial = World::new("os_2+1-1.efi", None, &[], &[]);
+    assert_eq!(look(&trial, false), (Some(Standing::Trial), false));
+}

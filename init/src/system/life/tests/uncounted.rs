@@ -137,3 +137,19 @@ fn a_trial_that_could_not_be_counted_waits_until_the_machine_is_well() {
         assert_eq!(has(&world.take(), "shutdown.start not healthy"), !well);
     }
 }
+
+#[test]
+fn of_two_services_that_wait_for_the_count_the_first_is_the_reason() {
+    let mut world = World::new(1, None);
+    world.look(true);
+    world.pass(30);
+    world.down = true;
+    world.escalate();
+    let why = "service b used up its restarts".to_owned();
+    world.feed(Input::Escalated(Id(4), "b".into(), why));
+    world.take();
+    world.feed(Input::CountWritten(Ok(())));
+    let done = world.take();
+    let told = "shutdown.start service a used up its restarts";
+    assert!(has(&done, told), "{done:?}");
+}
