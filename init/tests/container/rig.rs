@@ -49,14 +49,15 @@ pub struct Container {
 /// `examples/service.rs` of the supervisor.
 pub fn service() -> &'static str {
     static PROGRAM: OnceLock<String> = OnceLock::new();
-    PROGRAM.get_or_init(|| example("supervisor", "service"))
+    PROGRAM.get_or_init(|| example("service"))
 }
 
 /// The path of an example, built if need be: `cargo test` of one package does not build another's
-/// examples, nor its own for one test program.
-fn example(package: &str, name: &str) -> String {
+/// examples, nor its own for one test program. With the features of the whole workspace, so after `cargo test --workspace`
+/// nothing is compiled again.
+fn example(name: &str) -> String {
     let cargo = Command::new(env!("CARGO"))
-        .args(["build", "--quiet", "--package", package, "--example", name])
+        .args(["build", "--quiet", "--workspace", "--example", name])
         .arg("--message-format=json")
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .stderr(Stdio::inherit())
@@ -75,7 +76,7 @@ fn example(package: &str, name: &str) -> String {
 /// `examples/broken.rs`: init with a fault in one of its roles.
 fn broken() -> &'static str {
     static PROGRAM: OnceLock<String> = OnceLock::new();
-    PROGRAM.get_or_init(|| example("astromesh-init", "broken"))
+    PROGRAM.get_or_init(|| example("broken"))
 }
 
 impl Container {

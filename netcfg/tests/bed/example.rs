@@ -6,10 +6,10 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 
 /// The path of an example of this package, as its source is now: `cargo test` builds the examples only when no test
-/// program is named.
+/// program is named. With the features of the whole workspace, so after `cargo test --workspace` nothing is compiled again.
 pub fn build(name: &str) -> PathBuf {
     let cargo = Command::new(env!("CARGO"))
-        .args(["build", "--quiet", "--package", "netcfg", "--example", name])
+        .args(["build", "--quiet", "--workspace", "--example", name])
         .arg("--message-format=json")
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .stderr(Stdio::inherit())
