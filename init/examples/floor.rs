@@ -3,7 +3,11 @@
 //! It knows what it will find (virtio disk and network, the partitions by number, the address that
 //! QEMU's user network hands out) and decides nothing: modules by name, the verity mapping, the
 //! mounts, and the runtime in place of itself. No supervision, no DHCP, no logs, no shutdown. What an
-//! init adds to a boot is the time above this.
+//! init adds to a boot is what it takes above this. With `floor.verity=no` on the kernel command line, which a host can
+//! add, it does without the mapping and mounts the partition as it is.
+//!
+//! In an image for the counted benchmark it says where a phase begins, and starts the reporter (`counted.rs`), which waits for
+//! the runtime's readiness on a socket made here.
 
 use astromesh_init::cmdline::Cmdline;
 use astromesh_init::devices::dm;
@@ -13,21 +17,32 @@ use astromesh_init::{mounts, sys};
 use rustix::fd::AsRawFd;
 use rustix::mount::{MountFlags, mount};
 use std::error::Error;
-use std::fs::File;
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, chown};
+use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt;
-use std::process::Command;
+use std::path::Path;
+use std::process::{Command, Stdio};
 
 /// The partitions of the shipped layout.
 const DATA: &str = "/dev/vda2";
 const HASH: &str = "/dev/vda3";
 const VAR: &str = "/dev/vda6";
 
+/// The word of the kernel command line for a root without verity.
+const PLAIN: &str = "floor.verity=no";
+
+/// The reporter of the counted benchmark, and the socket that the runtime tells its readiness on.
+const REPORTER: &str = "/usr/bin/counted";
+const NOTIFY: &str = "/run/counted";
+
 /// The user `astromesh`.
 const USER: u32 = 800;
 
 fn main() {
-    let rootfs = std::path::Path::new("/sysroot").exists();
+    let rootfs = Path::new("/sysroot").exists();
     let Err(e) = if rootfs { reach_root() } else { run() };
     // PID 1 ends here, and `panic=` does the rest.
     eprintln!("floor: {e}");
@@ -35,30 +50,44 @@ fn main() {
 
 fn reach_root() -> Result<std::convert::Infallible, Box<dyn Error>> {
     mounts::early()?;
+    mark("initramfs")?;
     let modules = Modules::of_running_kernel()?;
-    for name in ["virtio_blk", "dm-verity", "sha256-ssse3", "erofs"] {
-        modules.load(name)?;
-    }
-    let cmdline = Cmdline::parse(&std::fs::read_to_string("/proc/cmdline")?);
-    let roothash = cmdline.roothash.ok_or("no roothash=")?;
+    let text = std::fs::read_to_string("/proc/cmdline")?;
+    let device = if text.split_whitespace().any(|word| word == PLAIN) {
+        for name in ["virtio_blk", "erofs"] {
+            modules.load(name)?;
+        }
+        DATA.to_owned()
+    } else {
+        for name in ["virtio_blk", "dm-verity", "sha256-ssse3", "erofs"] {
+            modules.load(name)?;
+        }
+        mapped(&Cmdline::parse(&text).roothash.ok_or("no roothash=")?)?
+    };
+    mount(device, "/sysroot", "erofs", MountFlags::RDONLY, None)?;
+    mark("root")?;
+    Err(switch_root::enter("/sysroot", "/sbin/init").into())
+}
+
+/// Maps the root through dm-verity and gives the device.
+fn mapped(roothash: &[u8; 32]) -> Result<String, Box<dyn Error>> {
     let mut superblock = [0u8; verity::SUPERBLOCK_LEN];
     File::open(HASH)?.read_exact_at(&mut superblock, 0)?;
     let superblock = verity::Superblock::parse(&superblock, u64::MAX)?;
-    let parameters = superblock.table(DATA, HASH, &roothash);
+    let parameters = superblock.table(DATA, HASH, roothash);
     let target = dm::Target {
         kind: "verity",
         sectors: superblock.sectors(),
         parameters: &parameters,
     };
     let device = dm::create_read_only("root", &superblock.dm_uuid("root"), &target)?;
-    mount(
-        format!("/dev/{device}"),
-        "/sysroot",
-        "erofs",
-        MountFlags::RDONLY,
-        None,
-    )?;
-    Err(switch_root::enter("/sysroot", "/sbin/init").into())
+    Ok(format!("/dev/{device}"))
+}
+
+/// Writes where a phase begins into the kernel's log, as an error, so that a quiet console has it.
+fn mark(phase: &str) -> std::io::Result<()> {
+    let mut log = OpenOptions::new().write(true).open("/dev/kmsg")?;
+    log.write_all(format!("<3>counted: {phase}\n").as_bytes())
 }
 
 fn run() -> Result<std::convert::Infallible, Box<dyn Error>> {
@@ -86,6 +115,16 @@ fn run() -> Result<std::convert::Infallible, Box<dyn Error>> {
         ])
         .uid(USER)
         .gid(USER);
+    if Path::new(REPORTER).exists() {
+        let socket = UnixDatagram::bind(NOTIFY)?;
+        chown(NOTIFY, Some(USER), Some(USER))?;
+        Command::new(REPORTER)
+            .arg("--notify")
+            .stdin(Stdio::from(OwnedFd::from(socket)))
+            .spawn()?;
+        runtime.env("NOTIFY_SOCKET", NOTIFY);
+    }
+    mark("runtime")?;
     Err(runtime.exec().into())
 }
 

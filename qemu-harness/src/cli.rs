@@ -29,6 +29,8 @@ usage: cargo boot [--once] [--json FILE] [--accel auto|kvm|tcg] [--cpus N] [--po
                                            build the image, and what updates to it
        cargo vm bench [--runs N] [--json FILE] [--accel ...] [--cpus N]
                                            compare with systemd and with the floor
+       cargo vm bench --counted [--runs N] [--json FILE] [--gate [--write]]
+                                           the same in instructions of the guest
        cargo vm chart FILE                 FILE.json of `cargo boot --json` to FILE.svg
        cargo vm setup                      install what the host lacks, make the tools root
        cargo vm accel                      say which accelerator works here
@@ -56,6 +58,9 @@ options of boot and bench:
   --port PORT            boot: where on 127.0.0.1 the API is, 8000 by default
   --once                 boot: switch off when healthy
   --runs N               bench: boots of each, 3 by default
+  --counted              bench: count the guest's instructions instead of seconds
+  --gate                 bench --counted: only ours and the floor with verity, against the committed figure
+  --write                bench --gate: write the figure instead
   --json FILE            write the result there, too
   --accel auto|kvm|tcg   what runs the guest's instructions
   --cpus N               processors of the machine
@@ -233,7 +238,7 @@ mod tests {
         for source in [
             include_str!("image_cli.rs"),
             include_str!("boot.rs"),
-            include_str!("bench.rs"),
+            include_str!("bench/mod.rs"),
         ] {
             let read = source.split("Long(\"").skip(1);
             let matched = source.split("        \"").skip(1);

@@ -23,6 +23,8 @@ pub enum Program {
     Floor,
     /// The daemon that stands for the runtime.
     SmallDaemon,
+    /// The reporter of the counted benchmark.
+    Counted,
     /// init with a fault that the kernel command line names.
     Broken,
 }
@@ -34,6 +36,7 @@ impl Program {
             Self::Init => ["--bin", "init"],
             Self::Floor => ["--example", "floor"],
             Self::SmallDaemon => ["--example", "small_daemon"],
+            Self::Counted => ["--example", "counted"],
             Self::Broken => ["--example", "broken"],
         }
     }

@@ -10,6 +10,7 @@
 //! Every step has fixed times, UUIDs and orders; [`crate::reproduce`] checks that two builds
 //! agree to the byte. A build whose inputs are those of the last one is not repeated.
 
+use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -24,7 +25,7 @@ use crate::control;
 use crate::fetch::sha256_file;
 use crate::image_folders::{self, STAMP};
 pub use crate::image_options::{ImageOptions, Kind, Runtime};
-use crate::image_root::{self, Programs};
+use crate::image_root::{self, Programs, REPORTER};
 use crate::initramfs;
 use crate::lock::hex;
 use crate::paths::Paths;
@@ -282,7 +283,12 @@ fn programs(paths: &Paths, options: &ImageOptions) -> Result<Programs> {
         Runtime::Astromesh => None,
         Runtime::Small => Some(compile::program(paths, Program::SmallDaemon)?),
     };
+    let reporter = match options.counted {
+        true => Some(compile::program(paths, Program::Counted)?),
+        false => None,
+    };
     Ok(Programs {
+        reporter,
         initramfs: options
             .initramfs_init
             .clone()
@@ -317,6 +323,9 @@ fn executables(options: &ImageOptions, definition: &Path, base: &Base) -> Result
             all.push_str(line);
             all.push('\n');
         }
+    }
+    if options.counted {
+        let _ = writeln!(all, "/{REPORTER} # the reporter of the counted benchmark");
     }
     Ok(all)
 }
@@ -393,7 +402,11 @@ fn inputs_digest(
         "{:?} {:?} {:?}\n",
         options.runtime, options.omit, options.omit_modules
     ));
-    for file in programs.daemon.iter().chain(&options.update_keys) {
+    if options.counted {
+        tree::hash_into(&image.join("counted"), &mut hash)?;
+    }
+    let extra = programs.daemon.iter().chain(&programs.reporter);
+    for file in extra.chain(&options.update_keys) {
         hash.update(format!("{}\n", file.display()));
         tree::hash_into(file, &mut hash)?;
     }

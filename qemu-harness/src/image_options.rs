@@ -63,6 +63,8 @@ pub struct ImageOptions {
     pub omit: Vec<String>,
     /// Kernel modules left out of the initramfs, likewise.
     pub omit_modules: Vec<String>,
+    /// Puts the reporter of the counted benchmark in, see `image/counted`.
+    pub counted: bool,
     /// Where to write; by default a folder under `target/appliance` for these options.
     pub out: Option<PathBuf>,
     /// Makes everything anew in this folder, without the cached base: to see it made twice.
@@ -84,6 +86,7 @@ impl Default for ImageOptions {
             update_keys: Vec::new(),
             omit: Vec::new(),
             omit_modules: Vec::new(),
+            counted: false,
             out: None,
             scratch: None,
         }
@@ -115,6 +118,15 @@ impl ImageOptions {
         Self {
             runtime: Runtime::Small,
             ..Self::default()
+        }
+    }
+
+    /// The same image with the reporter of the counted benchmark.
+    #[must_use]
+    pub fn counted(self) -> Self {
+        Self {
+            counted: true,
+            ..self
         }
     }
 
@@ -177,6 +189,7 @@ mod tests {
             ImageOptions::control(),
             ImageOptions::floor(),
             ImageOptions::small(),
+            ImageOptions::default().counted(),
             ImageOptions {
                 version: version(),
                 ..ImageOptions::default()

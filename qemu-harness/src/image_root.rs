@@ -13,9 +13,12 @@ use crate::image::IMAGE_ID;
 use crate::image_options::{ImageOptions, Kind};
 use crate::rootfs::make_executable;
 use crate::signing;
+use crate::tree;
 
 /// Where the keys are that updates are checked with.
 const UPDATE_KEYS: &str = "usr/lib/astromesh/update-keys";
+/// Where the reporter of the counted benchmark is.
+pub(crate) const REPORTER: &str = "usr/bin/counted";
 
 /// The programs of ours that an image has.
 #[derive(Debug)]
@@ -26,6 +29,8 @@ pub(crate) struct Programs {
     pub initramfs: PathBuf,
     /// `/usr/bin/astromeshd`, when it is not that of the base.
     pub daemon: Option<PathBuf>,
+    /// `/usr/bin/counted`, in an image for the counted benchmark.
+    pub reporter: Option<PathBuf>,
 }
 
 /// Makes a copy of the base the root of this image.
@@ -46,6 +51,18 @@ pub(crate) fn finish(
             symlink("init", root.join("usr/sbin").join(name))?;
         }
         put_config(root, options, definition)?;
+    }
+    if let Some(reporter) = &programs.reporter {
+        put_program(root, reporter, REPORTER)?;
+        // The floor starts it by itself.
+        let starts = match options.kind {
+            Kind::Ours => Some("counted/ours"),
+            Kind::Control => Some("counted/control"),
+            Kind::Floor => None,
+        };
+        if let Some(folder) = starts {
+            tree::copy(&definition.join(folder), root)?;
+        }
     }
     put_keys(root, &options.update_keys)?;
     if options.kind == Kind::Ours && options.init.is_none() && !options.unchecked {
@@ -112,11 +129,12 @@ fn put_keys(root: &Path, keys: &[PathBuf]) -> Result<()> {
 
 /// Has our init judge its configuration: what a boot would stumble over fails the build.
 fn check_config(init: &Path, root: &Path, options: &ImageOptions, definition: &Path) -> Result<()> {
-    let config = match (&options.drop_in, &options.config) {
+    let laid_over = options.drop_in.is_some() || options.counted;
+    let config = match (laid_over, &options.config) {
         // Only in the root is the drop-in beside what it is laid over.
-        (Some(_), _) => root.join("usr/lib/astromesh/init.toml"),
-        (None, Some(config)) => config.clone(),
-        (None, None) => definition.join("init.toml"),
+        (true, _) => root.join("usr/lib/astromesh/init.toml"),
+        (false, Some(config)) => config.clone(),
+        (false, None) => definition.join("init.toml"),
     };
     let mut check = Command::new(init);
     check.args(["check", "--root"]).arg(root).arg(&config);

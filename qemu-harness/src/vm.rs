@@ -69,6 +69,8 @@ pub struct VmConfig {
     /// Whether its clock counts instructions and jumps over sleep, see [`Accel::counted_arguments`]: for
     /// what takes minutes of the guest's time.
     pub counted_time: bool,
+    /// Whether its instructions are to be counted, see [`VmConfig::measured`].
+    pub measured: bool,
     /// Whether QEMU keeps a trace of what is read from the disk.
     pub trace_reads: bool,
     /// SMBIOS type 11 strings.
@@ -89,6 +91,7 @@ impl Default for VmConfig {
             watchdog: false,
             battery_clock: None,
             counted_time: false,
+            measured: false,
             trace_reads: false,
             oem_strings: Vec::new(),
             fw_cfg: Vec::new(),
@@ -97,6 +100,23 @@ impl Default for VmConfig {
 }
 
 impl VmConfig {
+    /// A machine whose instructions are counted: what would make two boots differ is fixed. Its random numbers come from a
+    /// seed, the kernel and programs lie where they always lie, and its clock begins at one time. A guest that writes to
+    /// the pvpanic device stops it, and `query-replay` then tells the count of that instruction. The words of `append` go to the
+    /// kernel command line, too: systemd-stub takes one such string.
+    #[must_use]
+    pub fn measured(append: &[&str]) -> Self {
+        let words = [&["nokaslr", "norandmaps"][..], append].concat();
+        Self {
+            disk: Disk::Forgetful,
+            battery_clock: Some("2027-01-01T00:00:00".into()),
+            counted_time: true,
+            measured: true,
+            ..Self::default()
+        }
+        .kernel_argument(&words.join(" "))
+    }
+
     /// Appends to the kernel command line of the UKI, as a VM host can (systemd-stub(7)).
     #[must_use]
     pub fn kernel_argument(mut self, argument: &str) -> Self {
@@ -178,6 +198,11 @@ impl VmConfig {
         if self.watchdog {
             add("-device", "i6300esb,id=watchdog0".into());
             add("-action", "watchdog=reset".into());
+        }
+        if self.measured {
+            add("-seed", "1".into());
+            add("-device", "pvpanic".into());
+            add("-action", "panic=pause".into());
         }
         let mut battery = Vec::new();
         battery.extend(

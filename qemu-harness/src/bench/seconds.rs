@@ -1,4 +1,4 @@
-//! `cargo vm bench`: our boot against systemd's, and against no init at all.
+//! `cargo vm bench` in seconds: our boot against systemd's, and against no init at all.
 //!
 //! Three images with the same kernel, the same runtime and the same root but for what is PID 1:
 //! ours; systemd as a distribution would set it up (the control); and the floor, which loads the
@@ -8,72 +8,26 @@
 //! clock. The runs are interleaved, so that a host that gets slower or faster does so for all.
 //! Beside the time stands the processor time QEMU used for it, which a busy host changes little.
 
-use crate::accel::Choice;
+use super::{OVER_FLOOR, OVER_SYSTEMD, Options};
 use crate::bundle::Run;
-use crate::cli::{Usage, number, processors};
 use crate::host::Host;
 use crate::image::{self, ImageOptions};
 use crate::stages::Stages;
 use crate::vm::VmConfig;
 use anyhow::{Context, Result, ensure};
-use lexopt::prelude::*;
 use serde_json::{Value, json};
-use std::ffi::OsString;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+/// Boots of each unless another number is asked for.
+const RUNS: usize = 3;
 /// No boot of the three takes a quarter of this under TCG.
 const DEADLINE: Duration = Duration::from_secs(300);
 /// The resolution of the measurement: the pause between two questions.
 const STEP: Duration = Duration::from_millis(10);
 /// A question asked before the guest has an address is lost; it must not hold up the next one.
 const PATIENCE: Duration = Duration::from_millis(250);
-/// Budget: our kernel start to health over the floor's.
-pub const OVER_FLOOR: f64 = 1.05;
-/// Budget: ours over systemd's.
-pub const OVER_SYSTEMD: f64 = 0.45;
-
-/// What `cargo vm bench` was asked for.
-#[derive(Debug)]
-pub struct Options {
-    runs: usize,
-    json: Option<PathBuf>,
-    accel: Choice,
-    cpus: Option<u32>,
-}
-
-impl Options {
-    /// Reads the arguments after `bench`.
-    ///
-    /// # Errors
-    /// A [`Usage`] error for what is unknown or makes no sense.
-    pub fn parse(arguments: Vec<OsString>) -> Result<Self> {
-        let mut options = Self {
-            runs: 3,
-            json: None,
-            accel: Choice::Auto,
-            cpus: None,
-        };
-        let mut parser = lexopt::Parser::from_args(arguments);
-        while let Some(argument) = parser.next()? {
-            match argument {
-                Long("runs") => options.runs = number("--runs", &parser.value()?.string()?)?,
-                Long("json") => options.json = Some(parser.value()?.into()),
-                Long("cpus") => options.cpus = Some(processors(&parser.value()?.string()?)?),
-                Long("accel") => {
-                    let name = parser.value()?.string()?;
-                    options.accel = name.parse().map_err(|e| Usage(format!("{e}")))?;
-                }
-                other => return Err(other.unexpected().into()),
-            }
-        }
-        if options.runs == 0 {
-            return Err(Usage("--runs needs at least 1".into()).into());
-        }
-        Ok(options)
-    }
-}
 
 /// One of the three.
 #[derive(Debug)]
@@ -91,8 +45,8 @@ struct Contender {
 /// # Errors
 /// When an image cannot be built or a boot does not become healthy.
 pub fn run(options: &Options) -> Result<()> {
-    crate::setup::prepare()?;
     let host = Host::prepare(options.accel)?;
+    let runs = options.runs.unwrap_or(RUNS);
     let mut contenders = Vec::new();
     for (name, image_options) in [
         ("ours", ImageOptions::default()),
@@ -112,7 +66,7 @@ pub fn run(options: &Options) -> Result<()> {
         cpus: options.cpus,
         ..VmConfig::default()
     };
-    for number in 1..=options.runs {
+    for number in 1..=runs {
         for contender in &mut contenders {
             let (time, cost) = measure(&host, &config, contender.name, &contender.image)?;
             eprintln!(
